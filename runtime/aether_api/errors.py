@@ -1,0 +1,231 @@
+"""Every error of Aether, in one tree.
+
+The first split is what a caller may do: try again later, or change something first.
+
+    AetherError
+    |-- RetryableError                 try again after `retry_after_s`
+    |   |-- Busy                       a mailbox or a permit queue is full
+    |   |-- Disconnected               the link is down; the outcome of a request under way is unknown
+    |   |-- NoResponders               nobody serves the subject
+    |   |-- RequestTimeout             no answer within the deadline; the outcome is unknown
+    |   |-- Backpressure               too many bytes wait to be sent
+    |   |-- StreamUnavailable          JetStream has no leader or answers 503
+    |   |-- KubeUnavailable            the API server is away, overloaded (429) or answers 5xx
+    |   |-- KubeConflict               the object changed under our feet (409)
+    |   `-- VersionConflictError       another commit came first
+    |-- PermanentError                 the same call fails again
+    |   |-- InvalidName                an id, name or subject that could never be addressed
+    |   |-- InvalidEnvelope            bytes that are no command, commit or reply of ours
+    |   |-- ModelInvalid               a model that does not compile
+    |   |-- CommandFailed              a handler raised; nothing was stored
+    |   |-- EventInvalid               a stored event that its model cannot apply
+    |   |-- CommitTooLarge             more bytes than one message may hold
+    |   |-- JetStreamError             any other refusal of the server, with its code
+    |   |-- KubeNotFound, KubeForbidden, KubeInvalid      404, 401 and 403, 400 and 422
+    |   `-- SettingsInvalid            a setting that cannot work
+    `-- InternalError                  a broken invariant: a bug in us; the part that met it stops
+
+Wire reasons (`Reason`) are what a caller of an actor sees; `reason_of` maps the tree to them in one place.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+RETRY_SOON_S = 0.1
+"""Seconds: long enough for a leader election tick or a hand-over step, short enough for a waiting person."""
+
+
+class Reason(StrEnum):
+    """Why an actor did not accept a command; a guard of a model may give its own reason beside these."""
+
+    BUSY = "Busy"
+    EXPIRED = "Expired"
+    UNKNOWN = "Unknown"
+    CONFLICT = "Conflict"
+    FENCED = "Fenced"
+    QUARANTINED = "Quarantined"
+    SUSPENDED = "Suspended"
+    COMMIT_TOO_LARGE = "CommitTooLarge"
+    INVALID_COMMAND = "InvalidCommand"
+    UNKNOWN_COMMAND = "UnknownCommand"
+    UNKNOWN_ACTOR = "UnknownActor"
+    UNKNOWN_MODEL = "UnknownModel"
+    COMMAND_FAILED = "CommandFailed"
+    WRONG_VERSION = "WrongVersion"
+    INTERNAL = "Internal"
+
+
+class AetherError(Exception):
+    """The root of all errors that Aether raises on purpose."""
+
+    reason: Reason = Reason.INTERNAL
+
+
+class RetryableError(AetherError):
+    """The same call may succeed later.
+
+    Attributes:
+        retry_after_s: seconds to wait before the next try.
+    """
+
+    reason = Reason.BUSY
+
+    def __init__(self, message: str, *, retry_after_s: float = RETRY_SOON_S) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class PermanentError(AetherError):
+    """The same call fails again until somebody changes something."""
+
+
+class InternalError(AetherError):
+    """A broken invariant of ours. Whoever meets it stops and reports; nobody guesses on."""
+
+
+class Busy(RetryableError):
+    """A bounded queue is full."""
+
+
+class Disconnected(RetryableError):
+    """The link to NATS is down; a request under way may or may not have been carried out."""
+
+    reason = Reason.UNKNOWN
+
+
+class NoResponders(RetryableError):
+    """Nobody subscribes to the subject that was asked."""
+
+
+class RequestTimeout(RetryableError):
+    """No answer came in time; the request may or may not have been carried out."""
+
+    reason = Reason.UNKNOWN
+
+
+class Backpressure(RetryableError):
+    """More bytes wait for the socket than the connection may hold."""
+
+
+class StreamUnavailable(RetryableError):
+    """JetStream cannot serve the stream now (no leader, 503, storage starting up)."""
+
+    reason = Reason.UNKNOWN
+
+
+class KubeUnavailable(RetryableError):
+    """The API server is away, overloaded, or answered 5xx."""
+
+
+class KubeConflict(RetryableError):
+    """The API server refused a write because the object changed (409)."""
+
+    reason = Reason.CONFLICT
+
+
+class VersionConflictError(RetryableError):
+    """Another commit came first: the append was refused and nothing was stored.
+
+    Attributes:
+        actor: the actor's full name, `namespace/model/id`.
+        attempted: the version that the caller wanted to follow.
+        current: the actor's version in the log, as far as it is known.
+    """
+
+    reason = Reason.CONFLICT
+
+    def __init__(self, actor: str, attempted: int, current: int) -> None:
+        super().__init__(f"{actor}: an append after version {attempted} was refused, the log is at version {current}; read the new events and decide again")
+        self.actor = actor
+        self.attempted = attempted
+        self.current = current
+
+
+class InvalidName(PermanentError):
+    """A name that could not be a subject token or a resource."""
+
+    reason = Reason.INVALID_COMMAND
+
+
+class InvalidEnvelope(PermanentError):
+    """Bytes or headers that are not a command, commit or reply of this protocol."""
+
+    reason = Reason.INVALID_COMMAND
+
+
+class ModelInvalid(PermanentError):
+    """A model that does not compile.
+
+    Attributes:
+        problems: one line for each problem, each with the path of its field.
+    """
+
+    reason = Reason.UNKNOWN_MODEL
+
+    def __init__(self, model: str, problems: tuple[str, ...]) -> None:
+        super().__init__(f"model {model} is not valid: " + "; ".join(problems))
+        self.model = model
+        self.problems = problems
+
+
+class CommandFailed(PermanentError):
+    """A handler raised or computed something impossible; nothing was stored."""
+
+    reason = Reason.COMMAND_FAILED
+
+
+class EventInvalid(PermanentError):
+    """A stored event that its model cannot apply; the actor is quarantined."""
+
+    reason = Reason.QUARANTINED
+
+
+class CommitTooLarge(PermanentError):
+    """The events of one command do not fit into one message of the server."""
+
+    reason = Reason.COMMIT_TOO_LARGE
+
+
+class JetStreamError(PermanentError):
+    """Any refusal by JetStream that has no meaning of its own here.
+
+    Attributes:
+        code: the HTTP-like code of the answer.
+        error_code: the server's own error number (`err_code`).
+    """
+
+    def __init__(self, code: int, error_code: int, description: str) -> None:
+        super().__init__(f"JetStream refused ({code}, error {error_code}): {description}")
+        self.code = code
+        self.error_code = error_code
+        self.description = description
+
+
+class KubeNotFound(PermanentError):
+    """The API server knows no such object (404)."""
+
+
+class KubeForbidden(PermanentError):
+    """The API server does not allow the call (401, 403)."""
+
+
+class KubeInvalid(PermanentError):
+    """The API server refused the object's content (400, 422).
+
+    Attributes:
+        causes: `field: message` lines, as far as the server named fields.
+    """
+
+    def __init__(self, message: str, causes: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.causes = causes
+
+
+class SettingsInvalid(PermanentError):
+    """A setting that cannot work; the message names the setting and what is allowed."""
+
+
+def reason_of(error: BaseException) -> Reason:
+    """Return the wire reason of an error; everything unknown is `Internal`."""
+    return error.reason if isinstance(error, AetherError) else Reason.INTERNAL
