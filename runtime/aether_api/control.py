@@ -1,0 +1,108 @@
+"""What operator and runtime pods say to each other over NATS: assignments and heartbeats.
+
+An assignment travels over NATS first and reaches the resource's status afterwards (a thousand API writes take seconds).
+Adopt is idempotent; a lower term or epoch than one already seen is refused, so a late message of an old leader or an old
+plan does no harm (omicron's Reconfigurator fences by generation in the same way).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from aether_api.errors import InvalidEnvelope
+
+Action = Literal["adopt", "release"]
+PodState = Literal["ready", "leaving"]
+Verdict = Literal["done", "stale", "wrong-pod", "refused"]
+
+
+class AssignmentItem(msgspec.Struct, frozen=True, rename="camel"):
+    """One actor to take or to give back.
+
+    Attributes:
+        name: the resource's name; `uid` and `generation` are its metadata.
+        epoch: the placement's epoch; a release names the epoch that it ends.
+        snapshot_every: `spec.snapshot.every`, events between snapshots; 0 leaves it to the runtime.
+    """
+
+    action: Action
+    name: str
+    uid: str
+    model: str
+    id: str
+    epoch: int
+    generation: int = 0
+    snapshot_every: int = 0
+
+
+class Assignment(msgspec.Struct, frozen=True, rename="camel"):
+    """What one pod shall hold, as a change: sent on `assign`, answered by an `AssignmentReply`."""
+
+    term: int
+    pod_uid: str
+    boot_id: str
+    items: tuple[AssignmentItem, ...]
+
+
+class AssignmentResult(msgspec.Struct, frozen=True, rename="camel"):
+    """What became of one item; `epoch` is the highest that the pod knows for the actor."""
+
+    name: str
+    verdict: Verdict
+    epoch: int = 0
+    message: str = ""
+
+
+class AssignmentReply(msgspec.Struct, frozen=True, rename="camel"):
+    """The pod's answer, one result for each item, in their order."""
+
+    term: int
+    boot_id: str
+    results: tuple[AssignmentResult, ...]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, rename="camel"):
+    """A pod is alive: sent every 300 ms, and as the answer to a ping."""
+
+    pod_uid: str
+    boot_id: str
+    pod_name: str
+    state: PodState
+    held: int
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_assignment = msgspec.json.Decoder(Assignment).decode
+_decode_assignment_reply = msgspec.json.Decoder(AssignmentReply).decode
+_decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
+
+
+def encode(message: Assignment | AssignmentReply | Heartbeat) -> bytes:
+    """Encode one of the messages above as JSON."""
+    return _encode(message)
+
+
+def decode_assignment(payload: bytes) -> Assignment:
+    """Decode an assignment, or raise `InvalidEnvelope`."""
+    try:
+        return _decode_assignment(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidEnvelope(f"not an assignment: {exc}") from exc
+
+
+def decode_assignment_reply(payload: bytes) -> AssignmentReply:
+    """Decode a pod's answer to an assignment, or raise `InvalidEnvelope`."""
+    try:
+        return _decode_assignment_reply(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidEnvelope(f"not an answer to an assignment: {exc}") from exc
+
+
+def decode_heartbeat(payload: bytes) -> Heartbeat:
+    """Decode a heartbeat, or raise `InvalidEnvelope`."""
+    try:
+        return _decode_heartbeat(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidEnvelope(f"not a heartbeat: {exc}") from exc

@@ -1,0 +1,189 @@
+"""Events and commits: what is stored, and how it looks on the wire.
+
+One JetStream message is one commit: the events of one command, or of all commands that waited for a hot actor. The payload
+is a batch of CloudEvents with only the attributes that differ from event to event; the headers carry what the machinery
+needs, so that a reader decides without decoding events. Versions count an actor's events from 1 without gaps; sequences
+are JetStream's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from aether_api import headers
+from aether_api.commit_index import CommitIndex, decode_index
+from aether_api.errors import InvalidEnvelope
+from aether_api.identity import ActorId, Epoch
+
+CONTENT_TYPE_BATCH: Final = "application/cloudevents-batch+json"
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename={"command_id": "commandid", "correlation_id": "correlationid", "causation_id": "causationid", "schema_version": "schemaversion"}):
+    """One fact of one actor, as a CloudEvent.
+
+    Attributes:
+        id: the version, or `<incarnation>.<version>` after a purge.
+        source: `/aether/<namespace>/<model>/<actor>`.
+        type: name of the event in its model, such as `Deposited`.
+        time: RFC 3339, UTC, microseconds; never runs back within an actor.
+        data: the event's fields.
+        command_id: id of the command that caused it.
+        correlation_id: empty when it equals `command_id`; `causation_id` likewise.
+        schema_version: version of the event's schema in its model.
+    """
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    time: str
+    data: dict[str, Any]
+    command_id: str = ""
+    correlation_id: str = ""
+    causation_id: str = ""
+    schema_version: int = 1
+    metadata: dict[str, str] = {}
+
+    @property
+    def version(self) -> int:
+        """The actor's version after this event."""
+        return int(self.id.rpartition(".")[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Everything that one append stores; re-sending an equal commit is safe.
+
+    Attributes:
+        id: unique id, by which a writer finds its own commit after an unknown outcome.
+        expected_sequence: sequence of the actor's last commit, 0 for none: the fence.
+        last_version: version after the commit; `last_version - len(events) + 1` is the first event's.
+        index: names the earlier commits; `index.n` is this commit's ordinal.
+        pod: `<podUID>/<bootId>` of the writer.
+        model: `<name>@<content hash>` that decided.
+        incarnation: how many tombstones came before, this one included.
+        tombstone: ends the incarnation before; carries no events.
+    """
+
+    id: str
+    actor: ActorId
+    expected_sequence: int
+    last_version: int
+    index: CommitIndex
+    epoch: Epoch
+    pod: str
+    model: str
+    events: tuple[Event, ...]
+    incarnation: int = 0
+    tombstone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCommit:
+    """A commit as it was read: `sequence` is where it stands in the stream.
+
+    Attributes:
+        index_text: the raw header, decoded only by readers that need it.
+        payload: the raw batch; decode it with `events()`.
+    """
+
+    id: str
+    sequence: int
+    n: int
+    index_text: str
+    first_version: int
+    last_version: int
+    epoch: Epoch
+    pod: str
+    model: str
+    incarnation: int
+    tombstone: bool
+    payload: bytes
+
+    def events(self) -> list[Event]:
+        """Decode the events.
+
+        Raises:
+            InvalidEnvelope: the payload is no batch of events, or their versions do not fit the header.
+        """
+        if self.tombstone:
+            return []
+        events = decode_events(self.payload)
+        if [event.version for event in events] != list(range(self.first_version, self.last_version + 1)):
+            raise InvalidEnvelope(f"sequence {self.sequence}: the events do not carry the versions {self.first_version} to {self.last_version}")
+        return events
+
+    def index(self) -> CommitIndex:
+        """Decode the index of the commits before this one."""
+        return decode_index(self.n, self.index_text)
+
+    def next_index(self) -> CommitIndex:
+        """Return the index that the commit after this one carries."""
+        return self.index().appended(self.sequence)
+
+
+_decode_batch = msgspec.json.Decoder(list[Event]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def build_source(actor: ActorId) -> str:
+    """Return the CloudEvents source of an actor."""
+    return f"/aether/{actor.namespace}/{actor.model}/{actor.id}"
+
+
+def build_event_id(incarnation: int, version: int) -> str:
+    """Return the CloudEvents id of an event: unique within its source, over purges too."""
+    return f"{incarnation}.{version}" if incarnation else str(version)
+
+
+def decode_events(payload: bytes) -> list[Event]:
+    """Decode a batch, or raise `InvalidEnvelope`."""
+    try:
+        return _decode_batch(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidEnvelope(f"not a batch of events: {exc}") from exc
+
+
+def encode_commit(commit: Commit) -> tuple[bytes, bytes]:
+    """Return header lines and payload of a commit; equal commits give equal bytes."""
+    first_version = commit.last_version - len(commit.events) + 1
+    versions = "0-0" if commit.tombstone else f"{first_version}-{commit.last_version}"
+    lines = (
+        f"{headers.EXPECTED_SEQUENCE}: {commit.expected_sequence}\r\n{headers.COMMIT}: {commit.id}\r\n{headers.VERSIONS}: {versions}\r\n"
+        f"{headers.ORDINAL}: {commit.index.n}\r\n{headers.BACK}: {commit.index.encode()}\r\n{headers.EPOCH}: {commit.epoch}\r\n"
+        f"{headers.POD}: {commit.pod}\r\n{headers.MODEL}: {commit.model}\r\n{headers.INCARNATION}: {commit.incarnation}\r\n"
+        f"{headers.CONTENT_TYPE}: {CONTENT_TYPE_BATCH}\r\n"
+    )
+    if commit.tombstone:
+        lines += f"{headers.TOMBSTONE}: 1\r\n"
+    return lines.encode(), _encode(commit.events)
+
+
+def decode_commit(sequence: int, raw_headers: bytes, payload: bytes) -> StoredCommit:
+    """Read the headers of a stored commit; the payload stays as it is.
+
+    Raises:
+        InvalidEnvelope: a header is missing or is not what its name says.
+    """
+    found = headers.decode_headers(raw_headers)
+    try:
+        first, _, last = found[headers.VERSIONS].partition("-")
+        return StoredCommit(
+            id=found[headers.COMMIT],
+            sequence=sequence,
+            n=int(found[headers.ORDINAL]),
+            index_text=found[headers.BACK],
+            first_version=int(first),
+            last_version=int(last),
+            epoch=Epoch(int(found[headers.EPOCH])),
+            pod=found.get(headers.POD, ""),
+            model=found.get(headers.MODEL, ""),
+            incarnation=int(found.get(headers.INCARNATION, "0")),
+            tombstone=headers.TOMBSTONE in found,
+            payload=payload,
+        )
+    except (KeyError, ValueError) as exc:
+        raise InvalidEnvelope(f"sequence {sequence} is not a commit: header {exc}") from exc

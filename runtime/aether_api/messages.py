@@ -1,0 +1,198 @@
+"""Commands and replies on the wire, and the rules of their headers.
+
+A command is a JSON object with a few headers, so `nats req` and any other client can send one. What a client leaves out is
+filled in on arrival: no id means no idempotency, no time-out means the default. Durations travel, never absolute
+deadlines, since clocks differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+from aether_api import headers
+from aether_api.envelope import Event
+from aether_api.errors import InvalidEnvelope, Reason
+from aether_api.identity import ActorId, CommandId
+
+TIMEOUT_DEFAULT_MS: Final = 10_000
+"""Milliseconds a command may wait when its sender says nothing; longer than a fail-over, shorter than a person's patience."""
+
+TIMEOUT_MAX_MS: Final = 120_000
+"""Milliseconds; a command is never run after it is older than this, or an id could leave the window of known commands."""
+
+COMMAND_ID_LENGTH_MAX: Final = 128
+"""Characters: a UUID, a trace id or a client's own composed key fit."""
+
+Outcome = Literal["accepted", "rejected", "noop", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A wish that one actor shall do something.
+
+    Attributes:
+        id: chosen by the sender; a repeat of an accepted id gets the first answer.
+        payload: raw JSON object.
+        time: when the sender made it, RFC 3339 UTC.
+        timeout_s: seconds the sender waits, counted from arrival.
+        expected_version: refuse unless the actor is at exactly this version.
+        dry_run: decide and answer, store nothing.
+        forwards: how often pods passed it on.
+    """
+
+    actor: ActorId
+    name: str
+    id: CommandId
+    payload: bytes
+    time: str
+    timeout_s: float
+    expected_version: int | None = None
+    dry_run: bool = False
+    forwards: int = 0
+    traceparent: str = ""
+
+
+class ReplyEvent(msgspec.Struct, frozen=True):
+    """An event as a reply shows it."""
+
+    type: str
+    version: int
+    time: str
+    data: dict[str, Any]
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """The answer to a command.
+
+    Attributes:
+        outcome: accepted (events stored), noop (nothing to store), rejected (the model or a precondition said no), error.
+        version: the actor's version after the command, -1 when unknown.
+        events: what was stored, or what would be (dry run).
+        reason: one of `Reason` or a guard's own; empty when accepted.
+        retry_after_ms: a repeat with the same id may succeed after this time; 0 means that it will not.
+    """
+
+    outcome: Outcome
+    version: int = -1
+    events: tuple[ReplyEvent, ...] = ()
+    reason: str = ""
+    message: str = ""
+    retry_after_ms: int = 0
+    command_id: str = ""
+    dry_run: bool = False
+
+
+_decode_reply = msgspec.json.Decoder(Reply).decode
+encode_reply = msgspec.json.Encoder().encode
+"""Encode a `Reply` (or any struct) as JSON bytes."""
+
+
+def build_reply_events(events: tuple[Event, ...] | list[Event]) -> tuple[ReplyEvent, ...]:
+    """Return the events as a reply shows them."""
+    return tuple(ReplyEvent(event.type, event.version, event.time, event.data) for event in events)
+
+
+def build_error(reason: Reason, message: str, *, command_id: str = "", version: int = -1, retry_after_ms: int = 0) -> Reply:
+    """Return the reply for a command that met an error before or beside the model."""
+    return Reply("error", version=version, reason=reason.value, message=message, retry_after_ms=retry_after_ms, command_id=command_id)
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Decode a reply, or raise `InvalidEnvelope`."""
+    try:
+        return _decode_reply(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidEnvelope(f"not a reply of an actor: {exc}") from exc
+
+
+def build_command_headers(command: Command) -> bytes:
+    """Return the header lines that carry a command."""
+    lines = {headers.COMMAND: str(command.id), headers.TIME: command.time, headers.TIMEOUT_MS: str(max(1, round(command.timeout_s * 1000)))}
+    if command.expected_version is not None:
+        lines[headers.EXPECTED_VERSION] = str(command.expected_version)
+    if command.dry_run:
+        lines[headers.DRY_RUN] = "true"
+    if command.forwards:
+        lines[headers.FORWARDS] = str(command.forwards)
+    if command.traceparent:
+        lines[headers.TRACEPARENT] = command.traceparent
+    return headers.encode_headers(lines)
+
+
+def parse_command(actor: ActorId, name: str, raw_headers: bytes, payload: bytes, *, now: str, fresh_id: str) -> Command:
+    """Build a command from a message.
+
+    Args:
+        now: the receiver's time, for a command that carries none.
+        fresh_id: id for a command that carries none.
+
+    Raises:
+        InvalidEnvelope: a header is malformed; the message names it.
+    """
+    found = headers.decode_headers(raw_headers) if raw_headers else {}
+    timeout_ms = _parse_int(found, headers.TIMEOUT_MS, TIMEOUT_DEFAULT_MS, minimum=1)
+    expected = _parse_int(found, headers.EXPECTED_VERSION, -1, minimum=0) if headers.EXPECTED_VERSION in found else None
+    return Command(
+        actor=actor,
+        name=name,
+        id=CommandId(_parse_command_id(found.get(headers.COMMAND, fresh_id))),
+        payload=payload or b"{}",
+        time=_parse_time(found.get(headers.TIME, now)),
+        timeout_s=min(timeout_ms, TIMEOUT_MAX_MS) / 1000,
+        expected_version=expected,
+        dry_run=_parse_bool(found, headers.DRY_RUN),
+        forwards=_parse_int(found, headers.FORWARDS, 0, minimum=0),
+        traceparent=found.get(headers.TRACEPARENT, ""),
+    )
+
+
+def format_time(unix_s: float) -> str:
+    """Return RFC 3339 in UTC with microseconds: equal length, so text order is time order."""
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(text: str) -> datetime:
+    """Parse RFC 3339 with an offset, or raise `InvalidEnvelope`."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise InvalidEnvelope(f"{text!r} is not an RFC 3339 time such as 2026-01-31T12:00:00Z") from exc
+    if moment.tzinfo is None:
+        raise InvalidEnvelope(f"{text!r} has no time zone; end it with Z or an offset")
+    return moment
+
+
+def _parse_time(text: str) -> str:
+    if len(text) == 27 and text.endswith("Z"):
+        return text if _looks_canonical(text) else format_time(parse_time(text).timestamp())
+    return format_time(parse_time(text).timestamp())
+
+
+def _looks_canonical(text: str) -> bool:
+    return text[4] == text[7] == "-" and text[10] == "T" and text[13] == text[16] == ":" and text[19] == "." and (text[:4] + text[5:7] + text[8:10] + text[11:13] + text[14:16] + text[17:19] + text[20:26]).isdigit()
+
+
+def _parse_command_id(value: str) -> str:
+    if not value or len(value) > COMMAND_ID_LENGTH_MAX or not value.isprintable():
+        raise InvalidEnvelope(f"header {headers.COMMAND} must be 1 to {COMMAND_ID_LENGTH_MAX} printable characters")
+    return value
+
+
+def _parse_int(found: dict[str, str], name: str, default: int, *, minimum: int) -> int:
+    text = found.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or int(text) < minimum:
+        raise InvalidEnvelope(f"header {name} must be a whole number of at least {minimum}, not {text!r}")
+    return int(text)
+
+
+def _parse_bool(found: dict[str, str], name: str) -> bool:
+    text = found.get(name, "false").lower()
+    if text not in ("true", "false", "1", "0"):
+        raise InvalidEnvelope(f"header {name} must be true or false, not {text!r}")
+    return text in ("true", "1")
