@@ -1,0 +1,88 @@
+"""The `Actor` resource: one event-sourced actor that the operator places and a runtime pod holds.
+
+`status` has two writers with a server-side-apply manager each: `aether-operator` (placement, Scheduled, and the phases
+while no pod holds the actor) and `aether-runtime` (everything else). An epoch rises on every change of placement, so a
+late writer can be told from the owner.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from aether_api.identity import ID_LENGTH_MAX, ID_PATTERN, NAME_PATTERN, ActorId, parse_actor_id
+from aether_api.v1alpha1.meta import Condition, ResourceClass, ReturnedByCluster, TypedByPeople
+
+
+class DeletionPolicy(StrEnum):
+    """What becomes of the events when the resource is deleted."""
+
+    RETAIN = "Retain"
+    PURGE = "Purge"
+
+
+class ActorPhase(StrEnum):
+    """Where an actor is in its life: the first four are the operator's, the others the pod's."""
+
+    PENDING = "Pending"
+    SCHEDULED = "Scheduled"
+    MOVING = "Moving"
+    SUSPENDED = "Suspended"
+    REPLAYING = "Replaying"
+    READY = "Ready"
+    PASSIVE = "Passive"
+    QUARANTINED = "Quarantined"
+    STOPPING = "Stopping"
+
+
+class SnapshotSpec(TypedByPeople):
+    """When snapshots are taken."""
+
+    every: int = Field(default=500, ge=0, le=1_000_000, description="Take a snapshot after this many events; 0 takes none but at an orderly stop.")
+
+
+class ActorSpec(TypedByPeople):
+    """What a user wants."""
+
+    model: str = Field(description="Name of an ActorModel of the same namespace. Immutable.", pattern=NAME_PATTERN, max_length=63)
+    id: str | None = Field(default=None, description="Id of the actor within its model; the resource's name by default. Immutable.", pattern=ID_PATTERN, min_length=1, max_length=ID_LENGTH_MAX)
+    pool: str = Field(default="default", description="Name of the ActorPool whose pods hold the actor.", pattern=NAME_PATTERN, max_length=63)
+    suspend: bool = Field(default=False, description="True takes the actor off its pod and keeps it off; its events stay.")
+    snapshot: SnapshotSpec = Field(default_factory=SnapshotSpec, description="When snapshots are taken.")
+    deletion_policy: DeletionPolicy = Field(default=DeletionPolicy.RETAIN, description="Retain keeps the events when the resource is deleted, Purge deletes them.")
+
+
+class Placement(ReturnedByCluster):
+    """Which process may write the actor; empty names mean none."""
+
+    pod: str = Field(default="", description="Name of the pod; empty when unplaced.")
+    pod_uid: str = Field(default="", alias="podUID", description="UID of the pod; empty when unplaced.")
+    epoch: int = Field(default=0, ge=0, description="Rises with every change of placement.", json_schema_extra={"format": "int64"})
+
+
+class ActorStatus(ReturnedByCluster):
+    """What is."""
+
+    observed_generation: int = Field(default=0, description="The generation that the runtime acts on.", json_schema_extra={"format": "int64"})
+    placement: Placement | None = Field(default=None, description="Where the operator put the actor.")
+    phase: ActorPhase | None = Field(default=None, description="Where the actor is in its life.")
+    version: int | None = Field(default=None, ge=0, description="Number of events stored.", json_schema_extra={"format": "int64"})
+    snapshot_version: int | None = Field(default=None, ge=0, description="Version of the newest snapshot.", json_schema_extra={"format": "int64"})
+    model_version: str | None = Field(default=None, description="Model and content hash that the pod runs.")
+    reported_epoch: int | None = Field(default=None, ge=0, description="Placement epoch that the pod reports for.", json_schema_extra={"format": "int64"})
+    conditions: tuple[Condition, ...] = Field(default=(), description="Scheduled, Replayed, Ready; Fenced, Quarantined, Suspended when they are true.")
+
+
+class Actor(ResourceClass):
+    """An event-sourced actor."""
+
+    kind: Literal["Actor"] = "Actor"
+    spec: ActorSpec
+    status: ActorStatus = Field(default_factory=ActorStatus)
+
+    @property
+    def identity(self) -> ActorId:
+        """The actor's full name; raises `InvalidName` where the API server's checks were by-passed."""
+        return parse_actor_id(self.metadata.namespace, self.spec.model, self.spec.id or self.metadata.name)
