@@ -1,0 +1,181 @@
+"""The Docker engine: the one that answers, else one started here from Debian's packages.
+
+An engine that answers `docker version` is somebody's own: it is used and never stopped. Where none answers and we are root
+on Debian, dockerd is started with its state in `ENGINE_STATE`; the process id that it writes there marks it as ours. Such an
+engine lives as long as somebody needs it: it is stopped when its last lease is gone and no container runs in it. Its images
+stay in the state folder and are there again after the next start; `remove_state` drops them.
+
+Every run that uses the engine holds a lease, so that a run that ends does not stop it under another one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from . import bounded_runc
+from .folders import ENGINE_STATE, Folders
+from .locks import Lease, exclusive, last_user, take_lease
+from .processes import ClusterError, attempt, say, step, work
+
+START_S: Final = 60.0
+"""Seconds for dockerd to answer; it takes 2 on a quiet machine and up to 20 while it recovers containers."""
+
+STOP_S: Final = 60.0
+"""Seconds for dockerd to end; it gives containers 10 each, a few at a time."""
+
+PACKAGES: Final = ("docker.io", "iptables", "runc", "debootstrap", "debian-archive-keyring")
+"""Debian's engine and what it needs, and the tool that the images made from packages need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A Docker engine that answers, held by a lease until `release_engine`."""
+
+    is_ours: bool
+    lease: Lease
+
+
+def ensure_engine(folders: Folders) -> Engine:
+    """Return an engine that answers; start one where none does.
+
+    Raises:
+        ClusterError: none answers and none can be started here.
+    """
+    with exclusive(folders.lock("engine"), "the Docker engine"):
+        lease = take_lease(folders.lock("engine.used"))
+        if not _answers():
+            _start(folders)
+    return Engine(is_ours=_own_process() is not None, lease=lease)
+
+
+def release_engine(engine: Engine, folders: Folders) -> None:
+    """Give the lease back; stop the engine if it is ours, this was the last lease and no container runs."""
+    engine.lease.close()
+    with exclusive(folders.lock("engine"), "the Docker engine"), last_user(folders.lock("engine.used")) as is_last:
+        if is_last and engine.is_ours and not _running_containers():
+            _stop()
+
+
+def is_known_engine() -> bool:
+    """Tell whether an engine answers now, or one was started here once and its state is still there."""
+    return _answers() or ENGINE_STATE.exists()
+
+
+def remove_state(folders: Folders) -> None:
+    """Delete what a stopped engine of ours left: images, containers, logs.
+
+    Raises:
+        ClusterError: the engine still runs, because another run uses it or a container runs in it.
+    """
+    with exclusive(folders.lock("engine"), "the Docker engine"):
+        if _own_process() is not None:
+            raise ClusterError(f"the Docker engine with its state in {ENGINE_STATE} is in use: look at `docker ps`, stop what runs, repeat")
+        if ENGINE_STATE.exists():
+            say(f"removing {ENGINE_STATE}")
+            shutil.rmtree(ENGINE_STATE)
+
+
+def _answers() -> bool:
+    return attempt("docker", "version", "--format", "{{.Server.Version}}", timeout_s=20).returncode == 0
+
+
+def _running_containers() -> bool:
+    return attempt("docker", "ps", "--quiet").stdout.strip() != ""
+
+
+def _start(folders: Folders) -> None:
+    if os.geteuid() != 0:
+        raise ClusterError("no Docker engine answers: start one (or install Docker: https://docs.docker.com/engine/install/), or name a cluster in KUBECONFIG")
+    if shutil.which("dockerd") is None:
+        install_packages(PACKAGES, folders)
+    _prepare_state()
+    with step("starting a Docker engine"):
+        _run_dockerd()
+
+
+def install_packages(packages: tuple[str, ...], folders: Folders) -> None:
+    """Install Debian packages on this host.
+
+    Raises:
+        ClusterError: the host is not Debian-like, we are not root, or apt failed.
+    """
+    names = " ".join(packages)
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise ClusterError(f"these have to be installed first, and this is no Debian or we are not root: {names}")
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    with step(f"installing {names} from Debian"):
+        work("apt-get", "update", "-qq", log=folders.log("apt-update"), environment=quiet)
+        work("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages, log=folders.log("apt-install"), environment=quiet)
+
+
+def _prepare_state() -> None:
+    ENGINE_STATE.mkdir(mode=0o700, exist_ok=True)
+    if ENGINE_STATE.is_symlink() or ENGINE_STATE.stat().st_uid != os.geteuid():
+        raise ClusterError(f"{ENGINE_STATE} belongs to somebody else; remove it")
+    wrapper = ENGINE_STATE / "runc-bounded"
+    source = Path(bounded_runc.__file__).read_text()
+    wrapper.write_text(f"#!{Path(sys.executable).resolve()} -I\n{source}")  # a copy: the engine may outlive this checkout
+    wrapper.chmod(0o755)
+
+
+def _command() -> list[str]:
+    command = ["dockerd", "--data-root", str(ENGINE_STATE / "data"), "--exec-root", str(ENGINE_STATE / "exec"), "--pidfile", str(_pid_file())]
+    granted = bounded_runc.read_bounding_set(Path("/proc/self/status").read_text())
+    if bounded_runc.is_complete(granted):
+        return command
+    return [*command, "--add-runtime", f"bounded={ENGINE_STATE / 'runc-bounded'}", "--default-runtime", "bounded"]
+
+
+def _run_dockerd() -> None:
+    log = ENGINE_STATE / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(_command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    try:
+        _await_answer(process, log)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+
+
+def _await_answer(process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline_s = time.monotonic() + START_S
+    while not _answers():
+        if process.poll() is not None or time.monotonic() > deadline_s:
+            raise ClusterError(f"dockerd does not answer, its log is {log}:\n" + "\n".join(log.read_text().splitlines()[-20:]))
+        time.sleep(0.2)
+
+
+def _pid_file() -> Path:
+    return ENGINE_STATE / "pid"
+
+
+def _own_process() -> int | None:
+    """Return the process id of the engine that we started, if it lives; a recycled id is told by its command line."""
+    with suppress(OSError, ValueError):
+        number = int(_pid_file().read_text())
+        if str(_pid_file()).encode() in Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0"):
+            return number
+    return None
+
+
+def _stop() -> None:
+    number = _own_process()
+    if number is None:
+        return
+    with step("stopping the Docker engine that was started here"):
+        os.kill(number, signal.SIGTERM)
+        deadline_s = time.monotonic() + STOP_S
+        while _own_process() is not None:
+            if time.monotonic() > deadline_s:
+                raise ClusterError(f"the Docker engine (process {number}) did not end within {STOP_S:.0f} s")
+            time.sleep(0.2)

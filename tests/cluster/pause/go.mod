@@ -1,0 +1,3 @@
+module aether.flowmade.one/cluster/pause
+
+go 1.26.0
