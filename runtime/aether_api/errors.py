@@ -12,6 +12,9 @@ The first split is what a caller may do: try again later, or change something fi
     |   |-- StreamUnavailable          JetStream has no leader or answers 503
     |   |-- KubeUnavailable            the API server is away, overloaded (429) or answers 5xx
     |   |-- KubeConflict               the object changed under our feet (409)
+    |   |-- KubeExpired                the API server forgot that resourceVersion (410): list again
+    |   |-- WrongLastSequence          JetStream refused an expected sequence; nothing was stored
+    |   |-- OutcomeUnknown             a command's answer was lost until its deadline; repeat it with its id
     |   `-- VersionConflictError       another commit came first
     |-- PermanentError                 the same call fails again
     |   |-- InvalidName                an id, name or subject that could never be addressed
@@ -20,8 +23,10 @@ The first split is what a caller may do: try again later, or change something fi
     |   |-- CommandFailed              a handler raised; nothing was stored
     |   |-- EventInvalid               a stored event that its model cannot apply
     |   |-- CommitTooLarge             more bytes than one message may hold
+    |   |-- PayloadTooLarge            a message longer than the server takes
     |   |-- JetStreamError             any other refusal of the server, with its code
     |   |-- KubeNotFound, KubeForbidden, KubeInvalid      404, 401 and 403, 400 and 422
+    |   |-- KubeAlreadyExists          a create met an object of that name (409)
     |   `-- SettingsInvalid            a setting that cannot work
     `-- InternalError                  a broken invariant: a bug in us; the part that met it stops
 
@@ -124,6 +129,39 @@ class KubeConflict(RetryableError):
     reason = Reason.CONFLICT
 
 
+class KubeExpired(RetryableError):
+    """The API server no longer knows the resourceVersion of a watch or of a page (410): list again from the start."""
+
+
+class WrongLastSequence(RetryableError):
+    """JetStream refused an append because the subject's last sequence is another one; nothing was stored.
+
+    Attributes:
+        last: the subject's last sequence, or None where the server does not tell (a write under way on a replicated stream).
+    """
+
+    reason = Reason.CONFLICT
+
+    def __init__(self, last: int | None) -> None:
+        known = "another write is under way" if last is None else f"the last sequence is {last}"
+        super().__init__(f"the append was refused: {known}; read the subject from the leader and decide again")
+        self.last = last
+
+
+class OutcomeUnknown(RetryableError):
+    """No answer to a command came before its deadline, and it may have been carried out.
+
+    Attributes:
+        command_id: the id to repeat the command with; a repeat takes effect at most once.
+    """
+
+    reason = Reason.UNKNOWN
+
+    def __init__(self, command_id: str, last_cause: str) -> None:
+        super().__init__(f"the outcome of command {command_id} is unknown ({last_cause}); send it again with the same id")
+        self.command_id = command_id
+
+
 class VersionConflictError(RetryableError):
     """Another commit came first: the append was refused and nothing was stored.
 
@@ -187,6 +225,12 @@ class CommitTooLarge(PermanentError):
     reason = Reason.COMMIT_TOO_LARGE
 
 
+class PayloadTooLarge(PermanentError):
+    """A message is longer than the server's `max_payload`; it was not sent."""
+
+    reason = Reason.COMMIT_TOO_LARGE
+
+
 class JetStreamError(PermanentError):
     """Any refusal by JetStream that has no meaning of its own here.
 
@@ -204,6 +248,12 @@ class JetStreamError(PermanentError):
 
 class KubeNotFound(PermanentError):
     """The API server knows no such object (404)."""
+
+
+class KubeAlreadyExists(PermanentError):
+    """A create met an object of that name (409, AlreadyExists)."""
+
+    reason = Reason.CONFLICT
 
 
 class KubeForbidden(PermanentError):

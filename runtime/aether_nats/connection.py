@@ -1,0 +1,333 @@
+"""One connection to NATS with synchronous hot paths: publish, subscribe by callback, request by future.
+
+Rules that callers rely on:
+
+- While the link is down nothing is queued: `publish` and `request` raise `Disconnected` at once, so no message is sent late
+  and memory stays bounded. Subscriptions are kept and restored before anything is published again.
+- When the link drops, every request under way fails with `Disconnected` at once. Whether it was carried out is unknown.
+- A callback that raises is logged and costs only its message, never the connection.
+- Callbacks run in the read loop, in the order of arrival, and must not block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from nats import errors as nats_errors
+
+from aether_api import logs
+from aether_api.errors import AetherError, Disconnected, InvalidName, PayloadTooLarge, RequestTimeout, SettingsInvalid
+from aether_nats.fast import FastLink, find_refusal
+from aether_nats.link import Link, LinkEvents
+from aether_nats.message import Message
+from aether_nats.plain import PlainLink
+from aether_nats.requests import RequestTable
+from aether_nats.settings import NatsSettings
+
+logger = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_S: Final = 5.0
+"""Seconds for a request whose caller names none: longer than a leader election of JetStream, shorter than patience."""
+
+CLOSE_TIMEOUT_S: Final = 2.0
+"""Seconds for the last bytes at closing; a pod's grace period is much longer."""
+
+HEADER_FRAME_BYTES: Final = len(b"NATS/1.0\r\n\r\n")
+"""Bytes around header lines, which the server counts as part of the message."""
+
+Callback = Callable[[Message], None]
+Listener = Callable[[], None]
+
+
+class Subscription:
+    """A callback that is called with every message of a subject."""
+
+    __slots__ = ("_connection", "_sid", "subject")
+
+    def __init__(self, connection: NatsConnection, sid: int, subject: str) -> None:
+        self._connection = connection
+        self._sid = sid
+        self.subject = subject
+
+    def unsubscribe(self) -> None:
+        """Stop at once; messages that are on their way are dropped, so their senders wait in vain."""
+        self._connection.stop_subscription(self._sid, keep_handler=False)
+
+    async def drain(self, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        """Stop, but let the callback see every message that the server has already sent.
+
+        Raises:
+            Disconnected, RequestTimeout: the server did not confirm; the subscription is ended all the same.
+        """
+        self._connection.stop_subscription(self._sid, keep_handler=True)
+        try:
+            await self._connection.flush(timeout_s)
+        finally:
+            self._connection.stop_subscription(self._sid, keep_handler=False)
+
+
+class NatsConnection:
+    """A connection that reconnects for ever; made by `open`."""
+
+    def __init__(self, settings: NatsSettings, loop: asyncio.AbstractEventLoop) -> None:
+        """Prepare a connection; callers use `open`."""
+        self._settings = settings
+        self._loop = loop
+        self._requests = RequestTable(loop)
+        self._link = _build_link(settings, LinkEvents(self._on_up, self._on_down, self._on_error), loop)
+        self._sid = 0
+        self._active: dict[int, Subscription] = {}
+        self._connected_since: float | None = None
+        self._up = asyncio.Event()
+        self._closed = False
+        self._on_disconnect: list[Listener] = []
+        self._on_reconnect: list[Listener] = []
+        self._last_error: Exception | None = None
+
+    @classmethod
+    async def open(cls, settings: NatsSettings) -> NatsConnection:
+        """Connect, or explain within `connect_timeout_s` why not.
+
+        Raises:
+            Disconnected: no server could be reached; the message names the URLs and the last cause.
+            SettingsInvalid: credentials or certificates cannot be read, or a URL is malformed.
+        """
+        connection = cls(settings, asyncio.get_running_loop())
+        try:
+            async with asyncio.timeout(settings.connect_timeout_s):
+                await connection._link.open()
+        except TimeoutError as exc:
+            await connection.close()
+            cause = connection._last_error or "no answer"
+            raise Disconnected(f"cannot reach NATS at {settings.describe_servers()} within {settings.connect_timeout_s:g} s: {cause}") from exc
+        except (nats_errors.Error, ValueError, ImportError, OSError) as exc:
+            raise SettingsInvalid(f"cannot connect to NATS at {settings.describe_servers()}: {exc}") from exc
+        connection._start()
+        return connection
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the link is up."""
+        return self._connected_since is not None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection was closed, or nats-py gave it up."""
+        return self._closed or self._link.client.is_closed
+
+    @property
+    def connected_since(self) -> float | None:
+        """Monotonic time (`time.monotonic`) since which the link has been up; None while it is down."""
+        return self._connected_since
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that the server takes in one message, headers included."""
+        return self._link.client.max_payload
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the fast layer serves."""
+        return isinstance(self._link, FastLink)
+
+    def subscribe(self, subject: str, callback: Callback, queue: str = "") -> Subscription:
+        """Call `callback` with every message of `subject`; of equal `queue` names one subscriber gets each message."""
+        _check_subject(subject)
+        if queue:
+            _check_subject(queue)
+        self._sid += 1
+        subscription = self._active[self._sid] = Subscription(self, self._sid, subject)
+        self._link.subscribe(self._sid, subject, queue, _guard(subject, callback))
+        return subscription
+
+    def stop_subscription(self, sid: int, *, keep_handler: bool) -> None:
+        """End a subscription; `Subscription` is the way to call it."""
+        if self._active.pop(sid, None) is not None:
+            self._link.unsubscribe(sid)
+        if not keep_handler:
+            self._link.forget(sid)
+
+    def publish(self, subject: str, payload: bytes, headers: bytes = b"", reply: str = "") -> None:
+        """Queue a message for the next write to the socket.
+
+        Args:
+            headers: lines as `aether_api.headers.encode_headers` returns them.
+
+        Raises:
+            Disconnected: the link is down; nothing was sent.
+            Backpressure: too many bytes wait for the socket; nothing was sent.
+            PayloadTooLarge: the server would refuse it.
+        """
+        _check_subject(subject)
+        if self._connected_since is None:
+            raise self._build_disconnected()
+        size = len(payload) + (len(headers) + HEADER_FRAME_BYTES if headers else 0)
+        if size > self._link.client.max_payload:
+            raise PayloadTooLarge(f"a message of {size} bytes for {subject} exceeds the server's max_payload of {self.max_payload}")
+        self._link.publish(subject, reply, headers, payload)
+
+    def request(self, subject: str, payload: bytes, headers: bytes = b"", timeout_s: float = REQUEST_TIMEOUT_S) -> asyncio.Future[Message]:
+        """Publish and return the future of the one reply.
+
+        The future fails with `RequestTimeout`, `NoResponders` or `Disconnected` (outcome unknown).
+
+        Raises:
+            Disconnected, Backpressure, PayloadTooLarge: at once, as `publish`; nothing was sent.
+        """
+        reply, future = self._requests.add(subject, timeout_s)
+        self._publish_request(subject, payload, headers, reply)
+        return future
+
+    def request_many(self, subject: str, payload: bytes, headers: bytes = b"", timeout_s: float = REQUEST_TIMEOUT_S) -> asyncio.Future[list[Message]]:
+        """Publish and return the future of all replies up to the first with a status, which is the last of the list.
+
+        This is how the server answers batched Direct Gets. Fails and raises as `request`.
+        """
+        reply, future = self._requests.add_many(subject, timeout_s)
+        self._publish_request(subject, payload, headers, reply)
+        return future
+
+    async def flush(self, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        """Wait until the server has handled everything sent before, and all it sent back has reached its callbacks.
+
+        The round trip is a message to our own inbox: nats-py's flush leaves a trap behind when it is given up.
+
+        Raises:
+            Disconnected, RequestTimeout: it is not known whether it has.
+        """
+        reply, future = self._requests.add("flush", timeout_s)
+        self._publish_request(reply, b"", b"", "")
+        await future
+
+    async def wait_connected(self) -> None:
+        """Wait until the link is up; callers bound it with `asyncio.timeout`."""
+        await self._up.wait()
+
+    def on_disconnect(self, listener: Listener) -> None:
+        """Call `listener` whenever the link is lost."""
+        self._on_disconnect.append(listener)
+
+    def on_reconnect(self, listener: Listener) -> None:
+        """Call `listener` whenever the link is up again and all subscriptions are restored."""
+        self._on_reconnect.append(listener)
+
+    async def drain(self, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        """End all subscriptions, let callbacks see what was on its way, and close."""
+        sids = list(self._active)
+        for sid in sids:
+            self.stop_subscription(sid, keep_handler=True)
+        if self.is_connected:
+            await self._flush_quietly(timeout_s)
+        for sid in sids:
+            self._link.forget(sid)
+        await self.close()
+
+    async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Send what is queued and end the connection; requests under way fail. Bounded by `timeout_s`, harmless to repeat."""
+        if self._closed:
+            return
+        if self.is_connected:
+            await self._flush_quietly(timeout_s / 2)
+        self._closed = True
+        self._mark_down()
+        try:
+            async with asyncio.timeout(timeout_s / 2):
+                await self._link.close()
+        except TimeoutError:
+            self._link.abort()
+        except (nats_errors.Error, OSError) as exc:
+            logger.debug("closing the NATS connection failed", extra={logs.REASON: str(exc)})
+
+    def _start(self) -> None:
+        self._link.subscribe(0, self._requests.wildcard, "", self._requests.on_reply)
+        self._connected_since = time.monotonic()
+        self._up.set()
+
+    def _publish_request(self, subject: str, payload: bytes, headers: bytes, reply: str) -> None:
+        try:
+            self.publish(subject, payload, headers, reply)
+        except AetherError:
+            self._requests.discard(reply or subject)
+            raise
+
+    async def _flush_quietly(self, timeout_s: float) -> None:
+        try:
+            await self.flush(timeout_s)
+        except (Disconnected, RequestTimeout) as exc:
+            logger.debug("the last flush was not confirmed", extra={logs.REASON: str(exc)})
+
+    def _build_disconnected(self) -> Disconnected:
+        if self.is_closed:
+            return Disconnected("the NATS connection is closed")
+        return Disconnected(f"the link to NATS at {self._settings.describe_servers()} is down; reconnecting")
+
+    def _mark_down(self) -> bool:
+        """Note that the link is lost; returns whether it was up."""
+        was_up = self._connected_since is not None
+        self._connected_since = None
+        self._up.clear()
+        if not self._closed:
+            self._link.drop_unsent()
+        self._requests.fail_all(self._build_disconnected())
+        return was_up
+
+    def _on_down(self) -> None:
+        if not self._mark_down() or self._closed:
+            return
+        logger.warning("the link to NATS is lost", extra={logs.URL: self._settings.describe_servers(), logs.REASON: str(self._last_error or "")})
+        _notify(self._on_disconnect)
+
+    def _on_up(self) -> None:
+        if self._closed:
+            return
+        self._link.restore()
+        self._connected_since = time.monotonic()
+        self._up.set()
+        logger.warning("the link to NATS is up again", extra={logs.URL: self._settings.describe_servers()})
+        _notify(self._on_reconnect)
+
+    def _on_error(self, error: Exception) -> None:
+        self._last_error = error
+        if "permissions violation" in str(error).lower():
+            logger.error("NATS denies a subject that we need; check the user's permissions", extra={logs.REASON: str(error)})
+        else:
+            logger.debug("nats-py reports an error and goes on", extra={logs.REASON: repr(error)})
+
+
+def _build_link(settings: NatsSettings, events: LinkEvents, loop: asyncio.AbstractEventLoop) -> Link:
+    refusal = find_refusal(settings)
+    if not refusal:
+        return FastLink(settings, events, loop)
+    if settings.fast:
+        logger.warning("NATS runs without its fast layer", extra={logs.REASON: refusal})
+    return PlainLink(settings, events, loop)
+
+
+def _guard(subject: str, callback: Callback) -> Callable[[bytes, bytes, bytes, bytes], None]:
+    """Return a handler that builds the message and outlives a callback that raises."""
+
+    def handle(message_subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
+        try:
+            callback(Message(message_subject, reply, raw_headers, payload))
+        except Exception:  # the read loop supervises callbacks: one that raises must not end the connection
+            logger.exception("a callback failed; its message is dropped", extra={logs.NAME: subject})
+
+    return handle
+
+
+def _notify(listeners: list[Listener]) -> None:
+    for listener in listeners:
+        try:
+            listener()
+        except Exception:  # the connection supervises its listeners: one that raises must not hide the change from others
+            logger.exception("a listener of the NATS link failed")
+
+
+def _check_subject(subject: str) -> None:
+    """Refuse what would end the subject inside a protocol line and forge another line."""
+    if not subject or " " in subject or not subject.isprintable():
+        raise InvalidName(f"{subject!r} is not a subject: it must not be empty nor hold blanks or control characters")

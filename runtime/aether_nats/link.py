@@ -1,0 +1,138 @@
+"""What a connection needs from the layer below it, and how nats-py is opened for either of the two layers.
+
+There are two: `fast` replaces nats-py's parser and write path, `plain` uses nothing but nats-py's public methods. Both pass
+the same tests; which one runs is decided once, at opening.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from nats.aio.client import Client, Server
+
+from aether_nats.message import Handler
+from aether_nats.settings import PING_INTERVAL_S, PINGS_OUTSTANDING_MAX, NatsSettings, build_tls_context
+
+RECONNECT_DELAY_FIRST_S: Final = 0.05
+"""Seconds before the second attempt to reconnect: a server that restarts is back within a tenth."""
+
+RECONNECT_DELAY_MAX_S: Final = 2.0
+"""Seconds between attempts at most: hundreds of pods at this pace are no load, and a person hardly waits."""
+
+DIAL_TIMEOUT_S: Final = 2
+"""Seconds for one attempt to reach one server; the next server may be nearer."""
+
+DIAL_PAUSE_S: Final = 1
+"""Seconds between attempts at the same server while the connection is being opened for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEvents:
+    """What a link tells its connection; all are called in the event loop and return at once.
+
+    Attributes:
+        up: connected again; subscriptions are to be restored.
+        down: the link is lost; may be told more than once.
+        error: something that nats-py reports and heals itself.
+    """
+
+    up: Callable[[], None]
+    down: Callable[[], None]
+    error: Callable[[Exception], None]
+
+
+class Link(Protocol):
+    """One connection to a server, with synchronous writes."""
+
+    @property
+    def client(self) -> Client:
+        """The nats-py client that carries the link."""
+
+    def subscribe(self, sid: int, subject: str, queue: str, handler: Handler) -> None:
+        """Add a subscription; it survives reconnects until `unsubscribe`."""
+
+    def unsubscribe(self, sid: int) -> None:
+        """Tell the server to send no more; what is on its way still reaches the handler."""
+
+    def forget(self, sid: int) -> None:
+        """Drop the handler of a subscription."""
+
+    def publish(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
+        """Queue a message for the socket, or raise `Backpressure`."""
+
+    def restore(self) -> None:
+        """Take up again after a reconnect; comes before any publish."""
+
+    def drop_unsent(self) -> None:
+        """Throw away what waits for a socket that is gone."""
+
+    async def open(self) -> None:
+        """Connect; retries until it is cancelled."""
+
+    async def close(self) -> None:
+        """End the link for good."""
+
+    def abort(self) -> None:
+        """Drop the socket without waiting for what it still holds."""
+
+
+class Backoff:
+    """Chooses the server and the delay of each attempt to reconnect: the least tried server, delays doubling up to a bound."""
+
+    def __init__(self) -> None:
+        self._attempts = 0
+
+    def reset(self) -> None:
+        """Begin anew after a success."""
+        self._attempts = 0
+
+    def choose(self, servers: list[Server], _info: object) -> tuple[Server | None, float]:
+        """Return what nats-py's `reconnect_to_server_handler` asks for.
+
+        The delay is drawn between half and all of its bound, so that many clients of a restarted server do not arrive together.
+        """
+        bound = min(RECONNECT_DELAY_MAX_S, RECONNECT_DELAY_FIRST_S * 2 ** min(self._attempts, 16))
+        self._attempts += 1
+        return min(servers, key=lambda server: server.reconnects), bound * random.uniform(0.5, 1.0)
+
+
+async def connect_client(client: Client, settings: NatsSettings, events: LinkEvents) -> None:
+    """Connect nats-py with our pings and back-off; retries for ever, so callers bound it in time."""
+    backoff = Backoff()
+
+    async def on_up() -> None:
+        backoff.reset()
+        events.up()
+
+    async def on_down() -> None:
+        events.down()
+
+    async def on_error(error: Exception) -> None:
+        events.error(error)
+
+    await client.connect(
+        servers=list(settings.servers),
+        name=settings.name,
+        error_cb=on_error,
+        disconnected_cb=on_down,
+        closed_cb=on_down,
+        reconnected_cb=on_up,
+        reconnect_to_server_handler=backoff.choose,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=DIAL_PAUSE_S,
+        connect_timeout=DIAL_TIMEOUT_S,
+        ping_interval=PING_INTERVAL_S,
+        max_outstanding_pings=PINGS_OUTSTANDING_MAX,
+        pending_size=settings.pending_bytes_max,
+        tls=build_tls_context(settings),
+        tls_hostname=settings.tls_hostname or None,
+        tls_handshake_first=settings.tls_first,
+        user=settings.user or None,
+        password=settings.password or None,
+        token=settings.token or None,
+        user_credentials=settings.credentials_path,
+        nkeys_seed=str(settings.nkey_seed_path) if settings.nkey_seed_path else None,
+    )

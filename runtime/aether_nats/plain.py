@@ -1,0 +1,160 @@
+"""The plain layer: nats-py's public methods only, for versions of nats-py that the fast layer does not know.
+
+nats-py's methods are coroutines while a link's are not, so operations pass through a bounded queue to one task, in order.
+That task and nats-py's own outlive any caller's scope, hence no TaskGroup can hold it; `close` ends and awaits it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+
+from nats import errors as nats_errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from aether_api.errors import Backpressure
+from aether_api.headers import FIRST_LINE, decode_headers
+from aether_nats.link import LinkEvents, connect_client
+from aether_nats.message import Handler
+from aether_nats.settings import NatsSettings
+
+
+@dataclass(frozen=True, slots=True)
+class _Publish:
+    subject: str
+    reply: str
+    headers: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Subscribe:
+    sid: int
+    subject: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsubscribe:
+    sid: int
+
+
+_Operation = _Publish | _Subscribe | _Unsubscribe
+
+
+class PlainLink:
+    """A link over nats-py's public interface."""
+
+    def __init__(self, settings: NatsSettings, events: LinkEvents, loop: asyncio.AbstractEventLoop) -> None:
+        self._settings = settings
+        self._events = events
+        self._loop = loop
+        self._client = Client()
+        self._operations: deque[_Operation] = deque()
+        self._queued_bytes = 0
+        self._wakeup = asyncio.Event()
+        self._subscriptions: dict[int, NatsSubscription] = {}
+        self._handlers: dict[int, Handler] = {}
+        self._writer: asyncio.Task[None] | None = None
+
+    @property
+    def client(self) -> Client:
+        """The nats-py client that carries the link."""
+        return self._client
+
+    def subscribe(self, sid: int, subject: str, queue: str, handler: Handler) -> None:
+        """Add a subscription; nats-py restores it after reconnects."""
+        self._handlers[sid] = handler
+        self._queue(_Subscribe(sid, subject, queue))
+
+    def unsubscribe(self, sid: int) -> None:
+        """Tell the server to send no more; the handler stays."""
+        self._queue(_Unsubscribe(sid))
+
+    def forget(self, sid: int) -> None:
+        """Drop the handler of a subscription."""
+        self._handlers.pop(sid, None)
+
+    def publish(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
+        """Queue a message, or raise `Backpressure`."""
+        pending = self._queued_bytes + self._client.pending_data_size
+        if pending + len(payload) > self._settings.pending_bytes_max:
+            raise Backpressure(f"{pending} bytes wait for the NATS socket, {len(payload)} more do not fit; slow down")
+        self._queued_bytes += len(payload)
+        self._queue(_Publish(subject, reply, headers, payload))
+
+    def restore(self) -> None:
+        """Do nothing: nats-py has restored its subscriptions, and those made meanwhile wait in the queue."""
+
+    def drop_unsent(self) -> None:
+        """Throw away the messages in the queue; nats-py may still send those it has taken over."""
+        self._operations = deque(operation for operation in self._operations if not isinstance(operation, _Publish))
+        self._queued_bytes = 0
+
+    async def open(self) -> None:
+        """Connect; retries until it is cancelled."""
+        await connect_client(self._client, self._settings, self._events)
+        self._writer = self._loop.create_task(self._run_writer(), name="nats-plain-writer")
+
+    async def close(self) -> None:
+        """Write what is queued and close the client."""
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.wait([self._writer])
+        while self._operations and self._client.is_connected:
+            await self._perform(self._operations.popleft())
+        await self._client.close()
+
+    def abort(self) -> None:
+        """Do nothing: nats-py offers no way to drop its socket."""
+
+    def _queue(self, operation: _Operation) -> None:
+        self._operations.append(operation)
+        self._wakeup.set()
+
+    async def _run_writer(self) -> None:
+        while True:
+            await self._wakeup.wait()
+            self._wakeup.clear()
+            while self._operations:
+                await self._perform(self._operations.popleft())
+
+    async def _perform(self, operation: _Operation) -> None:
+        try:
+            match operation:
+                case _Publish(subject, reply, headers, payload):
+                    self._queued_bytes = max(0, self._queued_bytes - len(payload))
+                    await self._client.publish(subject, payload, reply=reply, headers=decode_headers(FIRST_LINE + b"\r\n" + headers) if headers else None)
+                case _Subscribe(sid, subject, queue):
+                    self._subscriptions[sid] = await self._client.subscribe(subject, queue=queue, cb=partial(self._on_message, sid))
+                case _Unsubscribe(sid):
+                    await self._end_subscription(sid)
+        except (nats_errors.Error, OSError) as exc:
+            self._events.error(exc)
+
+    async def _end_subscription(self, sid: int) -> None:
+        """Drain while the handler is still there, else end it at once (draining costs a round trip)."""
+        subscription = self._subscriptions.pop(sid, None)
+        if subscription is not None and sid in self._handlers:
+            await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
+        elif subscription is not None:
+            await subscription.unsubscribe()
+
+    async def _on_message(self, sid: int, message: Msg) -> None:
+        handler = self._handlers.get(sid)
+        if handler is not None:
+            handler(message.subject.encode(), message.reply.encode(), _encode_block(message.headers), message.data)
+
+
+def _encode_block(headers: dict[str, str] | None) -> bytes:
+    """Return the header block as the server sent it, from nats-py's dictionary."""
+    if not headers:
+        return b""
+    values = dict(headers)
+    status, description = values.pop("Status", ""), values.pop("Description", "")
+    first = " ".join(word for word in (FIRST_LINE.decode(), status, description) if word)
+    return "".join([f"{first}\r\n", *(f"{name}: {value}\r\n" for name, value in values.items()), "\r\n"]).encode()

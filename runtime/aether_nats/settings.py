@@ -1,0 +1,89 @@
+"""How to reach a NATS server, and the limits of one connection."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aether_api.errors import SettingsInvalid
+
+PING_INTERVAL_S: Final = 5
+"""Seconds between pings: with two missed ones a dead server is noticed in about 15 s; the default of 120 s would leave callers hanging."""
+
+PINGS_OUTSTANDING_MAX: Final = 2
+"""Unanswered pings before the link counts as dead: one lost in a hiccup of the network is forgiven."""
+
+CONNECT_TIMEOUT_S: Final = 10.0
+"""Seconds until opening a connection fails: a server that starts together with us is ready by then."""
+
+PENDING_BYTES_MAX: Final = 64 << 20
+"""Bytes that may wait for the socket: several of the largest messages, and small against a pod's memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class NatsSettings:
+    """Servers, identity and limits of a connection.
+
+    Attributes:
+        servers: URLs such as `nats://host:4222` or `tls://host:4222`; user and password may be part of them.
+        name: shown in the server's monitoring.
+        credentials_path: file with JWT and seed (`.creds`).
+        nkey_seed_path: file with an nkey seed.
+        tls_ca_path: certificate authority to trust instead of the system's; demands TLS.
+        tls_first: shake hands before the server's first line, for servers set up so.
+        fast: use the fast layer where nats-py's version allows it.
+    """
+
+    servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    name: str = "aether"
+    user: str = ""
+    password: str = ""
+    token: str = ""
+    credentials_path: Path | None = None
+    nkey_seed_path: Path | None = None
+    tls_ca_path: Path | None = None
+    tls_certificate_path: Path | None = None
+    tls_key_path: Path | None = None
+    tls_hostname: str = ""
+    tls_first: bool = False
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    pending_bytes_max: int = PENDING_BYTES_MAX
+    fast: bool = True
+
+    @property
+    def demands_tls(self) -> bool:
+        """Whether an unencrypted link must be refused."""
+        return self.tls_ca_path is not None or self.tls_certificate_path is not None or any(url.startswith("tls://") for url in self.servers)
+
+    @property
+    def uses_websocket(self) -> bool:
+        """Whether the servers are reached through WebSocket."""
+        return any(url.startswith(("ws://", "wss://")) for url in self.servers)
+
+    def describe_servers(self) -> str:
+        """Return the servers' URLs without user and password, for messages and logs."""
+        return ", ".join(_without_user(url) for url in self.servers)
+
+
+def build_tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
+    """Return the TLS context that the settings ask for, or None to leave it to the scheme of the URL.
+
+    Raises:
+        SettingsInvalid: a certificate or key cannot be read.
+    """
+    if not settings.demands_tls and not settings.tls_first:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca_path)
+        if settings.tls_certificate_path is not None:
+            context.load_cert_chain(settings.tls_certificate_path, settings.tls_key_path)
+    except (OSError, ssl.SSLError) as exc:
+        raise SettingsInvalid(f"the TLS files for NATS cannot be used: {exc}") from exc
+    return context
+
+
+def _without_user(url: str) -> str:
+    scheme, separator, rest = url.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

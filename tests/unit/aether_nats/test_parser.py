@@ -1,0 +1,113 @@
+"""The fast parser hands on the same messages however the socket cuts them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.errors import ProtocolError
+
+from aether_nats.parser import CONTROL_LINE_BYTES_MAX, FastParser
+
+Received = tuple[bytes, bytes, bytes, bytes]
+
+BLOCK = b"NATS/1.0\r\nA: b\r\n\r\n"
+STREAM = (
+    b'INFO {"version":"2.15.2"}\r\n'
+    b"MSG a.b 1 5\r\nhello\r\n"
+    b"PING\r\n"
+    b"MSG a.b 1 reply.to 12\r\nwith\r\nMSG 1 \r\n"
+    b"HMSG a.c 2 %d %d\r\n%bbody\r\n" % (len(BLOCK), len(BLOCK) + 4, BLOCK)
+    + b"HMSG a.c 2 reply.to %d %d\r\n%b\r\n" % (len(BLOCK), len(BLOCK), BLOCK)
+    + b"MSG other 99 3\r\nxyz\r\n"
+    b"PONG\r\n"
+    b"-ERR 'Permissions Violation for Publish to \"x\"'\r\n"
+    b"+OK\r\n"
+    b"MSG a.b 1 0\r\n\r\n"
+)
+MESSAGES: list[Received] = [
+    (b"a.b", b"", b"", b"hello"),
+    (b"a.b", b"reply.to", b"", b"with\r\nMSG 1 "),
+    (b"a.c", b"", BLOCK, b"body"),
+    (b"a.c", b"reply.to", BLOCK, b""),
+    (b"a.b", b"", b"", b""),
+]
+CONTROLS = ["info 2.15.2", "ping", "pong", 'error permissions violation for publish to "x"']
+
+
+class Recorder:
+    """Takes what is no message."""
+
+    def __init__(self) -> None:
+        self.controls: list[str] = []
+
+    async def on_ping(self) -> None:
+        self.controls.append("ping")
+
+    async def on_pong(self) -> None:
+        self.controls.append("pong")
+
+    async def on_info(self, info: dict[str, object]) -> None:
+        self.controls.append(f"info {info['version']}")
+
+    async def on_server_error(self, text: str) -> None:
+        self.controls.append(f"error {text}")
+
+
+def parse(chunks: list[bytes]) -> tuple[list[Received], list[str]]:
+    messages: list[Received] = []
+    recorder = Recorder()
+
+    def handle(subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
+        messages.append((subject, reply, raw_headers, payload))
+
+    parser = FastParser(recorder, {b"1": handle, b"2": handle})
+
+    async def feed() -> None:
+        for chunk in chunks:
+            await parser.parse(chunk)
+
+    asyncio.run(feed())
+    return messages, recorder.controls
+
+
+def test_messages_and_control_lines_are_told_apart() -> None:
+    assert parse([STREAM]) == (MESSAGES, CONTROLS)
+
+
+def test_every_byte_may_arrive_alone() -> None:
+    assert parse([STREAM[i : i + 1] for i in range(len(STREAM))]) == (MESSAGES, CONTROLS)
+
+
+@given(st.lists(st.integers(min_value=0, max_value=len(STREAM)), max_size=8))
+def test_any_cut_gives_the_same_messages(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(STREAM)]
+    assert parse([STREAM[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]) == (MESSAGES, CONTROLS)
+
+
+def test_a_long_message_in_many_chunks_is_whole() -> None:
+    payload = bytes(range(256)) * 4096
+    data = b"MSG a.b 1 %d\r\n%b\r\n" % (len(payload), payload)
+    messages, _ = parse([data[i : i + 32_768] for i in range(0, len(data), 32_768)])
+    assert messages == [(b"a.b", b"", b"", payload)]
+
+
+@pytest.mark.parametrize("garbage", [b"HELLO\r\n", b"MSG a.b\r\n", b"MSG a.b 1 many\r\n", b"INFO {\r\n", b"x" * (CONTROL_LINE_BYTES_MAX + 1)])
+def test_what_is_not_the_protocol_is_refused(garbage: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        parse([garbage])
+
+
+def test_a_reset_forgets_half_a_message() -> None:
+    messages: list[bytes] = []
+
+    async def feed() -> None:
+        parser = FastParser(Recorder(), {b"1": lambda subject, reply, raw, payload: messages.append(payload)})
+        await parser.parse(b"MSG a.b 1 10\r\nhalf")
+        parser.reset()
+        await parser.parse(b"MSG a.b 1 4\r\nnext\r\n")
+
+    asyncio.run(feed())
+    assert messages == [b"next"]

@@ -1,0 +1,57 @@
+"""Settings of a connection: what demands TLS, what may be shown, and when the fast layer is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nats.aio.client
+import pytest
+from nats.aio.client import Server
+from urllib.parse import urlparse
+
+from aether_api.errors import SettingsInvalid
+from aether_nats.fast import find_refusal
+from aether_nats.link import RECONNECT_DELAY_FIRST_S, RECONNECT_DELAY_MAX_S, Backoff
+from aether_nats.settings import NatsSettings, build_tls_context
+
+
+def test_servers_are_shown_without_their_passwords() -> None:
+    settings = NatsSettings(servers=("nats://u:p@one:4222", "tls://token@two:4222", "three"))
+    assert settings.describe_servers() == "nats://one:4222, tls://two:4222, three"
+
+
+@pytest.mark.parametrize(
+    ("settings", "demanded"),
+    [(NatsSettings(), False), (NatsSettings(servers=("tls://a",)), True), (NatsSettings(tls_ca_path=Path("ca.pem")), True)],
+)
+def test_tls_is_demanded_by_scheme_or_files(settings: NatsSettings, demanded: bool) -> None:
+    assert settings.demands_tls is demanded
+
+
+def test_an_unreadable_certificate_is_a_wrong_setting() -> None:
+    with pytest.raises(SettingsInvalid, match="TLS files"):
+        build_tls_context(NatsSettings(tls_ca_path=Path("/nowhere/ca.pem")))
+
+
+def test_the_fast_layer_serves_the_installed_version() -> None:
+    assert find_refusal(NatsSettings()) == ""
+
+
+def test_the_fast_layer_refuses_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "plain" in find_refusal(NatsSettings(fast=False))
+    assert "WebSocket" in find_refusal(NatsSettings(servers=("ws://a",)))
+    monkeypatch.setattr(nats.aio.client.Client, "_process_pong", None)
+    assert "_process_pong" in find_refusal(NatsSettings())
+    monkeypatch.setattr(nats.aio.client, "__version__", "3.0.0")
+    assert "3.0.0" in find_refusal(NatsSettings())
+
+
+def test_reconnects_try_the_least_tried_server_after_growing_bounded_delays() -> None:
+    backoff = Backoff()
+    servers = [Server(urlparse("nats://a:1"), reconnects=2), Server(urlparse("nats://b:1"), reconnects=1)]
+    choices = [backoff.choose(servers, {}) for _ in range(40)]
+    assert {server.uri.netloc for server, _ in choices if server} == {"b:1"}
+    assert choices[0][1] <= RECONNECT_DELAY_FIRST_S
+    assert all(RECONNECT_DELAY_MAX_S / 2 <= delay <= RECONNECT_DELAY_MAX_S for _, delay in choices[10:])
+    backoff.reset()
+    assert backoff.choose(servers, {})[1] <= RECONNECT_DELAY_FIRST_S
