@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
         granted = read_bounding_set(Path("/proc/self/status").read_text())
         rewrite(found[0], is_bundle=found[1], granted=granted)
     runc = shutil.which("runc", path=RUNC_PATH) or "/usr/sbin/runc"
-    os.execv(runc, ["runc", *arguments])  # noqa: S606 - becoming runc is the point
+    os.execv(runc, ["runc", *arguments])
 
 
 def _option(arguments: Sequence[str], *names: str) -> str | None:

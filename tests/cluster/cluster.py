@@ -59,7 +59,7 @@ class Cluster:
         return [str(self.tools / tool), "--kubeconfig", str(self.kubeconfig), *arguments]
 
     def node_addresses(self) -> tuple[str, ...]:
-        """Return the nodes' internal addresses, workers first; with kind they and NodePorts are reachable from this host."""
+        """Return the nodes' internal addresses, workers first; with kind on Linux, a NodePort on them answers this host (not on Docker Desktop)."""
         nodes = json.loads(self.kubectl("get", "nodes", "--output=json").stdout)["items"]
         workers_first = sorted(nodes, key=lambda node: "node-role.kubernetes.io/control-plane" in node["metadata"]["labels"])
         return tuple(one["address"] for node in workers_first for one in node["status"]["addresses"] if one["type"] == "InternalIP")

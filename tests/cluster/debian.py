@@ -40,11 +40,15 @@ def is_made_from(image: str, print_of_parts: str) -> bool:
 
 def ensure_python_image(folders: Folders) -> str:
     """Return an image with Debian's Python, made now unless it is there."""
-    made_from = fingerprint(DEBIAN, *PYTHON_PACKAGES, *NOISE)
-    if not is_made_from(DEBIAN_PYTHON_IMAGE, made_from):
+    if not has_python_image():
         with step(f"making {DEBIAN_PYTHON_IMAGE} from Debian's packages"):
-            make_image(DEBIAN_PYTHON_IMAGE, PYTHON_PACKAGES, made_from, folders)
+            make_image(DEBIAN_PYTHON_IMAGE, PYTHON_PACKAGES, _python_parts(), folders)
     return DEBIAN_PYTHON_IMAGE
+
+
+def has_python_image() -> bool:
+    """Tell whether the image with Debian's Python is in the engine, as it would be made now."""
+    return is_made_from(DEBIAN_PYTHON_IMAGE, _python_parts())
 
 
 def make_image(image: str, packages: Sequence[str], made_from: str, folders: Folders) -> None:
@@ -95,6 +99,10 @@ def mounts_below(root: Path, mounts: str) -> list[str]:
     """Return the mount points at or below a folder, deepest first, given the text of /proc/self/mounts."""
     points = [line.split()[1].replace("\\040", " ") for line in mounts.splitlines() if line.strip()]
     return sorted((point for point in points if Path(point).is_relative_to(root)), key=len, reverse=True)
+
+
+def _python_parts() -> str:
+    return fingerprint(DEBIAN, *PYTHON_PACKAGES, *NOISE)
 
 
 def _unpack(root: Path, packages: Sequence[str], folders: Folders) -> None:

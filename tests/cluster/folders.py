@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-ENGINE_STATE: Final = Path("/var/tmp/aether-docker")  # noqa: S108 - the engine makes and checks it with mode 0700
+ENGINE_STATE: Final = Path("/var/tmp/aether-docker")
 """The state of a Docker engine started here. Not below the cache: a home may lie on an overlay or a network file system,
 on which Docker's overlay2 driver cannot work, and a Unix socket's path must stay short."""
 

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from .debian import LABEL, ensure_python_image, fingerprint, is_made_from
+from .debian import LABEL, ensure_python_image, fingerprint, has_python_image, is_made_from
 from .folders import PROJECT, Folders, find_folders
 from .lifecycle import engine_for_a_while
 from .locks import exclusive
-from .node_image import is_present, pull
+from .node_image import Source, choose_source, is_present, pull
 from .pins import PYTHON_BASE_IMAGE
 from .processes import ask, say, step, work
 
@@ -93,9 +93,8 @@ def _ensure_base(folders: Folders) -> str:
     named = os.environ.get(BASE_VARIABLE, "")
     if named:
         return named
-    if is_present(PYTHON_BASE_IMAGE) or pull(PYTHON_BASE_IMAGE):
-        return PYTHON_BASE_IMAGE
-    return ensure_python_image(folders)
+    source = choose_source(published_is_here=is_present(PYTHON_BASE_IMAGE), built_is_here=has_python_image(), can_pull=lambda: pull(PYTHON_BASE_IMAGE))
+    return PYTHON_BASE_IMAGE if source is Source.PUBLISHED else ensure_python_image(folders)
 
 
 def _prepare_wheels(base: str, folders: Folders) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 
 from .debian import fingerprint
 from .folders import PROJECT, Folders
-from .processes import ClusterError, attempt, say, step, work
+from .processes import ClusterError, ask, attempt, say, step, work
 
 CONFIG: Final = PROJECT / "kind-config.yaml"
 """The shape of the cluster; also for people who call kind themselves."""
@@ -78,8 +78,10 @@ def delete_kind_cluster(name: str, folders: Folders) -> None:
 
 
 def load_into_kind(name: str, image: str, folders: Folders) -> None:
-    """Load an image of the engine into all nodes; those that have it already are left alone."""
-    work(folders.bin / "kind", "load", "docker-image", image, "--name", name, log=folders.log("kind-load"))
+    """Load an image of the engine into the nodes that run pods; those that have it already are left alone."""
+    nodes = ask(folders.bin / "kind", "get", "nodes", "--name", name).split()
+    workers = [node for node in nodes if not node.endswith("control-plane")] or nodes
+    work(folders.bin / "kind", "load", "docker-image", image, "--name", name, "--nodes", ",".join(workers), log=folders.log("kind-load"))
 
 
 def are_all_ready(nodes: str) -> bool:

@@ -25,6 +25,9 @@ from .pins import DEBIAN, KIND, KIND_PROGRAM, KUBERNETES, NODE_PACKAGES, NODE_PR
 from .processes import ClusterError, ask, attempt, ended, step, work
 from .programs import build_program, find_module
 
+NODE_BASE: Final = "aether/node-base:latest"
+"""The node before the control plane's images are in it."""
+
 BUILD_CONTAINER: Final = "aether-node-build"
 """The container in which containerd takes in the control plane's images; a left-over one is of a killed run."""
 
@@ -56,10 +59,11 @@ def build_node_image(image: str, made_from: str, folders: Folders) -> None:
     with _scratch(folders) as scratch, step("assembling the node image"):
         images = _make_images(programs, debian, scratch, folders)
         try:
-            base = _build_base(programs, debian, images, scratch, folders)
-            _load_images(base, images, image, made_from, folders)
+            _build_base(programs, debian, images, scratch, folders)
+            _load_images(images, image, made_from, folders)
         finally:
-            attempt("docker", "rmi", "--no-prune", *images.values())  # names of a registry that these never came from
+            # names of a registry that these never came from, and of a step in between
+            attempt("docker", "rmi", "--no-prune", *images.values(), NODE_BASE)
 
 
 def _ensure_debian(folders: Folders) -> str:
@@ -119,7 +123,7 @@ def _import(image: str, folder: Path, change: str) -> None:
     import_folder(image, folder, labels={}, changes=(change,))
 
 
-def _build_base(programs: Mapping[str, Path], debian: str, images: Mapping[str, str], scratch: Path, folders: Folders) -> str:
+def _build_base(programs: Mapping[str, Path], debian: str, images: Mapping[str, str], scratch: Path, folders: Folders) -> None:
     context = scratch / "context"
     shutil.copytree(find_module("sigs.k8s.io/kind", KIND) / "images/base/files", context / "kind", copy_function=shutil.copyfile)
     _make_writable(context)
@@ -132,9 +136,7 @@ def _build_base(programs: Mapping[str, Path], debian: str, images: Mapping[str, 
     shutil.copyfile(HERE / "node/podnet", context / "podnet")
     arguments = {"DEBIAN_NODE": debian, "KUBERNETES": KUBERNETES, "PAUSE_IMAGE": images["pause"]}
     options = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
-    base = "aether/node-base:latest"
-    work("docker", "build", "--tag", base, *options, "--file", HERE / "node/Dockerfile", context, log=folders.log("node-base"))
-    return base
+    work("docker", "build", "--tag", NODE_BASE, *options, "--file", HERE / "node/Dockerfile", context, log=folders.log("node-base"))
 
 
 def _make_writable(folder: Path) -> None:
@@ -143,18 +145,17 @@ def _make_writable(folder: Path) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _load_images(base: str, images: Mapping[str, str], image: str, made_from: str, folders: Folders) -> None:
+def _load_images(images: Mapping[str, str], image: str, made_from: str, folders: Folders) -> None:
     attempt("docker", "rm", "--force", "--volumes", BUILD_CONTAINER)
-    options = ("--privileged", "--security-opt", "seccomp=unconfined", "--tmpfs", "/tmp", "--entrypoint", "sleep")  # noqa: S108 - in the container
+    options = ("--privileged", "--security-opt", "seccomp=unconfined", "--tmpfs", "/tmp", "--entrypoint", "sleep")
     try:
-        ask("docker", "run", "--detach", "--name", BUILD_CONTAINER, *options, base, "infinity")
+        ask("docker", "run", "--detach", "--name", BUILD_CONTAINER, *options, NODE_BASE, "infinity")
         ask("docker", "exec", "--detach", BUILD_CONTAINER, "containerd", "-l", "error")
         _await_containerd()
         _import_into_containerd(images, folders)
         ask("docker", "exec", BUILD_CONTAINER, "sh", "-c", STOP_CONTAINERD)
         changes = (f"LABEL {LABEL}={made_from}", 'ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]', "CMD []")
-        options = tuple(word for change in changes for word in ("--change", change))
-        ask("docker", "commit", *options, BUILD_CONTAINER, image, timeout_s=600)
+        ask("docker", "commit", *(word for change in changes for word in ("--change", change)), BUILD_CONTAINER, image, timeout_s=600)
     finally:
         attempt("docker", "rm", "--force", "--volumes", BUILD_CONTAINER)
 

@@ -75,16 +75,13 @@ def _find(tool: Tool, folders: Folders) -> Path | None:
     if found is None:
         return None
     answer = attempt(found, *tool.version_command, timeout_s=20)
-    if answer.returncode == 0 and is_new_enough(answer.stdout, tool.oldest):
-        return Path(found)
-    major, minor = tool.oldest
-    say(f"{found} is older than {major}.{minor} or does not tell; not used")
-    return None
+    return Path(found) if answer.returncode == 0 and is_new_enough(answer.stdout, tool.oldest) else None
 
 
 def _link(link: Path, target: Path) -> None:
     if link.is_symlink() and link.readlink() == target:
         return
+    say(f"using {target}")
     link.parent.mkdir(parents=True, exist_ok=True)
     new = link.with_name(f".{link.name}.new")
     new.unlink(missing_ok=True)
