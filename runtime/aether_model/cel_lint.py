@@ -1,0 +1,110 @@
+"""Refuses CEL source that compiles but would mislead or harm.
+
+The engine bounds its own steps and recursion, but not memory: nine chained `.map(a, [a, a, ...])` of 237 characters took 5 GB
+(measured), and `has()` on one of our flat variables gives the variable instead of true or false. Both are seen in the source
+alone. What is left, an author can still waste: whoever writes models is trusted with the memory of their own runtime pool.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+GROWTH_MAX: Final = 64
+"""Times by which all `map` macros of one expression together may multiply a value: a table of 8 by 8, not a bomb."""
+
+REPLACE_MAX: Final = 2
+"""Calls of `replace` in one expression: each may multiply the length of its string."""
+
+_TOKEN = re.compile(
+    r"""
+      (?P<comment> //[^\n]* )
+    | (?P<string>  [bB]?[rR] (?: \"\"\".*?\"\"\" | '''.*?''' | "[^"\n]*" | '[^'\n]*' )
+                 | [bB]?     (?: \"\"\"(?:\\.|[^\\])*?\"\"\" | '''(?:\\.|[^\\])*?''' | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' ) )
+    | (?P<word>    [A-Za-z_][A-Za-z0-9_]* )
+    | (?P<mark>    \S )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with an expression; `line` and `column` count from 1, 0 when the engine named no place."""
+
+    message: str
+    line: int = 0
+    column: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    text: str
+    offset: int
+
+
+def lint_source(source: str, roots: frozenset[str]) -> list[Finding]:
+    """Return what is refused although it compiles; `roots` are the first words of flat variables, such as `state`."""
+    tokens = list(_code_tokens(source))
+    found = [*_misleading_tests(tokens, roots), *_growing_calls(tokens)]
+    return [Finding(message, *position_of(source, offset)) for offset, message in found]
+
+
+def words_of(source: str) -> frozenset[str]:
+    """Return the identifiers outside of strings and comments: a superset of the names that the expression uses."""
+    return frozenset(token.text for token in _code_tokens(source) if token.text[0].isalpha() or token.text[0] == "_")
+
+
+def position_of(source: str, offset: int) -> tuple[int, int]:
+    """Return line and column, both from 1, of a character."""
+    before = source[:offset]
+    return before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1
+
+
+def _code_tokens(source: str) -> Iterator[_Token]:
+    """Words and single marks, without blanks, strings and comments."""
+    for match in _TOKEN.finditer(source):
+        if match.lastgroup in ("word", "mark"):
+            yield _Token(match.group(), match.start())
+
+
+def _misleading_tests(tokens: list[_Token], roots: frozenset[str]) -> Iterator[tuple[int, str]]:
+    texts = [token.text for token in tokens]
+    for i, token in enumerate(tokens):
+        if texts[i : i + 2] in ([".", "?"], ["[", "?"]):
+            yield token.offset, "optional values (.? and [?) are not available: an optional field that was not given is null, so compare it: command.note == null"
+        flat = texts[i + 2 : i + 6]
+        if texts[i : i + 2] == ["has", "("] and len(flat) == 4 and flat[0] in roots and flat[1] == "." and flat[3] == ")":
+            name = f"{flat[0]}.{flat[2]}"
+            yield token.offset, f"has({name}) is not available: state fields and required fields are always there, an optional field that was not given is null, so write {name} != null"
+
+
+def _growing_calls(tokens: list[_Token]) -> Iterator[tuple[int, str]]:
+    """Judge how far `map` macros and `replace` can multiply a value, by how often each body uses its own variable."""
+    growth, replaces = 1, 0
+    for i, token in enumerate(tokens):
+        called = i > 0 and tokens[i - 1].text == "." and i + 1 < len(tokens) and tokens[i + 1].text == "("
+        if called and token.text == "map":
+            growth *= max(1, _uses_of_variable(tokens, i + 2))
+            if growth > GROWTH_MAX:
+                yield token.offset, f"the map macros multiply their input by more than {GROWTH_MAX}: use the variables of the macros less often"
+                return
+        if called and token.text == "replace":
+            replaces += 1
+            if replaces == REPLACE_MAX + 1:
+                yield token.offset, f"replace may be called {REPLACE_MAX} times in one expression"
+
+
+def _uses_of_variable(tokens: list[_Token], start: int) -> int:
+    """Count the uses of the macro's variable, which is the first token after the parenthesis, up to its end."""
+    if start >= len(tokens):
+        return 0
+    name, depth, uses = tokens[start].text, 1, 0
+    for token in tokens[start + 1 :]:
+        depth += (token.text in ("(", "[", "{")) - (token.text in (")", "]", "}"))
+        if depth == 0:
+            break
+        uses += token.text == name
+    return uses
