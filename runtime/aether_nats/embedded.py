@@ -12,7 +12,7 @@ import json
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -51,7 +51,7 @@ class EmbeddedServer:
     @asynccontextmanager
     async def start(
         cls, store: Path | None = None, port: int | None = None, *, sync_always: bool = False, extra_config: str = ""
-    ) -> AsyncIterator[EmbeddedServer]:
+    ) -> AsyncGenerator[EmbeddedServer, None]:
         """Run a server for the length of a `with` block.
 
         Args:

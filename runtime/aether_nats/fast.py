@@ -13,7 +13,8 @@ reconnect until TCP gives up, which takes minutes.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+import inspect
+from typing import Any, Final, cast
 
 import nats.aio.client
 from nats import errors as nats_errors
@@ -42,7 +43,7 @@ def find_refusal(settings: NatsSettings) -> str:
     version = nats.aio.client.__version__
     if not version.startswith(VERSION_PREFIX):
         return f"nats-py is {version}, not {VERSION_PREFIX}x"
-    missing = [name for name in _CLIENT_NAMES if not asyncio.iscoroutinefunction(getattr(Client, name, None))]
+    missing = [name for name in _CLIENT_NAMES if not inspect.iscoroutinefunction(getattr(Client, name, None))]
     missing += [name for name in ("_ps", "_transport", "_pongs", "_pings_outstanding") if name not in vars(Client())]
     missing += [] if "_io_writer" in vars(TcpTransport()) else ["_io_writer"]  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
     missing += [name for name in ("reset", "parse") if not hasattr(Parser, name)]
@@ -80,8 +81,9 @@ class _FastClient(Client):
     async def on_pong(self) -> None:
         """Take a pong; unlike nats-py, also one that nobody awaits any more."""
         self._pings_outstanding = 0
-        if self._pongs:
-            pong = self._pongs.pop(0)
+        pongs = cast("list[asyncio.Future[bool]]", self._pongs)  # pyright: ignore[reportUnknownMemberType]  # nats-py's Future has no parameter
+        if pongs:
+            pong = pongs.pop(0)
             if not pong.done():
                 pong.set_result(True)
 

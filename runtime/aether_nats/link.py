@@ -50,6 +50,7 @@ class Link(Protocol):
     @property
     def client(self) -> Client:
         """The nats-py client that carries the link."""
+        ...
 
     def subscribe(self, sid: int, subject: str, queue: str, handler: Handler) -> None:
         """Add a subscription; it survives reconnects until `unsubscribe`."""

@@ -30,15 +30,19 @@ class Controller(Protocol):
 
     def on_ping(self) -> Awaitable[None]:
         """Answer a ping."""
+        ...
 
     def on_pong(self) -> Awaitable[None]:
         """Take the answer to a ping."""
+        ...
 
     def on_info(self, info: dict[str, object]) -> Awaitable[None]:
         """Take new facts about server and cluster."""
+        ...
 
     def on_server_error(self, text: str) -> Awaitable[None]:
         """Take an error that the server reports."""
+        ...
 
 
 class FastParser(Parser):

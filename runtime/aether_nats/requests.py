@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -32,7 +33,7 @@ class _Waiter:
     deadline: float
     one: asyncio.Future[Message] | None = None
     many: asyncio.Future[list[Message]] | None = None
-    collected: list[Message] = field(default_factory=list)
+    collected: list[Message] = field(default_factory=list[Message])
 
     def fail(self, error: AetherError) -> None:
         for future in (self.one, self.many):
@@ -131,3 +132,13 @@ def _finish(waiter: _Waiter, message: Message) -> None:
             waiter.many.set_result([*waiter.collected, message])
     elif waiter.one is not None and not waiter.one.done():
         waiter.one.set_result(message)
+
+
+async def await_all(futures: Sequence[asyncio.Future[Message]]) -> list[Message]:
+    """Return all replies in order, or raise the first failure and give the others up."""
+    try:
+        return [await future for future in futures]
+    finally:
+        for future in futures:
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # looked at, so that asyncio does not report it as forgotten

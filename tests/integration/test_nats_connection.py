@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -22,7 +22,7 @@ PATIENCE_S = 10.0
 
 
 @asynccontextmanager
-async def connected(server: EmbeddedServer, *, fast: bool, pending_bytes_max: int = 64 << 20) -> AsyncIterator[NatsConnection]:
+async def connected(server: EmbeddedServer, *, fast: bool, pending_bytes_max: int = 64 << 20) -> AsyncGenerator[NatsConnection, None]:
     connection = await NatsConnection.open(NatsSettings(servers=(server.url,), fast=fast, pending_bytes_max=pending_bytes_max))
     try:
         yield connection
@@ -254,7 +254,7 @@ async def test_what_the_server_would_refuse_is_not_sent(fast: bool) -> None:
 
 
 async def test_an_unreachable_server_is_named_in_the_error(fast: bool) -> None:
-    settings = NatsSettings(servers=("nats://someone:secret@127.0.0.1:1",), connect_timeout_s=0.3, fast=fast)
+    settings = NatsSettings(servers=("nats://someone:secret@127.0.0.1:1",), connect_timeout_s=0.5, fast=fast)
     with pytest.raises(Disconnected, match=r"nats://127\.0\.0\.1:1 ") as caught:
         await NatsConnection.open(settings)
     assert "secret" not in str(caught.value)
@@ -267,7 +267,7 @@ async def test_users_and_passwords_are_checked_by_the_server(fast: bool) -> None
         await connection.flush()
         await connection.close()
         with pytest.raises(Disconnected, match=r"(?i)authorization violation"):
-            await NatsConnection.open(NatsSettings(servers=(server.url,), user="runtime", password="wrong", connect_timeout_s=0.5, fast=fast))
+            await NatsConnection.open(NatsSettings(servers=(server.url,), user="runtime", password="wrong", connect_timeout_s=1.5, fast=fast))
 
 
 async def test_a_missing_permission_is_logged_and_the_link_stays_up(fast: bool, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -84,7 +85,7 @@ def test_every_byte_may_arrive_alone() -> None:
 @given(st.lists(st.integers(min_value=0, max_value=len(STREAM)), max_size=8))
 def test_any_cut_gives_the_same_messages(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
-    assert parse([STREAM[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]) == (MESSAGES, CONTROLS)
+    assert parse([STREAM[start:stop] for start, stop in pairwise(edges)]) == (MESSAGES, CONTROLS)
 
 
 def test_a_long_message_in_many_chunks_is_whole() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlparse
 
 import nats.aio.client
 import pytest
 from nats.aio.client import Server
-from urllib.parse import urlparse
 
 from aether_api.errors import SettingsInvalid
 from aether_nats.fast import find_refusal

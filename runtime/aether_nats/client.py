@@ -1,0 +1,165 @@
+"""Sends commands to actors and waits for their replies, through fail-overs.
+
+The order of things (design L5): `cmd` reaches the live VM of the actor directly; nobody there means that no VM is live, so
+`call` asks any pod, which activates or forwards. A command keeps its id through all tries, and an id takes effect at most
+once, so a lost answer is simply asked for again. Only when the deadline passes after a lost answer does the caller get
+`OutcomeUnknown`, with the id to repeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+
+from aether_api.errors import Disconnected, NoResponders, OutcomeUnknown, Reason, RequestTimeout, RetryableError
+from aether_api.identity import ActorId, CommandId, check_member
+from aether_api.messages import TIMEOUT_DEFAULT_MS, Command, Reply, build_command_headers, decode_reply, format_time
+from aether_api.subjects import CommandChannel, command_subject
+from aether_nats.connection import NatsConnection
+from aether_nats.message import Message
+
+TIMEOUT_DEFAULT_S: Final = TIMEOUT_DEFAULT_MS / 1000
+"""Seconds a command may take when its sender says nothing."""
+
+TRY_TIMEOUT_FIRST_S: Final = 1.0
+"""Seconds until an unanswered try is repeated, doubling: a pod that was killed takes its commands with it, and is replaced in about a second."""
+
+TRY_TIMEOUT_MAX_S: Final = 5.0
+"""Seconds of one try at most: a busy actor must not be asked the same thing ever more often."""
+
+NOBODY_RETRY_S: Final = 0.1
+"""Seconds between tries while no pod serves the namespace: a first pod is noticed at once, and the server hardly feels it."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What is known about a command that is under way."""
+
+    deadline: float
+    try_timeout_s: float = TRY_TIMEOUT_FIRST_S
+    may_have_run: bool = False
+    cause: RetryableError | None = None
+    last_reply: Reply | None = None
+
+    def remaining_s(self) -> float:
+        return self.deadline - time.monotonic()
+
+
+class CommandClient:
+    """Sends commands over one connection; any number may be under way."""
+
+    def __init__(self, connection: NatsConnection) -> None:
+        self._connection = connection
+
+    async def send(
+        self,
+        actor: ActorId,
+        command: str,
+        payload: Mapping[str, object] | bytes = b"{}",
+        *,
+        command_id: str | None = None,
+        timeout_s: float = TIMEOUT_DEFAULT_S,
+        expected_version: int | None = None,
+        dry_run: bool = False,
+    ) -> Reply:
+        """Send a command and return the actor's reply, whatever its outcome.
+
+        Args:
+            command_id: choose it yourself to repeat a command safely later; by default a fresh one.
+            expected_version: refuse unless the actor is at exactly this version.
+            dry_run: decide, but store nothing.
+
+        Raises:
+            OutcomeUnknown: no answer came in time, and the command may have taken effect; repeat it with its id.
+            NoResponders: no pod serves the namespace; nothing happened.
+            Disconnected: there was no link all the time; nothing happened.
+            InvalidName: `command` cannot be a subject's token.
+        """
+        message = Command(
+            actor=actor,
+            name=check_member("command", command),
+            id=CommandId(command_id or uuid.uuid4().hex),
+            payload=payload if isinstance(payload, bytes) else msgspec.json.encode(payload),
+            time=format_time(time.time()),
+            timeout_s=timeout_s,
+            expected_version=expected_version,
+            dry_run=dry_run,
+        )
+        return await self._send_until(message, _Progress(time.monotonic() + timeout_s))
+
+    async def _send_until(self, command: Command, progress: _Progress) -> Reply:
+        while progress.remaining_s() > 0:
+            reply = await self._try_once(command, progress)
+            if reply is None:
+                continue
+            if _is_final(reply, progress):
+                return reply
+            progress.last_reply = reply
+            await asyncio.sleep(min(reply.retry_after_ms / 1000, max(0.0, progress.remaining_s())))
+        return _give_up(command, progress)
+
+    async def _try_once(self, command: Command, progress: _Progress) -> Reply | None:
+        """Ask once; None when there was no answer and another try makes sense."""
+        try:
+            return decode_reply((await self._ask(command, progress)).payload)
+        except NoResponders as exc:
+            progress.cause = exc
+            await asyncio.sleep(min(NOBODY_RETRY_S, max(0.0, progress.remaining_s())))
+        except RequestTimeout as exc:
+            progress.cause, progress.may_have_run = exc, True
+            progress.try_timeout_s = min(progress.try_timeout_s * 2, TRY_TIMEOUT_MAX_S)
+        except Disconnected as exc:
+            progress.cause = exc
+            if self._connection.is_closed:
+                return _give_up(command, progress)
+            await self._wait_connected(progress)
+        return None
+
+    async def _ask(self, command: Command, progress: _Progress) -> Message:
+        try:
+            return await self._ask_on("cmd", command, progress)
+        except NoResponders:
+            return await self._ask_on("call", command, progress)
+
+    async def _ask_on(self, channel: CommandChannel, command: Command, progress: _Progress) -> Message:
+        remaining_s = max(0.001, progress.remaining_s())
+        subject = command_subject(channel, command.actor, command.name)
+        lines = build_command_headers(replace(command, timeout_s=remaining_s))
+        future = self._connection.request(subject, command.payload, lines, min(progress.try_timeout_s, remaining_s))
+        try:
+            return await future
+        except Disconnected:
+            progress.may_have_run = True  # it was sent; only the answer is lost
+            raise
+
+    async def _wait_connected(self, progress: _Progress) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, progress.remaining_s())):
+                await self._connection.wait_connected()
+        except TimeoutError:
+            return  # the deadline has passed, which the caller's loop notices
+
+
+def _is_final(reply: Reply, progress: _Progress) -> bool:
+    """Tell whether a reply settles the command.
+
+    An `Expired` settles only the try that it answers: an earlier one, whose answer was lost, may have taken effect.
+    """
+    if reply.outcome != "error":
+        return True
+    return not reply.retry_after_ms and not (progress.may_have_run and reply.reason == Reason.EXPIRED)
+
+
+def _give_up(command: Command, progress: _Progress) -> Reply:
+    """Return the last answer, or raise what best describes why there is none."""
+    if progress.last_reply is not None and not progress.may_have_run:
+        return progress.last_reply
+    if progress.may_have_run:
+        raise OutcomeUnknown(command.id, str(progress.cause)) from progress.cause
+    raise progress.cause or RequestTimeout(f"command {command.name} for {command.actor} was given no time")

@@ -1,0 +1,228 @@
+"""The calls of JetStream that Aether uses, typed, each bound in time.
+
+Two kinds of reads, never to be mixed up (measured on three replicas): `message_by_last` asks the stream's leader and is
+current; Direct Get (`messages_by_sequence`, `multi_last`, `read_batch`) is answered by any replica and is stale in 7 of 100
+reads right after an ack, so it serves only for what is known to be there, by its sequence.
+
+Every call may fail with `RequestTimeout` or `Disconnected` (outcome unknown) and with `StreamUnavailable`, all of them
+retryable, and with `JetStreamError`, which is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from aether_api.errors import InvalidEnvelope, JetStreamError, NoResponders, StreamUnavailable
+from aether_nats.connection import REQUEST_TIMEOUT_S, NatsConnection
+from aether_nats.jetstream_wire import (
+    CODE_END_OF_BATCH,
+    CODE_NOT_FOUND,
+    ERROR_NO_MESSAGE,
+    ERROR_STREAM_NOT_FOUND,
+    LeaderAnswer,
+    NamesAnswer,
+    PubAck,
+    PurgeAnswer,
+    StoredMessage,
+    StreamConfig,
+    StreamInfo,
+    ack_of,
+    build_status_error,
+    decode_answer,
+    find_pending,
+    stored_of,
+)
+from aether_nats.message import Message
+from aether_nats.requests import await_all
+
+API: Final = "$JS.API"
+
+READS_IN_FLIGHT_MAX: Final = 256
+"""Direct Gets sent before the first is awaited: enough to hide the round trip, and little beside other actors' reads."""
+
+SUBJECTS_IN_REQUEST_MAX: Final = 512
+"""Subjects in one `multi_last`: the server refuses above 1,024 matches."""
+
+_T = TypeVar("_T")
+_encode = msgspec.json.Encoder().encode
+_info_decoder = msgspec.json.Decoder(StreamInfo)
+_leader_decoder = msgspec.json.Decoder(LeaderAnswer)
+_purge_decoder = msgspec.json.Decoder(PurgeAnswer)
+_names_decoder = msgspec.json.Decoder(NamesAnswer)
+_any_decoder = msgspec.json.Decoder(msgspec.Raw)
+
+
+class JetStream:
+    """JetStream behind one connection."""
+
+    def __init__(self, connection: NatsConnection, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+
+    @property
+    def connection(self) -> NatsConnection:
+        """The connection that carries the calls."""
+        return self._connection
+
+    async def publish(self, subject: str, payload: bytes, headers: bytes = b"", *, timeout_s: float | None = None) -> PubAck:
+        """Store a message and return its place.
+
+        Raises:
+            WrongLastSequence: an expected sequence in `headers` was another one; nothing was stored.
+        """
+        try:
+            return ack_of(await self._connection.request(subject, payload, headers, timeout_s or self._timeout_s))
+        except NoResponders as exc:
+            raise StreamUnavailable(f"no stream takes {subject} now") from exc
+
+    async def stream_info(self, stream: str, *, subjects_filter: str = "") -> StreamInfo | None:
+        """Read a stream's configuration and state; None when there is no such stream.
+
+        Args:
+            subjects_filter: also count messages by subject, for subjects that match; the server gives at most 100,000.
+        """
+        question = {"subjects_filter": subjects_filter} if subjects_filter else None
+        try:
+            return await self._call(f"STREAM.INFO.{stream}", question, _info_decoder)
+        except JetStreamError as exc:
+            if exc.error_code == ERROR_STREAM_NOT_FOUND:
+                return None
+            raise
+
+    async def stream_names(self, subject: str) -> list[str]:
+        """List the streams whose subjects overlap with `subject`."""
+        names: list[str] = []
+        while True:
+            page = await self._call("STREAM.NAMES", {"subject": subject, "offset": len(names)}, _names_decoder)
+            names += page.streams or ()
+            if len(names) >= page.total or not page.streams:
+                return names
+
+    async def create_stream(self, config: StreamConfig) -> StreamInfo:
+        """Create a stream; one with an equal configuration may exist already.
+
+        Raises:
+            JetStreamError: with `ERROR_STREAM_EXISTS` when it exists with another configuration.
+        """
+        return await self._call(f"STREAM.CREATE.{config.name}", config, _info_decoder)
+
+    async def update_stream(self, config: StreamConfig) -> StreamInfo:
+        """Give an existing stream this configuration."""
+        return await self._call(f"STREAM.UPDATE.{config.name}", config, _info_decoder)
+
+    async def delete_stream(self, stream: str) -> bool:
+        """Delete a stream with all it holds; False when there was none."""
+        try:
+            await self._call(f"STREAM.DELETE.{stream}", None, _any_decoder)
+        except JetStreamError as exc:
+            if exc.error_code == ERROR_STREAM_NOT_FOUND:
+                return False
+            raise
+        return True
+
+    async def purge(self, stream: str, subject: str, *, keep: int = 0, before_sequence: int = 0) -> int:
+        """Remove messages of a subject (wildcards allowed) and return their number.
+
+        Args:
+            keep: how many of the newest stay; not together with `before_sequence`.
+            before_sequence: remove only messages below this sequence.
+        """
+        question: dict[str, str | int] = {"filter": subject}
+        if keep:
+            question["keep"] = keep
+        if before_sequence:
+            question["seq"] = before_sequence
+        return (await self._call(f"STREAM.PURGE.{stream}", question, _purge_decoder)).purged
+
+    async def message_by_last(self, stream: str, subject: str) -> StoredMessage | None:
+        """Read the last message of a subject from the stream's leader: current even right after an ack."""
+        try:
+            answer = await self._call(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, _leader_decoder)
+        except JetStreamError as exc:
+            if exc.error_code == ERROR_NO_MESSAGE:
+                return None
+            raise
+        return answer.stored()
+
+    async def direct_by_last(self, stream: str, subject: str) -> StoredMessage | None:
+        """Read the last message of a subject from any replica: cheap, and possibly stale."""
+        return stored_of(await self._direct(f"{stream}.{subject}", b""))
+
+    async def message_by_sequence(self, stream: str, sequence: int) -> StoredMessage | None:
+        """Read one message by its sequence from any replica; None when it is not there."""
+        return stored_of(await self._direct(stream, b'{"seq":%d}' % sequence))
+
+    async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[StoredMessage | None]:
+        """Read messages by their sequences, pipelined, in the order of `sequences`."""
+        subject, found = f"{API}.DIRECT.GET.{stream}", list[StoredMessage | None]()
+        for start in range(0, len(sequences), READS_IN_FLIGHT_MAX):
+            window = sequences[start : start + READS_IN_FLIGHT_MAX]
+            try:
+                futures = [self._connection.request(subject, b'{"seq":%d}' % sequence, b"", self._timeout_s) for sequence in window]
+                found += [stored_of(message) for message in await await_all(futures)]
+            except NoResponders as exc:
+                raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
+        return found
+
+    async def multi_last(self, stream: str, subjects: Iterable[str]) -> list[StoredMessage]:
+        """Read the last message of each subject that has one, from any replica, in order of sequence within a request."""
+        wanted, found = list(subjects), list[StoredMessage]()
+        for start in range(0, len(wanted), SUBJECTS_IN_REQUEST_MAX):
+            found += await self._multi_last(stream, wanted[start : start + SUBJECTS_IN_REQUEST_MAX])
+        return found
+
+    async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:
+        """Read up to `count` messages of a subject from `first_sequence` on, and how many more there are.
+
+        The server walks every message in between and writers wait meanwhile: for fallbacks and tools, never to replay.
+        """
+        question = {"seq": max(1, first_sequence), "next_by_subj": subject, "batch": count}
+        return await self._direct_many(stream, _encode(question))
+
+    async def _multi_last(self, stream: str, subjects: list[str]) -> list[StoredMessage]:
+        found: list[StoredMessage] = []
+        next_sequence = 0
+        while True:
+            question: dict[str, object] = {"multi_last": subjects}
+            if next_sequence:
+                question["seq"] = next_sequence
+            page, pending = await self._direct_many(stream, _encode(question))
+            found += page
+            if not pending or not page:
+                return found
+            next_sequence = page[-1].sequence + 1
+
+    async def _direct(self, target: str, question: bytes) -> Message:
+        try:
+            return await self._connection.request(f"{API}.DIRECT.GET.{target}", question, b"", self._timeout_s)
+        except NoResponders as exc:
+            raise StreamUnavailable(f"nobody serves the stream of {target} now") from exc
+
+    async def _direct_many(self, stream: str, question: bytes) -> tuple[list[StoredMessage], int]:
+        try:
+            messages = await self._connection.request_many(f"{API}.DIRECT.GET.{stream}", question, b"", self._timeout_s)
+        except NoResponders as exc:
+            raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
+        *found, end = messages
+        if not found and end.status == CODE_NOT_FOUND:
+            return [], 0
+        if end.status != CODE_END_OF_BATCH:
+            raise build_status_error(end)
+        return [_expect(stored_of(message)) for message in found], find_pending(end)
+
+    async def _call(self, name: str, question: object, decoder: msgspec.json.Decoder[_T]) -> _T:
+        payload = b"" if question is None else _encode(question)
+        try:
+            message = await self._connection.request(f"{API}.{name}", payload, b"", self._timeout_s)
+        except NoResponders as exc:
+            raise StreamUnavailable("JetStream does not answer: is it enabled on the server and for this account?") from exc
+        return decode_answer(message, decoder)
+
+
+def _expect(message: StoredMessage | None) -> StoredMessage:
+    if message is None:
+        raise InvalidEnvelope("a batch of a Direct Get holds something that is no message")
+    return message

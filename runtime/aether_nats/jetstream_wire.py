@@ -1,0 +1,240 @@
+"""JetStream's answers as values, and its refusals as our errors.
+
+The server speaks JSON for its API and for acks, and raw messages with `Nats-` headers for Direct Get. Everything is checked
+here, once; beyond this module nothing of JetStream is untyped.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, StreamUnavailable, WrongLastSequence
+from aether_nats.message import Message
+
+ERROR_WRONG_LAST_SEQUENCE: Final = 10071
+ERROR_WRITE_UNDER_WAY: Final = 10164
+"""On replicated streams a conflict mostly has this number: a write to the subject is still in flight, its sequence unknown."""
+
+ERROR_NO_MESSAGE: Final = 10037
+ERROR_STREAM_NOT_FOUND: Final = 10059
+ERROR_STREAM_EXISTS: Final = 10058
+"""A stream of the name exists with another configuration; an equal one is no error."""
+
+CODE_UNAVAILABLE: Final = 503
+CODE_NOT_FOUND: Final = 404
+CODE_END_OF_BATCH: Final = 204
+
+_DIGITS = re.compile(r"\d+")
+_T = TypeVar("_T")
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    """The `error` object of an answer."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """What the server says once a message is stored.
+
+    Attributes:
+        sequence: where it stands in the stream.
+        duplicate: a message with the same `Nats-Msg-Id` was stored before; `sequence` is that one's.
+    """
+
+    stream: str
+    sequence: int
+    duplicate: bool
+
+
+class Republish(msgspec.Struct, frozen=True):
+    """Where the server announces what it stored, by core NATS."""
+
+    src: str
+    dest: str
+    headers_only: bool = False
+
+
+class StreamConfig(msgspec.Struct, frozen=True):
+    """The part of a stream's configuration that Aether sets; -1 means without limit, durations are nanoseconds."""
+
+    name: str
+    subjects: tuple[str, ...]
+    retention: Literal["limits", "interest", "workqueue"] = "limits"
+    storage: Literal["file", "memory"] = "file"
+    num_replicas: int = 1
+    discard: Literal["old", "new"] = "old"
+    max_consumers: int = -1
+    max_msgs: int = -1
+    max_bytes: int = -1
+    max_age: int = 0
+    max_msg_size: int = -1
+    max_msgs_per_subject: int = -1
+    allow_direct: bool = True
+    deny_delete: bool = False
+    deny_purge: bool = False
+    allow_msg_schedules: bool = False
+    republish: Republish | None = None
+    metadata: dict[str, str] = {}
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """What a stream holds. `subjects` counts messages by subject, if it was asked for."""
+
+    messages: int = 0
+    bytes: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+    num_subjects: int = 0
+    subjects: dict[str, int] = {}
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream's configuration and state."""
+
+    config: StreamConfig
+    state: StreamState
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as the stream holds it; `time` is the server's, RFC 3339."""
+
+    subject: str
+    sequence: int
+    raw_headers: bytes
+    payload: bytes
+    time: str
+
+
+class _Ack(msgspec.Struct, frozen=True):
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: ApiError | None = None
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    error: ApiError | None = None
+
+
+class _LeaderMessage(msgspec.Struct, frozen=True):
+    subject: str
+    seq: int
+    time: str
+    hdrs: bytes = b""
+    data: bytes = b""
+
+
+class LeaderAnswer(msgspec.Struct, frozen=True):
+    """The answer to STREAM.MSG.GET; headers and data are base64 on the wire."""
+
+    message: _LeaderMessage
+
+    def stored(self) -> StoredMessage:
+        """Return the message in the form that all reads share."""
+        found = self.message
+        return StoredMessage(found.subject, found.seq, found.hdrs, found.data, found.time)
+
+
+class PurgeAnswer(msgspec.Struct, frozen=True):
+    """The answer to STREAM.PURGE."""
+
+    purged: int = 0
+
+
+class NamesAnswer(msgspec.Struct, frozen=True):
+    """One page of STREAM.NAMES."""
+
+    total: int = 0
+    streams: tuple[str, ...] | None = None
+
+
+_decode_ack = msgspec.json.Decoder(_Ack).decode
+_decode_failure = msgspec.json.Decoder(_Failure).decode
+
+
+def ack_of(message: Message) -> PubAck:
+    """Read the reply to a publish.
+
+    Raises:
+        WrongLastSequence: the expected sequence was another one; nothing was stored.
+        StreamUnavailable: the stream has no leader now; the outcome is unknown.
+        JetStreamError: any other refusal; nothing was stored.
+    """
+    try:
+        ack = _decode_ack(message.payload)
+    except msgspec.DecodeError as exc:
+        raise InvalidEnvelope(f"not an ack of JetStream: {message!r}: {exc}") from exc
+    if ack.error is not None:
+        raise build_error(ack.error)
+    return PubAck(ack.stream, ack.seq, ack.duplicate)
+
+
+def decode_answer(message: Message, decode: msgspec.json.Decoder[_T]) -> _T:
+    """Read an answer of the API, or raise the error that it carries."""
+    try:
+        failure = _decode_failure(message.payload)
+        if failure.error is None:
+            return decode.decode(message.payload)
+    except msgspec.DecodeError as exc:
+        raise InvalidEnvelope(f"not an answer of JetStream: {message!r}: {exc}") from exc
+    raise build_error(failure.error)
+
+
+def build_error(error: ApiError) -> AetherError:
+    """Return our error for a refusal of the server."""
+    if error.err_code == ERROR_WRONG_LAST_SEQUENCE:
+        found = _DIGITS.search(error.description)
+        return WrongLastSequence(int(found.group()) if found else None)
+    if error.err_code == ERROR_WRITE_UNDER_WAY:
+        return WrongLastSequence(None)
+    if error.code == CODE_UNAVAILABLE:
+        return StreamUnavailable(f"JetStream is not available: {error.description} (error {error.err_code})")
+    return JetStreamError(error.code, error.err_code, error.description)
+
+
+def stored_of(message: Message) -> StoredMessage | None:
+    """Read the reply to a Direct Get; None when there is no such message.
+
+    Raises:
+        JetStreamError: the server refused the question.
+    """
+    if message.status:
+        if message.status in (CODE_NOT_FOUND, CODE_END_OF_BATCH):
+            return None
+        raise build_status_error(message)
+    raw = message.raw_headers
+    sequence = _find_header(raw, b"\r\nNats-Sequence:")
+    if not sequence.isdigit():
+        raise InvalidEnvelope(f"not an answer to a Direct Get: {message!r}")
+    subject, time = _find_header(raw, b"\r\nNats-Subject:"), _find_header(raw, b"\r\nNats-Time-Stamp:")
+    return StoredMessage(subject.decode(), int(sequence), raw, message.payload, time.decode())
+
+
+def build_status_error(message: Message) -> AetherError:
+    """Return our error for a reply that is nothing but a status."""
+    if message.status == CODE_UNAVAILABLE:
+        return StreamUnavailable(f"JetStream is not available: {message.status_text or 'no leader'}")
+    return JetStreamError(message.status, 0, message.status_text)
+
+
+def find_pending(message: Message) -> int:
+    """Return how many matches the server left out of a batch, from its last message."""
+    value = _find_header(message.raw_headers, b"\r\nNats-Num-Pending:")
+    return int(value) if value.isdigit() else 0
+
+
+def _find_header(raw: bytes, marker: bytes) -> bytes:
+    """Return one header's value; the server writes its own before the publisher's, so the first counts."""
+    at = raw.find(marker)
+    if at < 0:
+        return b""
+    start = at + len(marker)
+    return raw[start : raw.find(b"\r\n", start)].strip()

@@ -1,0 +1,186 @@
+"""The streams of one namespace: which there are, how they are set up, and who makes them.
+
+Whoever comes first makes them, operator or runtime; a race between two is harmless. The number of partitions is decided
+once, by the first event stream that exists: it is written into that stream's metadata, every client reads it from there, and
+it never changes, since it decides where each actor's history lies. The first event stream is therefore made first.
+
+Streams are not shared between namespaces: a Direct Get by sequence cannot be limited by subject, and quotas and removal are
+per stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from aether_api import subjects
+from aether_api.errors import JetStreamError, SettingsInvalid
+from aether_api.identity import ActorId, ModelName, Namespace, check_name
+from aether_nats.connection import NatsConnection
+from aether_nats.jetstream import JetStream
+from aether_nats.jetstream_wire import ERROR_STREAM_EXISTS, ERROR_STREAM_NOT_FOUND, Republish, StreamConfig, StreamInfo
+
+PARTITIONS_DEFAULT: Final = 4
+"""Event streams of a namespace: a replicated log is written four times in parallel, at little cost for a small tenant."""
+
+SNAPSHOTS_KEPT: Final = 2
+"""Snapshots kept for an actor and fold: the newest may turn out to be of a history that was purged meanwhile."""
+
+PARTITIONS_KEY: Final = "aether.partitions"
+"""Key in the metadata of each event stream."""
+
+CREATE_TIMEOUT_S: Final = 15.0
+"""Seconds for making a stream: three replicas elect a leader first."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """How streams are made where there are none; existing ones are left as they are.
+
+    Attributes:
+        partitions: event streams, 1 to 64.
+        replicas: copies of each stream, 1, 3 or 5; more than one needs a cluster.
+        broadcast: let the server announce stored commits on `stored`; costs a third of the append rate.
+    """
+
+    partitions: int = PARTITIONS_DEFAULT
+    replicas: int = 1
+    broadcast: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLayout:
+    """Where an actor's messages lie, as the existing streams say."""
+
+    namespace: str
+    partitions: int
+
+    def event_stream(self, actor: ActorId) -> str:
+        """Return the stream that holds the actor's commits."""
+        return subjects.event_stream(self.namespace, subjects.partition_of(actor, self.partitions))
+
+    def event_subject(self, actor: ActorId) -> str:
+        """Return the subject that holds the actor's commits."""
+        return subjects.event_subject(actor, self.partitions)
+
+    @property
+    def event_streams(self) -> tuple[str, ...]:
+        """The names of all event streams, by partition."""
+        return tuple(subjects.event_stream(self.namespace, partition) for partition in range(self.partitions))
+
+    @property
+    def snapshot_stream(self) -> str:
+        """The name of the stream of snapshots."""
+        return subjects.snapshot_stream(self.namespace)
+
+    @property
+    def inbox_stream(self) -> str:
+        """The name of the stream of durable commands, reminders and dead letters."""
+        return subjects.inbox_stream(self.namespace)
+
+
+async def ensure_streams(connection: NatsConnection, namespace: str, plan: StreamPlan | None = None) -> StreamLayout:
+    """Make the streams of a namespace that are missing, and return the layout that is in force.
+
+    Raises:
+        SettingsInvalid: the plan cannot work, or a stream of our name is not ours.
+        JetStreamError: the server refuses, for example for more replicas than it has nodes.
+    """
+    wanted = plan or StreamPlan()
+    check_name("namespace", namespace)
+    if not 1 <= wanted.partitions <= subjects.PARTITIONS_MAX:
+        raise SettingsInvalid(f"partitions must be 1 to {subjects.PARTITIONS_MAX}, not {wanted.partitions}")
+    js = JetStream(connection, timeout_s=CREATE_TIMEOUT_S)
+    partitions = await _ensure_first(js, namespace, wanted)
+    in_force = replace(wanted, partitions=partitions)
+    for partition in range(1, partitions):
+        await _ensure(js, build_event_config(namespace, partition, in_force))
+    await _ensure(js, build_snapshot_config(namespace, in_force))
+    await _ensure(js, build_inbox_config(namespace, in_force))
+    return StreamLayout(namespace, partitions)
+
+
+async def read_layout(connection: NatsConnection, namespace: str) -> StreamLayout | None:
+    """Read the layout of a namespace; None while it has no streams.
+
+    Raises:
+        SettingsInvalid: a stream of our name is not ours.
+    """
+    info = await JetStream(connection).stream_info(subjects.event_stream(namespace, 0))
+    return None if info is None else StreamLayout(namespace, _read_partitions(info))
+
+
+async def delete_streams(connection: NatsConnection, namespace: str) -> int:
+    """Delete all streams of a namespace with everything in them, and return their number."""
+    check_name("namespace", namespace)
+    js = JetStream(connection, timeout_s=CREATE_TIMEOUT_S)
+    prefix = subjects.event_stream(namespace, 0).removesuffix("EVT_0")
+    names = [name for name in await js.stream_names(f"{subjects.ROOT}.{namespace}.>") if name.startswith(prefix)]
+    deleted = 0
+    # Backwards, so that the first event stream, which holds the number of partitions, goes last.
+    for name in sorted(names, reverse=True):
+        deleted += await js.delete_stream(name)
+    return deleted
+
+
+def build_event_config(namespace: str, partition: int, plan: StreamPlan) -> StreamConfig:
+    """Return the configuration of one event stream: a log without limits from which no single message can be deleted."""
+    announced = subjects.stored_subject(ActorId(Namespace(namespace), ModelName("{{wildcard(1)}}"), "{{wildcard(2)}}"))
+    wildcard = subjects.event_wildcard(namespace, partition)
+    return StreamConfig(
+        name=subjects.event_stream(namespace, partition),
+        subjects=(wildcard,),
+        num_replicas=plan.replicas,
+        deny_delete=True,
+        republish=Republish(src=wildcard, dest=announced) if plan.broadcast else None,
+        metadata={PARTITIONS_KEY: str(plan.partitions)},
+    )
+
+
+def build_snapshot_config(namespace: str, plan: StreamPlan) -> StreamConfig:
+    """Return the configuration of the stream of snapshots."""
+    every_actor = ActorId(Namespace(namespace), ModelName("*"), "*")
+    return StreamConfig(
+        name=subjects.snapshot_stream(namespace),
+        subjects=(subjects.snapshot_wildcard(every_actor),),
+        num_replicas=plan.replicas,
+        max_msgs_per_subject=SNAPSHOTS_KEPT,
+    )
+
+
+def build_inbox_config(namespace: str, plan: StreamPlan) -> StreamConfig:
+    """Return the configuration of the stream of durable commands, reminders (schedules) and dead letters."""
+    return StreamConfig(
+        name=subjects.inbox_stream(namespace),
+        subjects=tuple(f"{subjects.ROOT}.{namespace}.{kind}.>" for kind in ("inbox", "reminder", "dead")),
+        num_replicas=plan.replicas,
+        allow_msg_schedules=True,
+    )
+
+
+async def _ensure_first(js: JetStream, namespace: str, plan: StreamPlan) -> int:
+    """Make or read the first event stream and return the number of partitions that it fixes."""
+    name = subjects.event_stream(namespace, 0)
+    info = await js.stream_info(name)
+    if info is None:
+        await _ensure(js, build_event_config(namespace, 0, plan))
+        info = await js.stream_info(name)
+    if info is None:
+        raise JetStreamError(404, ERROR_STREAM_NOT_FOUND, f"stream {name} was deleted while it was being made")
+    return _read_partitions(info)
+
+
+async def _ensure(js: JetStream, config: StreamConfig) -> None:
+    """Make a stream unless it exists, with whatever configuration."""
+    try:
+        await js.create_stream(config)
+    except JetStreamError as exc:
+        if exc.error_code != ERROR_STREAM_EXISTS:
+            raise
+
+
+def _read_partitions(info: StreamInfo) -> int:
+    text = info.config.metadata.get(PARTITIONS_KEY, "")
+    if not text.isdigit() or not 1 <= int(text) <= subjects.PARTITIONS_MAX:
+        raise SettingsInvalid(f"stream {info.config.name} was not made by Aether: its metadata lacks {PARTITIONS_KEY}; rename or delete it")
+    return int(text)

@@ -1,0 +1,178 @@
+"""The command client on a real server: which subjects it asks, when it asks again, and what a caller learns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from aether_api.errors import InvalidName, NoResponders, OutcomeUnknown, Reason
+from aether_api.identity import parse_actor_id
+from aether_api.messages import Command, Reply, build_error, encode_reply, parse_command
+from aether_api.subjects import call_wildcard, command_wildcard, parse_command_subject
+from aether_nats.client import CommandClient
+from aether_nats.connection import NatsConnection
+from aether_nats.embedded import EmbeddedServer
+from aether_nats.message import Message
+from aether_nats.settings import NatsSettings
+
+pytestmark = pytest.mark.asyncio
+
+ALICE = parse_actor_id("bank", "account", "alice")
+NOW = "2026-01-31T12:00:00.000000Z"
+
+Behaviour = Callable[["Service", Command], Reply | None]
+
+
+@dataclass
+class Service:
+    """Answers commands as its behaviour says, and remembers them; None means that it stays silent."""
+
+    connection: NatsConnection
+    behaviour: Behaviour
+    seen: list[Command] = field(default_factory=list)
+
+    def __call__(self, message: Message) -> None:
+        actor, name = parse_command_subject(message.subject)
+        command = parse_command(actor, name, message.raw_headers, message.payload, now=NOW, fresh_id="none")
+        self.seen.append(command)
+        reply = self.behaviour(self, command)
+        if reply is not None:
+            self.connection.publish(message.reply, encode_reply(reply))
+
+
+@asynccontextmanager
+async def connected(server: EmbeddedServer) -> AsyncGenerator[NatsConnection, None]:
+    connection = await NatsConnection.open(NatsSettings(servers=(server.url,)))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def serve(connection: NatsConnection, subject: str, behaviour: Behaviour) -> Service:
+    service = Service(connection, behaviour)
+    connection.subscribe(subject, service, queue="own")
+    await connection.flush()
+    return service
+
+
+def accept(service: Service, command: Command) -> Reply:
+    return Reply("accepted", version=len(service.seen), command_id=command.id)
+
+
+def answer_from(number: int) -> Behaviour:
+    """Stay silent until the given try, as a pod that was killed."""
+    return lambda service, command: accept(service, command) if len(service.seen) >= number else None
+
+
+async def test_the_live_vm_gets_the_command_as_it_was_meant() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+        vm = await serve(pod, command_wildcard(ALICE), accept)
+        reply = await CommandClient(outside).send(ALICE, "Deposit", {"amount": 5}, command_id="c-1", timeout_s=7, expected_version=3, dry_run=True)
+        assert (reply.outcome, reply.version, reply.command_id) == ("accepted", 1, "c-1")
+        (command,) = vm.seen
+        assert (command.actor, command.name, command.id, command.payload) == (ALICE, "Deposit", "c-1", b'{"amount":5}')
+        assert (command.expected_version, command.dry_run) == (3, True)
+        assert 6 < command.timeout_s <= 7
+        assert command.time != NOW
+
+
+async def test_any_pod_is_asked_when_no_vm_is_live() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+        any_pod = await serve(pod, call_wildcard("bank"), accept)
+        reply = await CommandClient(outside).send(ALICE, "Deposit", b'{"amount":1}')
+        assert reply.outcome == "accepted"
+        assert [(command.id, command.payload) for command in any_pod.seen] == [(reply.command_id, b'{"amount":1}')]
+
+
+async def test_a_rejection_is_an_answer_and_is_not_asked_again() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+        vm = await serve(pod, command_wildcard(ALICE), lambda service, command: Reply("rejected", version=4, reason="TooLittle"))
+        reply = await CommandClient(outside).send(ALICE, "Withdraw")
+        assert (reply.outcome, reply.reason, len(vm.seen)) == ("rejected", "TooLittle", 1)
+
+
+async def test_a_lost_answer_is_asked_for_again_with_the_same_id() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+        vm = await serve(pod, command_wildcard(ALICE), answer_from(2))
+        reply = await CommandClient(outside).send(ALICE, "Deposit", timeout_s=5)
+        assert reply.outcome == "accepted"
+        assert {command.id for command in vm.seen} == {reply.command_id}
+        assert len({command.time for command in vm.seen}) == 1
+        assert vm.seen[1].timeout_s < vm.seen[0].timeout_s
+
+
+async def test_a_busy_actor_is_asked_again_after_the_time_that_it_names() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+
+        def busy_at_first(service: Service, command: Command) -> Reply:
+            return accept(service, command) if len(service.seen) > 2 else build_error(Reason.BUSY, "full", retry_after_ms=5)
+
+        vm = await serve(pod, command_wildcard(ALICE), busy_at_first)
+        assert (await CommandClient(outside).send(ALICE, "Deposit")).version == 3
+        assert len(vm.seen) == 3
+
+
+async def test_an_actor_that_stays_busy_says_so_at_the_deadline() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+        await serve(pod, command_wildcard(ALICE), lambda service, command: build_error(Reason.BUSY, "full", retry_after_ms=20))
+        reply = await CommandClient(outside).send(ALICE, "Deposit", timeout_s=0.1)
+        assert (reply.outcome, reply.reason) == ("error", "Busy")
+
+
+async def test_silence_until_the_deadline_leaves_the_outcome_unknown_and_names_the_id() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+        await serve(pod, command_wildcard(ALICE), lambda service, command: None)
+        with pytest.raises(OutcomeUnknown, match="c-9") as unknown:
+            await CommandClient(outside).send(ALICE, "Deposit", command_id="c-9", timeout_s=0.1)
+        assert unknown.value.command_id == "c-9"
+
+
+async def test_expired_after_a_lost_answer_leaves_the_outcome_unknown() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+
+        def expire_later(service: Service, command: Command) -> Reply | None:
+            return build_error(Reason.EXPIRED, "too late") if len(service.seen) > 1 else None
+
+        await serve(pod, command_wildcard(ALICE), expire_later)
+        with pytest.raises(OutcomeUnknown):
+            await CommandClient(outside).send(ALICE, "Deposit", timeout_s=1.3)
+
+
+async def test_a_namespace_that_nobody_serves_is_named_and_a_late_pod_is_found() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+        client = CommandClient(outside)
+        with pytest.raises(NoResponders, match=r"aether\.bank\.call"):
+            await client.send(ALICE, "Deposit", timeout_s=0.2)
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(client.send(ALICE, "Deposit", timeout_s=5), name="send")
+            await serve(pod, call_wildcard("bank"), accept)
+        assert sending.result().outcome == "accepted"
+
+
+async def test_a_command_outlives_a_restart_of_the_server() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+        asked = asyncio.Event()
+
+        def answer_second(service: Service, command: Command) -> Reply | None:
+            asked.set()
+            return accept(service, command) if len(service.seen) > 1 else None
+
+        vm = await serve(pod, command_wildcard(ALICE), answer_second)
+        async with asyncio.timeout(15), asyncio.TaskGroup() as group:
+            sending = group.create_task(CommandClient(outside).send(ALICE, "Deposit", timeout_s=12), name="send")
+            await asked.wait()
+            await server.kill()
+            await server.run()
+        assert sending.result().outcome == "accepted"
+        assert len({command.id for command in vm.seen}) == 1
+
+
+async def test_a_command_that_is_no_name_is_refused_before_it_is_sent() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as outside:
+        with pytest.raises(InvalidName, match="command"):
+            await CommandClient(outside).send(ALICE, "Deposit.>")

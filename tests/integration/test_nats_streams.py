@@ -1,0 +1,183 @@
+"""The streams of a namespace on a real server: made once, by whoever comes first, and kept as they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from aether_api.errors import InvalidName, JetStreamError, SettingsInvalid, WrongLastSequence
+from aether_api.headers import EXPECTED_SEQUENCE, encode_headers
+from aether_api.identity import ActorId, parse_actor_id
+from aether_api.subjects import partition_of, snapshot_subject, stored_subject
+from aether_nats.connection import NatsConnection
+from aether_nats.embedded import EmbeddedServer
+from aether_nats.jetstream import JetStream
+from aether_nats.jetstream_wire import StreamConfig
+from aether_nats.message import Message
+from aether_nats.settings import NatsSettings
+from aether_nats.streams import SNAPSHOTS_KEPT, StreamLayout, StreamPlan, delete_streams, ensure_streams, read_layout
+
+pytestmark = pytest.mark.asyncio
+
+ALICE = parse_actor_id("bank", "account", "alice")
+
+
+@asynccontextmanager
+async def connected(server: EmbeddedServer) -> AsyncGenerator[NatsConnection, None]:
+    connection = await NatsConnection.open(NatsSettings(servers=(server.url,)))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def expect(sequence: int) -> bytes:
+    return encode_headers({EXPECTED_SEQUENCE: str(sequence)})
+
+
+def actor_of_partition(partition: int, partitions: int) -> ActorId:
+    ids = (f"a{number}" for number in range(1000))
+    return next(actor for id in ids if partition_of(actor := parse_actor_id("bank", "account", id), partitions) == partition)
+
+
+async def test_a_namespace_gets_event_streams_snapshots_and_an_inbox() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as connection:
+        assert await read_layout(connection, "bank") is None
+        layout = await ensure_streams(connection, "bank")
+        assert layout == StreamLayout("bank", 4) == await read_layout(connection, "bank")
+        names = await JetStream(connection).stream_names("aether.bank.>")
+        assert sorted(names) == sorted([*layout.event_streams, "AETHER_bank_SNAP", "AETHER_bank_INBOX"])
+        assert layout.event_streams[3] == "AETHER_bank_EVT_3"
+
+
+async def test_the_number_of_partitions_never_changes_once_it_is_fixed() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as connection:
+        await ensure_streams(connection, "bank", StreamPlan(partitions=2))
+        assert (await ensure_streams(connection, "bank", StreamPlan(partitions=8))).partitions == 2
+        assert len(await JetStream(connection).stream_names("aether.bank.evt.>")) == 2
+
+
+async def test_many_that_come_first_together_agree() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as one, connected(server) as other:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(ensure_streams(connection, "bank", StreamPlan(partitions=partitions)), name=f"creator-{partitions}")
+                for partitions in (1, 2, 3, 5)
+                for connection in (one, other)
+            ]
+        agreed = {task.result().partitions for task in tasks}
+        assert len(agreed) == 1
+        assert len(await JetStream(one).stream_names("aether.bank.evt.>")) == agreed.pop()
+
+
+async def test_streams_that_were_half_made_are_completed() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as connection:
+        layout = await ensure_streams(connection, "bank", StreamPlan(partitions=3))
+        js = JetStream(connection)
+        await js.delete_stream(layout.event_streams[2])
+        await js.delete_stream(layout.snapshot_stream)
+        await ensure_streams(connection, "bank")
+        assert len(await js.stream_names("aether.bank.>")) == 5
+
+
+async def test_every_partition_takes_the_commits_of_its_actors_and_announces_them() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as connection:
+        layout = await ensure_streams(connection, "bank", StreamPlan(partitions=3))
+        announced: list[Message] = []
+        complete = asyncio.Event()
+
+        def take(message: Message) -> None:
+            announced.append(message)
+            if len(announced) == 3:
+                complete.set()
+
+        connection.subscribe("aether.bank.stored.>", take)
+        js = JetStream(connection)
+        actors = [actor_of_partition(partition, 3) for partition in range(3)]
+        for actor in actors:
+            ack = await js.publish(layout.event_subject(actor), b"commit", expect(0))
+            assert ack.stream == layout.event_stream(actor)
+            with pytest.raises(WrongLastSequence):
+                await js.publish(layout.event_subject(actor), b"refused", expect(0))
+        async with asyncio.timeout(10):
+            await complete.wait()
+        await connection.flush()
+        assert [message.subject for message in announced] == [stored_subject(actor) for actor in actors]
+        assert [(message.payload, message.headers()["Nats-Sequence"], message.headers()["Nats-Last-Sequence"]) for message in announced] == [(b"commit", "1", "0")] * 3
+
+
+async def test_without_broadcast_nothing_is_announced() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as connection:
+        layout = await ensure_streams(connection, "bank", StreamPlan(broadcast=False))
+        announced: list[Message] = []
+        connection.subscribe("aether.bank.stored.>", announced.append)
+        await JetStream(connection).publish(layout.event_subject(ALICE), b"commit")
+        await connection.flush()
+        assert announced == []
+
+
+async def test_a_single_event_cannot_be_deleted_and_an_actor_can_be_purged() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as connection:
+        layout = await ensure_streams(connection, "bank")
+        js, subject, stream = JetStream(connection), layout.event_subject(ALICE), layout.event_stream(ALICE)
+        for sequence in range(3):
+            await js.publish(subject, b"commit", expect(sequence))
+        answer = await connection.request(f"$JS.API.STREAM.MSG.DELETE.{stream}", b'{"seq":1}')
+        assert b"10057" in answer.payload  # message delete not permitted
+        assert await js.purge(stream, subject, keep=1) == 2
+
+
+async def test_only_the_newest_snapshots_of_an_actor_are_kept() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as connection:
+        layout = await ensure_streams(connection, "bank")
+        js, subject = JetStream(connection), snapshot_subject(ALICE, "fold1")
+        for number in range(5):
+            await js.publish(subject, b"%d" % number)
+        kept, _ = await js.read_batch(layout.snapshot_stream, subject, 0, 10)
+        assert [message.payload for message in kept] == [b"3", b"4"]
+        assert len(kept) == SNAPSHOTS_KEPT
+
+
+async def test_events_survive_a_crash_of_the_server(tmp_path: Path) -> None:
+    async with EmbeddedServer.start(tmp_path) as server, connected(server) as connection:
+        layout = await ensure_streams(connection, "bank")
+        js = JetStream(connection)
+        await js.publish(layout.event_subject(ALICE), b"kept", expect(0))
+        await server.kill()
+        await server.run()
+        async with asyncio.timeout(10):
+            await connection.wait_connected()
+        found = await js.message_by_last(layout.event_stream(ALICE), layout.event_subject(ALICE))
+        assert found is not None
+        assert found.payload == b"kept"
+        assert await read_layout(connection, "bank") == layout
+
+
+async def test_deleting_takes_only_the_streams_of_that_namespace() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as connection:
+        for namespace in ("bank", "bank-2"):
+            await ensure_streams(connection, namespace, StreamPlan(partitions=2))
+        assert await delete_streams(connection, "bank") == 4
+        assert await read_layout(connection, "bank") is None
+        assert await read_layout(connection, "bank-2") == StreamLayout("bank-2", 2)
+
+
+async def test_a_plan_that_cannot_work_is_refused_and_says_why() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as connection:
+        with pytest.raises(SettingsInvalid, match="partitions must be 1 to 64"):
+            await ensure_streams(connection, "bank", StreamPlan(partitions=65))
+        with pytest.raises(InvalidName, match="namespace"):
+            await ensure_streams(connection, "Bank.*")
+        with pytest.raises(JetStreamError, match="replicas"):
+            await ensure_streams(connection, "bank", StreamPlan(replicas=3))
+
+
+async def test_a_foreign_stream_of_our_name_is_not_touched() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as connection:
+        await JetStream(connection).create_stream(StreamConfig(name="AETHER_bank_EVT_0", subjects=("mine",)))
+        with pytest.raises(SettingsInvalid, match="not made by Aether"):
+            await ensure_streams(connection, "bank")
