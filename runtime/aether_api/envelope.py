@@ -60,10 +60,11 @@ class Commit:
     Attributes:
         id: unique id, by which a writer finds its own commit after an unknown outcome.
         expected_sequence: sequence of the actor's last commit, 0 for none: the fence.
-        last_version: version after the commit; `last_version - len(events) + 1` is the first event's.
+        first_version: version of the first event, `last_version` of the last one.
         index: names the earlier commits; `index.n` is this commit's ordinal.
         pod: `<podUID>/<bootId>` of the writer.
         model: `<name>@<content hash>` that decided.
+        payload: the encoded batch, see `join_events`.
         incarnation: how many tombstones came before, this one included.
         tombstone: ends the incarnation before; carries no events.
     """
@@ -71,12 +72,13 @@ class Commit:
     id: str
     actor: ActorId
     expected_sequence: int
+    first_version: int
     last_version: int
     index: CommitIndex
     epoch: Epoch
     pod: str
     model: str
-    events: tuple[Event, ...]
+    payload: bytes
     incarnation: int = 0
     tombstone: bool = False
 
@@ -126,7 +128,6 @@ class StoredCommit:
 
 
 _decode_batch = msgspec.json.Decoder(list[Event]).decode
-_encode = msgspec.json.Encoder().encode
 
 
 def build_source(actor: ActorId) -> str:
@@ -147,19 +148,32 @@ def decode_events(payload: bytes) -> list[Event]:
         raise InvalidEnvelope(f"not a batch of events: {exc}") from exc
 
 
+encode_event = msgspec.json.Encoder().encode
+"""Encode one event; a commit's payload is made of these by `join_events`."""
+
+
+def join_events(encoded: list[bytes]) -> bytes:
+    """Return the payload of a commit: a JSON array of encoded events."""
+    return b"[" + b",".join(encoded) + b"]"
+
+
+def build_tombstone(*, id: str, actor: ActorId, expected_sequence: int, epoch: Epoch, pod: str, incarnation: int) -> Commit:
+    """Return the commit that ends an incarnation; it is commit 0 of the next one, `incarnation`."""
+    return Commit(id, actor, expected_sequence, 0, 0, CommitIndex(), epoch, pod, "", b"[]", incarnation, tombstone=True)
+
+
 def encode_commit(commit: Commit) -> tuple[bytes, bytes]:
     """Return header lines and payload of a commit; equal commits give equal bytes."""
-    first_version = commit.last_version - len(commit.events) + 1
-    versions = "0-0" if commit.tombstone else f"{first_version}-{commit.last_version}"
     lines = (
-        f"{headers.EXPECTED_SEQUENCE}: {commit.expected_sequence}\r\n{headers.COMMIT}: {commit.id}\r\n{headers.VERSIONS}: {versions}\r\n"
+        f"{headers.EXPECTED_SEQUENCE}: {commit.expected_sequence}\r\n{headers.COMMIT}: {commit.id}\r\n"
+        f"{headers.VERSIONS}: {commit.first_version}-{commit.last_version}\r\n"
         f"{headers.ORDINAL}: {commit.index.n}\r\n{headers.BACK}: {commit.index.encode()}\r\n{headers.EPOCH}: {commit.epoch}\r\n"
         f"{headers.POD}: {commit.pod}\r\n{headers.MODEL}: {commit.model}\r\n{headers.INCARNATION}: {commit.incarnation}\r\n"
         f"{headers.CONTENT_TYPE}: {CONTENT_TYPE_BATCH}\r\n"
     )
     if commit.tombstone:
         lines += f"{headers.TOMBSTONE}: 1\r\n"
-    return lines.encode(), _encode(commit.events)
+    return lines.encode(), commit.payload
 
 
 def decode_commit(sequence: int, raw_headers: bytes, payload: bytes) -> StoredCommit:

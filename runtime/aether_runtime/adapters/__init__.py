@@ -1,0 +1,1 @@
+"""The ports' real adapters, and those in memory that pass the same contract suite."""

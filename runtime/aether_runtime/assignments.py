@@ -1,0 +1,80 @@
+"""The pod's side of placement: takes the operator's assignments over NATS.
+
+An assignment is for one process of one pod. A lower term or epoch than one already seen is refused as stale, with the
+epoch that is known, so an old leader or a late message does no harm. Adopt and release are idempotent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from aether_api import logs
+from aether_api.control import Assignment, AssignmentItem, AssignmentReply, AssignmentResult, decode_assignment, encode
+from aether_api.errors import AetherError, InvalidEnvelope, InvalidName
+from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName, parse_actor_id
+from aether_api.subjects import assign_subject
+from aether_nats.connection import NatsConnection, Subscription
+from aether_nats.message import Message
+from aether_runtime.ports import DesiredActor, DesiredListener
+from aether_runtime.registry import VMRegistry
+
+logger = logging.getLogger(__name__)
+
+
+class Assignments:
+    """Answers assignments for one process."""
+
+    def __init__(self, connection: NatsConnection, namespace: str, pod: PodIdentity, registry: VMRegistry, listener: DesiredListener) -> None:
+        self._connection = connection
+        self._namespace = namespace
+        self._pod = pod
+        self._registry = registry
+        self._listener = listener
+        self._term = 0
+
+    def subscribe(self, pool: PoolName) -> Subscription:
+        """Begin to take assignments."""
+        return self._connection.subscribe(assign_subject(self._namespace, pool, self._pod.uid), self._on_message)
+
+    def _on_message(self, message: Message) -> None:
+        try:
+            reply = self.take(decode_assignment(message.payload))
+        except InvalidEnvelope as exc:
+            logger.warning("an assignment cannot be read", extra={logs.REASON: str(exc)})
+            return
+        if message.reply:
+            try:
+                self._connection.publish(message.reply, encode(reply))
+            except AetherError as exc:
+                logger.debug("the answer to an assignment could not be sent; the operator asks again", extra={logs.REASON: str(exc)})
+
+    def take(self, assignment: Assignment) -> AssignmentReply:
+        """Carry out an assignment as far as it is for this process and not out of date."""
+        if assignment.pod_uid != self._pod.uid or assignment.boot_id != self._pod.boot_id:
+            return self._reply(assignment, {item.name: AssignmentResult(item.name, "wrong-pod") for item in assignment.items})
+        if assignment.term < self._term:
+            return self._reply(assignment, {item.name: AssignmentResult(item.name, "stale", message=f"term {self._term} rules") for item in assignment.items})
+        self._term = assignment.term
+        return self._reply(assignment, {item.name: self._take_item(item) for item in assignment.items})
+
+    def _reply(self, assignment: Assignment, results: Mapping[str, AssignmentResult]) -> AssignmentReply:
+        return AssignmentReply(max(self._term, assignment.term), self._pod.boot_id, tuple(results[item.name] for item in assignment.items))
+
+    def _take_item(self, item: AssignmentItem) -> AssignmentResult:
+        try:
+            actor = parse_actor_id(self._namespace, item.model, item.id)
+        except InvalidName as exc:
+            return AssignmentResult(item.name, "refused", message=str(exc))
+        known = self._registry.known_epoch(actor)
+        if item.epoch < known:
+            return AssignmentResult(item.name, "stale", known)
+        if item.action == "adopt":
+            self._listener.on_adopt(_build_desired(actor, item))
+        else:
+            self._listener.on_release(actor, Epoch(item.epoch))
+        return AssignmentResult(item.name, "done", item.epoch)
+
+
+def _build_desired(actor: ActorId, item: AssignmentItem) -> DesiredActor:
+    return DesiredActor(actor, item.name, item.uid, Epoch(item.epoch), item.generation, item.snapshot_every)

@@ -1,0 +1,178 @@
+"""Deciding a group of waiting commands: the pure part of group commit.
+
+All commands that waited while the last append was under way form the next group, in order of arrival. Each is decided on
+the state that the earlier ones produced; what they emit becomes one commit. Nothing of it leaves before the log has
+taken the commit, so a refused append costs only the work.
+
+An answer that stores nothing (rejection, no-op, error, dry run) is just as much a statement about the actor's state as an
+event is. It may be sent once the log is known not to have moved: by the ack of the group's commit, or by a read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from aether_api.envelope import Event, build_event_id, build_source, encode_event
+from aether_api.errors import CommandFailed, EventInvalid, Reason
+from aether_api.messages import Command, Reply, build_error, build_reply_events, format_time, parse_time
+from aether_model.decide import CommandInput, DomainEvent, Emitted, NoOp, Rejected, decide
+from aether_runtime.core.history import History, apply_event
+from aether_runtime.core.window import AGE_MAX_S
+
+COMMANDS_MAX: Final = 256
+"""Commands of one group: more would make the first of them wait for the last without adding throughput (measured)."""
+
+SKEW_S: Final = 30.0
+"""Seconds by which a sender's clock may run ahead or behind ours."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A command that waits for its answer.
+
+    Attributes:
+        deadline: monotonic time after which it is answered `Expired` without being decided.
+        answer: called exactly once.
+    """
+
+    command: Command
+    deadline: float
+    answer: Callable[[Reply], None]
+
+
+@dataclass(slots=True)
+class Group:
+    """What a group of commands comes to.
+
+    Attributes:
+        answers: in order of arrival; sent when the commit is acked, or the position confirmed.
+        immediate: answers that say nothing about the state (expired), sent at once.
+        repeats: commands whose ids are known, with the sequence of the commit to check.
+        events: to be committed; empty when the group stores nothing.
+        rest: commands that did not fit.
+    """
+
+    state: dict[str, Any]
+    version: int
+    last_time: str
+    answers: list[tuple[Waiting, Reply]] = field(default_factory=list)
+    immediate: list[tuple[Waiting, Reply]] = field(default_factory=list)
+    repeats: list[tuple[Waiting, int]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    encoded: list[bytes] = field(default_factory=list)
+    rest: list[Waiting] = field(default_factory=list)
+    bytes: int = 0
+    accepted: dict[str, Reply] = field(default_factory=dict)
+
+    @property
+    def members(self) -> list[Waiting]:
+        """The commands that must be decided again when the log has moved."""
+        return [waiting for waiting, _ in self.answers]
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The time, as an argument: wall clock for events, monotonic for deadlines."""
+
+    unix_s: float
+    monotonic_s: float
+
+
+def decide_group(history: History, waiting: Sequence[Waiting], now: Now, *, bytes_max: int) -> Group:
+    """Decide commands in order on the state that earlier ones produced.
+
+    Args:
+        bytes_max: payload bytes of a commit; the command that would exceed it waits for the next group, and one that
+            exceeds it alone is answered `CommitTooLarge`.
+    """
+    group = Group(history.state, history.position.version, history.position.last_time)
+    for position, item in enumerate(waiting):
+        if len(group.answers) >= COMMANDS_MAX or not _take(group, history, item, now, bytes_max):
+            group.rest = list(waiting[position:])
+            break
+    return group
+
+
+def _take(group: Group, history: History, item: Waiting, now: Now, bytes_max: int) -> bool:
+    """Put one command into the group; False when it has to wait for the next one."""
+    command = item.command
+    refusal = _check_time(command, item.deadline, now)
+    if refusal:
+        group.immediate.append((item, build_error(Reason.EXPIRED, refusal, command_id=command.id)))
+        return True
+    earlier = group.accepted.get(command.id)
+    if earlier is not None:
+        group.answers.append((item, earlier))
+        return True
+    sequence = history.window.find(command.id)
+    if sequence is not None:
+        group.repeats.append((item, sequence))
+        return True
+    reply, events, encoded, state = _decide_one(group, history, command, now)
+    size = sum(map(len, encoded))
+    if size > bytes_max:
+        reply, events, encoded = build_error(Reason.COMMIT_TOO_LARGE, f"its events need {size} bytes, a commit holds {bytes_max}", command_id=command.id, version=group.version), [], []
+    elif group.bytes + size > bytes_max:
+        return False
+    group.answers.append((item, reply))
+    if events:
+        group.accepted[command.id] = reply
+        group.events += events
+        group.encoded += encoded
+        group.bytes += size
+        group.state, group.version, group.last_time = state, events[-1].version, events[-1].time
+    return True
+
+
+def _check_time(command: Command, deadline: float, now: Now) -> str:
+    if now.monotonic_s > deadline:
+        return f"it waited longer than its {command.timeout_s:g} s and was not run; send it again"
+    age_s = now.unix_s - parse_time(command.time).timestamp()
+    if age_s > AGE_MAX_S:
+        return f"it was made {age_s:.0f} s ago, more than the {AGE_MAX_S:.0f} s after which a command is never run; send a new one, or check the clocks"
+    return ""
+
+
+def _decide_one(group: Group, history: History, command: Command, now: Now) -> tuple[Reply, list[Event], list[bytes], dict[str, Any]]:
+    """Return the reply, and the events with the state after them unless nothing is to be stored."""
+    nothing: tuple[list[Event], list[bytes], dict[str, Any]] = ([], [], group.state)
+    if command.expected_version is not None and command.expected_version != group.version:
+        message = f"the actor is at version {group.version}, the command expected {command.expected_version}; read it again and decide anew"
+        return Reply("rejected", group.version, (), Reason.WRONG_VERSION.value, message, command_id=command.id), *nothing
+    try:
+        decision = _decide(group, history, command)
+        if isinstance(decision, Emitted):
+            events, state = _build_events(group, history, command, decision.events, now)
+            reply = Reply("accepted", events[-1].version, build_reply_events(events), command_id=command.id, dry_run=command.dry_run)
+            return (reply, *nothing) if command.dry_run else (reply, events, [encode_event(event) for event in events], state)
+    except (CommandFailed, EventInvalid) as exc:
+        return build_error(Reason.COMMAND_FAILED, f"{exc}; nothing was stored", command_id=command.id, version=group.version), *nothing
+    if isinstance(decision, Rejected):
+        return Reply("rejected", group.version, (), decision.reason, decision.message, command_id=command.id, dry_run=command.dry_run), *nothing
+    return Reply("noop", group.version, command_id=command.id, dry_run=command.dry_run), *nothing
+
+
+def _decide(group: Group, history: History, command: Command) -> Emitted | Rejected | NoOp:
+    try:
+        payload = orjson.loads(command.payload)
+    except orjson.JSONDecodeError as exc:
+        return Rejected(Reason.INVALID_COMMAND.value, f"the payload is not JSON: {exc}")
+    if not isinstance(payload, dict):
+        return Rejected(Reason.INVALID_COMMAND.value, "the payload must be a JSON object with the command's fields")
+    return decide(history.model, group.state, CommandInput(command.name, payload, command.actor.id, group.version))
+
+
+def _build_events(group: Group, history: History, command: Command, emitted: Sequence[DomainEvent], now: Now) -> tuple[list[Event], dict[str, Any]]:
+    time = max(format_time(now.unix_s), group.last_time)
+    source, incarnation = build_source(command.actor), history.position.incarnation
+    events: list[Event] = []
+    state = group.state
+    for version, fact in enumerate(emitted, group.version + 1):
+        event = Event("1.0", build_event_id(incarnation, version), source, fact.type, time, fact.data, command.id)
+        state = apply_event(history.model, state, event)
+        events.append(event)
+    return events, state

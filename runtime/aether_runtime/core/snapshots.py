@@ -1,0 +1,91 @@
+"""The form of a snapshot: a checked copy of what replay gave.
+
+A snapshot is a cache and may always be thrown away. It names the commit that it was made at, and is valid only if the log
+holds that commit at that sequence: this catches purges, restores and re-created streams. It is made of committed state
+only. `fold` in its subject ties it to state schema and event application, so another model never reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from aether_api import headers
+from aether_api.commit_index import CommitIndex
+from aether_api.errors import InvalidEnvelope
+from aether_model.compile import CompiledModel
+from aether_runtime.core.history import History, Position
+from aether_runtime.core.window import CommandWindow
+
+FORMAT: Final = "1"
+"""Version of the body's layout; another one is treated as no snapshot."""
+
+
+class SnapshotBody(msgspec.Struct, frozen=True):
+    """What is stored; the index of the commits so far comes from the commit itself."""
+
+    state: dict[str, Any]
+    version: int
+    sequence: int
+    n: int
+    incarnation: int
+    commit_id: str
+    last_time: str
+    window: list[tuple[int, int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot as bytes, and what it is of."""
+
+    fold: str
+    version: int
+    headers: bytes
+    payload: bytes
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(SnapshotBody).decode
+
+
+def build_snapshot(history: History) -> Snapshot:
+    """Encode a history."""
+    position = history.position
+    body = SnapshotBody(
+        history.state, position.version, position.sequence, position.index.n - 1, position.incarnation, position.commit_id, position.last_time, history.window.entries()
+    )
+    payload = _encode(body)
+    lines = {
+        headers.SNAPSHOT_FORMAT: FORMAT,
+        headers.VERSIONS: str(position.version),
+        headers.SNAPSHOT_SEQUENCE: str(position.sequence),
+        headers.COMMIT: position.commit_id,
+        headers.SNAPSHOT_SHA256: hashlib.sha256(payload).hexdigest(),
+    }
+    return Snapshot(history.model.fold, position.version, headers.encode_headers(lines), payload)
+
+
+def decode_snapshot(raw_headers: bytes, payload: bytes) -> SnapshotBody:
+    """Check and decode a snapshot.
+
+    Raises:
+        InvalidEnvelope: unknown format, wrong checksum or broken body; the snapshot is to be ignored.
+    """
+    found = headers.decode_headers(raw_headers)
+    if found.get(headers.SNAPSHOT_FORMAT) != FORMAT:
+        raise InvalidEnvelope(f"a snapshot of format {found.get(headers.SNAPSHOT_FORMAT)!r} cannot be read")
+    if found.get(headers.SNAPSHOT_SHA256) != hashlib.sha256(payload).hexdigest():
+        raise InvalidEnvelope("the snapshot's checksum is wrong")
+    try:
+        return _decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidEnvelope(f"the snapshot's body is broken: {exc}") from exc
+
+
+def restore_history(model: CompiledModel, body: SnapshotBody, index: CommitIndex) -> History:
+    """Return the history that a valid snapshot holds; `index` is the one after the snapshot's commit."""
+    position = Position(body.version, body.sequence, index, body.incarnation, body.commit_id, body.last_time)
+    return History(model, position, body.state, CommandWindow(body.window))

@@ -1,0 +1,138 @@
+"""What the runtime needs from the world, as protocols; each has a real adapter and one in memory that passes the same tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from aether_api.envelope import Commit, StoredCommit
+from aether_api.identity import ActorId, Epoch, PodUid
+from aether_api.v1alpha1 import ActorModel, ActorPhase
+from aether_runtime.core.snapshots import Snapshot, SnapshotBody
+
+
+class EventStore(Protocol):
+    """The log of commits; `aether_nats.journal.Journal` states the rules of each method."""
+
+    def append(self, commit: Commit) -> asyncio.Future[int]:
+        """Store a commit; the future gives its sequence or fails with `VersionConflictError`, `CommitTooLarge` or a permanent error."""
+        ...
+
+    async def read_head(self, actor: ActorId) -> StoredCommit | None:
+        """Read the actor's last commit, current even right after an ack."""
+        ...
+
+    async def read_at(self, actor: ActorId, sequence: int) -> StoredCommit | None:
+        """Read the actor's commit at a sequence."""
+        ...
+
+    def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
+        """Yield the commits from ordinal `from_n` up to `head`, in order, in batches."""
+        ...
+
+    async def purge(self, actor: ActorId, *, epoch: Epoch, writer: str) -> None:
+        """End the actor's history with a tombstone and delete what lies before it, snapshots too."""
+        ...
+
+
+class SnapshotStore(Protocol):
+    """Snapshots by actor and fold; losing all of them loses nothing but time."""
+
+    async def read_latest(self, actor: ActorId, fold: str) -> SnapshotBody | None:
+        """Read the newest snapshot that can be decoded; broken ones are counted and skipped."""
+        ...
+
+    async def write(self, actor: ActorId, snapshot: Snapshot) -> None:
+        """Store a snapshot; older ones beyond a small number go."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredActor:
+    """An actor that this process shall hold.
+
+    Attributes:
+        name: of the resource, and `uid` its UID; both empty for an actor without one.
+        epoch: of the placement.
+        snapshot_every: events between snapshots, 0 for none.
+    """
+
+    actor: ActorId
+    name: str = ""
+    uid: str = ""
+    epoch: Epoch = Epoch(0)
+    generation: int = 0
+    snapshot_every: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where an actor's resource says that it lives; `pod_uid` is empty while it is unplaced, `desired` says the rest."""
+
+    pod_uid: PodUid
+    desired: DesiredActor
+    suspended: bool = False
+
+
+class Directory(Protocol):
+    """Answers where an actor lives, for calls that reach a pod without it."""
+
+    async def find(self, actor: ActorId) -> Home | None:
+        """Return the home of an actor's resource; None when it has no resource."""
+        ...
+
+
+class DesiredListener(Protocol):
+    """What a source of desired actors tells the runtime."""
+
+    def on_model(self, model: ActorModel) -> None:
+        """A model is there or has changed."""
+        ...
+
+    def on_model_gone(self, name: str) -> None:
+        """A model was deleted."""
+        ...
+
+    def on_adopt(self, desired: DesiredActor) -> None:
+        """This process shall hold the actor; idempotent."""
+        ...
+
+    def on_release(self, actor: ActorId, epoch: Epoch) -> None:
+        """This process shall no longer hold the actor at this or a lower epoch; idempotent."""
+        ...
+
+
+class ActorSource(Directory, Protocol):
+    """Where models and desired actors come from: Kubernetes, or a folder of manifests."""
+
+    async def run(self, listener: DesiredListener) -> None:
+        """Tell the listener of everything there is and of every change, until cancelled."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ActorReport:
+    """What the runtime says of one actor; the sink writes it where people look."""
+
+    desired: DesiredActor
+    phase: ActorPhase
+    version: int
+    snapshot_version: int
+    model_version: str
+    reason: str = ""
+    message: str = ""
+    fenced_by: Epoch = Epoch(0)
+
+
+class ReportSink(Protocol):
+    """Takes reports; slow, so the reporter spends its calls on a budget."""
+
+    async def write(self, report: ActorReport) -> None:
+        """Write one report, or raise a retryable error, or drop it for good with a permanent one."""
+        ...
+
+
+Spawn = Callable[[Awaitable[None], str], None]
+"""Start a named background task that the process owns; its failure is reported, never lost."""

@@ -1,0 +1,59 @@
+"""Which VMs this process holds, and which it should."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from aether_api.identity import ActorId, Epoch
+from aether_runtime.ports import DesiredActor
+from aether_runtime.vm import VirtualMachine
+
+
+class VMRegistry:
+    """VMs by actor, and the highest placement known for each actor.
+
+    The epoch of a released actor is remembered for as long as the process lives (an integer each), so that a late
+    message of an older placement is recognised.
+    """
+
+    def __init__(self) -> None:
+        self._vms: dict[ActorId, VirtualMachine] = {}
+        self._desired: dict[ActorId, DesiredActor] = {}
+        self._epochs: dict[ActorId, Epoch] = {}
+
+    @property
+    def vms(self) -> Mapping[ActorId, VirtualMachine]:
+        """All VMs, read only."""
+        return MappingProxyType(self._vms)
+
+    @property
+    def desired(self) -> Mapping[ActorId, DesiredActor]:
+        """All actors that this process should hold, read only."""
+        return MappingProxyType(self._desired)
+
+    def get(self, actor: ActorId) -> VirtualMachine | None:
+        """Return the actor's VM."""
+        return self._vms.get(actor)
+
+    def put(self, vm: VirtualMachine) -> None:
+        """Note a VM; there is at most one for an actor."""
+        self._vms[vm.get_actor_id()] = vm
+
+    def remove(self, vm: VirtualMachine) -> None:
+        """Forget a VM, unless another one took its place."""
+        if self._vms.get(vm.get_actor_id()) is vm:
+            del self._vms[vm.get_actor_id()]
+
+    def known_epoch(self, actor: ActorId) -> Epoch:
+        """Return the highest epoch at which the actor was given to this process."""
+        return self._epochs.get(actor, Epoch(0))
+
+    def want(self, desired: DesiredActor) -> None:
+        """Note that this process should hold the actor."""
+        self._desired[desired.actor] = desired
+        self._epochs[desired.actor] = max(desired.epoch, self.known_epoch(desired.actor))
+
+    def unwant(self, actor: ActorId) -> None:
+        """Note that this process should not hold the actor."""
+        self._desired.pop(actor, None)

@@ -1,0 +1,86 @@
+"""Rebuild an actor's history: the newest valid snapshot, then every commit after it, in batches.
+
+Memory stays flat: one batch of commits at a time is decoded and folded. A snapshot that the log does not confirm is ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aether_api.envelope import StoredCommit
+from aether_api.errors import EventInvalid, InvalidEnvelope
+from aether_api.identity import ActorId, Epoch
+from aether_model.compile import CompiledModel
+from aether_runtime.core.history import History
+from aether_runtime.core.snapshots import SnapshotBody, restore_history
+from aether_runtime.ports import EventStore, SnapshotStore
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay gave.
+
+    Attributes:
+        snapshot_version: version of the snapshot it began from, 0 for none.
+        events: how many events were folded after it.
+        epoch: of the last commit in the log.
+    """
+
+    history: History
+    snapshot_version: int
+    events: int
+    epoch: Epoch
+
+
+async def replay(actor: ActorId, model: CompiledModel, events: EventStore, snapshots: SnapshotStore) -> Replayed:
+    """Rebuild the actor's history from the log.
+
+    Raises:
+        EventInvalid: a stored event cannot be applied, or versions have a gap; the actor must be quarantined.
+        RetryableError: the log cannot be read now.
+    """
+    try:
+        head = await events.read_head(actor)
+    except InvalidEnvelope as exc:
+        raise EventInvalid(f"the last message of the actor is no commit: {exc}") from exc
+    if head is None:
+        return Replayed(History.empty(model), 0, 0, Epoch(0))
+    history = await _restore(actor, model, events, snapshots, head)
+    start_version = history.position.version
+    folded = 0
+    try:
+        async for commits in events.read_commits(actor, head, from_n=history.position.index.n):
+            for commit in commits:
+                folded += len(history.fold_commit(commit))
+    except InvalidEnvelope as exc:
+        raise EventInvalid(str(exc)) from exc
+    return Replayed(history, start_version, folded, head.epoch)
+
+
+async def catch_up(history: History, actor: ActorId, events: EventStore, head: StoredCommit) -> list[StoredCommit]:
+    """Fold all commits from the history's position up to `head` and return them.
+
+    Raises:
+        EventInvalid: the log does not continue the history.
+    """
+    seen: list[StoredCommit] = []
+    try:
+        async for commits in events.read_commits(actor, head, from_n=history.position.index.n):
+            for commit in commits:
+                history.fold_commit(commit)
+                seen.append(commit)
+    except InvalidEnvelope as exc:
+        raise EventInvalid(str(exc)) from exc
+    return seen
+
+
+async def _restore(actor: ActorId, model: CompiledModel, events: EventStore, snapshots: SnapshotStore, head: StoredCommit) -> History:
+    body = await snapshots.read_latest(actor, model.fold)
+    if body is None or body.sequence > head.sequence or body.incarnation != head.incarnation:
+        return History.empty(model)
+    commit = head if head.sequence == body.sequence else await events.read_at(actor, body.sequence)
+    return History.empty(model) if commit is None or not _confirms(commit, body) else restore_history(model, body, commit.next_index())
+
+
+def _confirms(commit: StoredCommit, body: SnapshotBody) -> bool:
+    return commit.id == body.commit_id and commit.n == body.n and commit.last_version == body.version

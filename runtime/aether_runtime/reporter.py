@@ -1,0 +1,172 @@
+"""Status on a budget: which report is written next, and the task that writes them.
+
+A status write costs the API server over 5 ms, so reports are coalesced: an actor has at most one waiting, the newest.
+Changes of phase go first; a version is written when it has been quiet for a second, else the longest waiting one when there
+is room. An equal report is not written again, so an idle process writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from aether_api import logs
+from aether_api.errors import PermanentError, RetryableError
+from aether_api.identity import ActorId
+from aether_runtime.ports import ActorReport, ReportSink
+
+logger = logging.getLogger(__name__)
+
+QUIET_S: Final = 1.0
+"""Seconds without a change after which a version is worth writing."""
+
+OVERDUE_S: Final = 5.0
+"""Seconds after which the version of an actor that never rests is written all the same."""
+
+WRITES_AT_ONCE: Final = 8
+"""Writes under way at once: hides the round trip of 10 ms, leaves most of the API server to others."""
+
+BURST_S: Final = 1.0
+"""Seconds of budget that may be spent at once, so that a phase change is seen at once."""
+
+TICK_S: Final = 0.1
+"""Seconds between looks at what has become quiet."""
+
+
+class ReportQueue:
+    """Pure part: keeps the newest report of each actor and says which is due."""
+
+    def __init__(self) -> None:
+        self._urgent: OrderedDict[ActorId, ActorReport] = OrderedDict()
+        self._versions: OrderedDict[ActorId, tuple[ActorReport, float, float]] = OrderedDict()
+        self._written: dict[ActorId, ActorReport] = {}
+
+    def __len__(self) -> int:
+        return len(self._urgent) + len(self._versions)
+
+    def put(self, report: ActorReport, now_s: float) -> None:
+        """Take a report; it replaces the one that waits for the same actor."""
+        actor = report.desired.actor
+        written = self._written.get(actor)
+        if written == report:
+            self._urgent.pop(actor, None)
+            self._versions.pop(actor, None)
+        elif actor in self._urgent or written is None or _is_turn(written, report):
+            self._versions.pop(actor, None)
+            self._urgent[actor] = report
+        else:
+            first_s = self._versions[actor][1] if actor in self._versions else now_s
+            self._versions[actor] = (report, first_s, now_s)
+
+    def forget(self, actor: ActorId) -> None:
+        """Drop everything about an actor that this process no longer holds."""
+        self._urgent.pop(actor, None)
+        self._versions.pop(actor, None)
+        self._written.pop(actor, None)
+
+    def take(self, now_s: float) -> ActorReport | None:
+        """Remove and return the report that is due; None when none is."""
+        if self._urgent:
+            return self._urgent.popitem(last=False)[1]
+        for actor, (report, first_s, changed_s) in self._versions.items():
+            if now_s - changed_s >= QUIET_S or now_s - first_s >= OVERDUE_S:
+                del self._versions[actor]
+                return report
+        return None
+
+    def has(self, actor: ActorId) -> bool:
+        """Whether a report of the actor waits."""
+        return actor in self._urgent or actor in self._versions
+
+    def note_written(self, report: ActorReport) -> None:
+        """Remember what was written, so that it is not written again."""
+        self._written[report.desired.actor] = report
+
+
+def _is_turn(written: ActorReport, report: ActorReport) -> bool:
+    """Whether more than numbers changed."""
+    return (written.phase, written.reason, written.desired, written.model_version, written.fenced_by) != (
+        report.phase, report.reason, report.desired, report.model_version, report.fenced_by,
+    )  # fmt: skip
+
+
+class Reporter:
+    """Spends the budget on what the queue says is due."""
+
+    def __init__(self, sink: ReportSink, *, budget_per_s: Callable[[], float]) -> None:
+        self._sink = sink
+        self._budget_per_s = budget_per_s
+        self._queue = ReportQueue()
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._tokens = 0.0
+        self._refilled_s = self._loop.time()
+        self._writing: set[ActorId] = set()
+
+    def report(self, report: ActorReport) -> None:
+        """Take a report; never waits."""
+        self._queue.put(report, self._loop.time())
+        self._wake.set()
+
+    def forget(self, actor: ActorId) -> None:
+        """Write nothing more about an actor."""
+        self._queue.forget(actor)
+
+    async def run(self) -> None:
+        """Write reports until cancelled."""
+        slots = asyncio.Semaphore(WRITES_AT_ONCE)
+        async with asyncio.TaskGroup() as writers:
+            while True:
+                await self._wait_for_work()
+                while self._take_token():
+                    report = self._queue.take(self._loop.time())
+                    if report is None:
+                        self._tokens += 1
+                        break
+                    if report.desired.actor in self._writing:
+                        self._queue.put(report, self._loop.time())
+                        self._tokens += 1
+                        break
+                    await slots.acquire()
+                    self._writing.add(report.desired.actor)
+                    writers.create_task(self._write(report, slots), name=f"report {report.desired.actor}")
+
+    async def _wait_for_work(self) -> None:
+        if not self._queue:
+            self._wake.clear()
+            await self._wake.wait()
+        else:
+            await asyncio.sleep(TICK_S)
+
+    def _take_token(self) -> bool:
+        now_s, budget = self._loop.time(), self._budget_per_s()
+        self._tokens = min(max(1.0, budget * BURST_S), self._tokens + (now_s - self._refilled_s) * budget)
+        self._refilled_s = now_s
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    async def _write(self, report: ActorReport, slots: asyncio.Semaphore) -> None:
+        actor = report.desired.actor
+        try:
+            await self._sink.write(report)
+            self._queue.note_written(report)
+        except RetryableError as exc:
+            logger.debug("a status could not be written, trying again", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+            await asyncio.sleep(exc.retry_after_s)
+            self._requeue(report)
+        except PermanentError as exc:
+            logger.warning("a status was refused", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+        finally:
+            self._writing.discard(actor)
+            slots.release()
+
+    def _requeue(self, report: ActorReport) -> None:
+        """Put a failed report back, unless a newer one waits already."""
+        if not self._queue.has(report.desired.actor):
+            self._queue.put(report, self._loop.time())
+            self._wake.set()

@@ -1,0 +1,217 @@
+"""Brings a command to its actor: to the VM here, to the live VM elsewhere, or to the pod where it belongs.
+
+Commands arrive on three kinds of subject. `cmd` reaches the live VM directly. `call` reaches any pod, and a forwarded call
+the one pod that another pod chose; both end here in `_route`, which looks again and again until the deadline, since the
+actor may be moving: VM here; live VM elsewhere; the pod that the resource's placement names; without a resource, and if the
+model allows it, the pod that rendezvous hashing names. A call is passed on at most twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from aether_api import logs
+from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, InvalidName, NoResponders, Reason, RequestTimeout
+from aether_api.identity import PodUid
+from aether_api.messages import Command, Reply, build_command_headers, build_error, decode_reply, encode_reply, format_time, parse_command
+from aether_api.subjects import call_wildcard, command_subject, forward_subject, forward_wildcard, parse_command_subject
+from aether_nats.connection import NatsConnection, Subscription
+from aether_nats.message import Message
+from aether_runtime.core.group import Waiting
+from aether_runtime.ports import DesiredActor, Directory
+from aether_runtime.presence import choose_pod
+from aether_runtime.vm import MOVING_RETRY_MS, VirtualMachine
+
+if TYPE_CHECKING:
+    from aether_runtime.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+CALL_QUEUE: Final = "call"
+"""Queue group of all pods of a namespace: each call reaches one of them."""
+
+FORWARDS_MAX: Final = 2
+"""Times that a call is passed on: once to where it belongs, once more if that changed meanwhile."""
+
+CALLS_MAX: Final = 4096
+"""Calls that look for their actor at once; beyond, callers are told to come back."""
+
+LOOK_AGAIN_S: Final = 0.05
+"""Seconds between looks for an actor that moves: a fraction of a hand-over."""
+
+Answer = Callable[[Reply], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServeHere:
+    """The VM of this process takes it."""
+
+    vm: VirtualMachine
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Another process takes it."""
+
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Nobody ever will."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class LookAgain:
+    """Nobody can right now."""
+
+
+Route = ServeHere | Forward | Refuse | LookAgain
+
+
+class Router:
+    """Routes commands for one runtime."""
+
+    def __init__(self, connection: NatsConnection, directory: Directory, runtime: Runtime) -> None:
+        self._connection = connection
+        self._directory = directory
+        self._runtime = runtime
+        self._loop = asyncio.get_running_loop()
+        self._calls = 0
+
+    def subscribe(self) -> tuple[Subscription, ...]:
+        """Begin to take calls of the namespace and forwarded ones."""
+        namespace, uid = self._runtime.config.namespace, self._runtime.config.pod.uid
+        return (
+            self._connection.subscribe(call_wildcard(namespace), self._on_call, CALL_QUEUE),
+            self._connection.subscribe(forward_wildcard(namespace, uid), self._on_call),
+        )
+
+    def on_direct(self, vm: VirtualMachine, message: Message) -> None:
+        """Hand a message of a VM's own subject to the VM."""
+        command = self._parse(message)
+        if command is not None:
+            vm.process_command(self._build_waiting(command, self._answer_to(message)))
+
+    def serve(self, command: Command, answer: Answer) -> None:
+        """Find the actor of a command and have it answered, whatever that takes within the deadline."""
+        if self._calls >= CALLS_MAX:
+            answer(build_error(Reason.BUSY, f"{CALLS_MAX} calls look for their actors already", command_id=command.id, retry_after_ms=MOVING_RETRY_MS))
+            return
+        self._calls += 1
+        self._runtime.spawn(self._serve(self._build_waiting(command, answer)), f"call {command.actor}")
+
+    def _on_call(self, message: Message) -> None:
+        command = self._parse(message)
+        if command is None:
+            return
+        vm = self._runtime.registry.get(command.actor)
+        if vm is not None and vm.is_ready:
+            vm.process_command(self._build_waiting(command, self._answer_to(message)))
+        else:
+            self.serve(command, self._answer_to(message))
+
+    async def _serve(self, waiting: Waiting) -> None:
+        try:
+            while self._loop.time() < waiting.deadline:
+                route = await self._route(waiting.command)
+                if isinstance(route, ServeHere):
+                    return route.vm.process_command(waiting)
+                if isinstance(route, Refuse):
+                    return waiting.answer(route.reply)
+                if isinstance(route, Forward):
+                    reply = await self._ask(route.subject, waiting)
+                    if reply is not None:
+                        return waiting.answer(reply)
+                await asyncio.sleep(LOOK_AGAIN_S)
+            waiting.answer(build_error(Reason.BUSY, "no pod holds the actor now; it may be moving", command_id=waiting.command.id, retry_after_ms=MOVING_RETRY_MS))
+        finally:
+            self._calls -= 1
+
+    async def _route(self, command: Command) -> Route:
+        """Decide where a command goes now."""
+        vm = self._runtime.registry.get(command.actor)
+        if vm is not None:
+            return ServeHere(vm)
+        try:
+            home = await self._directory.find(command.actor)
+        except AetherError as exc:
+            logger.debug("the actor's resource cannot be read now", extra={logs.ACTOR_ID: str(command.actor), logs.REASON: str(exc)})
+            return LookAgain()
+        if home is None:
+            return self._route_on_demand(command)
+        if home.suspended:
+            return Refuse(build_error(Reason.SUSPENDED, "spec.suspend is true; set it to false to go on", command_id=command.id))
+        if not home.pod_uid:
+            return LookAgain()
+        if home.pod_uid == self._runtime.config.pod.uid:
+            self._runtime.on_adopt(home.desired)
+            return LookAgain()
+        return self._forward_to(home.pod_uid, command)
+
+    def _route_on_demand(self, command: Command) -> Route:
+        actor = command.actor
+        model = self._runtime.find_model(actor.model)
+        if model is None:
+            return Refuse(build_error(Reason.UNKNOWN_MODEL, f"there is no accepted ActorModel {actor.model} in namespace {actor.namespace}", command_id=command.id))
+        if not model.on_demand:
+            message = f"there is no Actor with model {actor.model} and id {actor.id}; apply one, or set onDemand in the ActorModel"
+            return Refuse(build_error(Reason.UNKNOWN_ACTOR, message, command_id=command.id))
+        chosen = choose_pod(actor, self._runtime.presence.pods.live())
+        if chosen is None or chosen == self._runtime.config.pod.uid:
+            self._runtime.on_adopt(DesiredActor(actor))
+            return LookAgain()
+        return self._forward_to(chosen, command)
+
+    def _forward_to(self, pod: PodUid, command: Command) -> Route:
+        if command.forwards >= FORWARDS_MAX:
+            return LookAgain()
+        return Forward(forward_subject(command.actor.namespace, pod, command.actor, command.name))
+
+    async def _ask(self, subject: str, waiting: Waiting) -> Reply | None:
+        """Pass a command on: to the live VM if there is one, else to `subject`; None when nobody took it."""
+        command = waiting.command
+        remaining_s = max(LOOK_AGAIN_S, waiting.deadline - self._loop.time())
+        headers = build_command_headers(replace(command, forwards=command.forwards + 1, timeout_s=remaining_s))
+        for target in (command_subject("cmd", command.actor, command.name), subject):
+            try:
+                return decode_reply((await self._connection.request(target, command.payload, headers, remaining_s)).payload)
+            except NoResponders:
+                continue
+            except (RequestTimeout, Disconnected, InvalidEnvelope) as exc:
+                message = f"the pod that should hold the actor did not answer: {exc}; repeat the command with the same id"
+                return build_error(Reason.UNKNOWN, message, command_id=command.id, retry_after_ms=MOVING_RETRY_MS)
+        return None
+
+    def _parse(self, message: Message) -> Command | None:
+        """Read a command; a malformed one is answered with what is wrong with it."""
+        try:
+            actor, name = parse_command_subject(message.subject)
+            return parse_command(actor, name, message.raw_headers, message.payload, now=format_time(time.time()), fresh_id=secrets.token_hex(8))
+        except (InvalidName, InvalidEnvelope) as exc:
+            self._answer_to(message)(Reply("rejected", reason=Reason.INVALID_COMMAND.value, message=str(exc)))
+            return None
+
+    def _build_waiting(self, command: Command, answer: Answer) -> Waiting:
+        return Waiting(command, self._loop.time() + command.timeout_s, answer)
+
+    def _answer_to(self, message: Message) -> Answer:
+        reply_to = message.reply
+
+        def answer(reply: Reply) -> None:
+            if not reply_to:
+                return
+            try:
+                self._connection.publish(reply_to, encode_reply(reply))
+            except AetherError as exc:
+                logger.debug("a reply could not be sent; the caller asks again", extra={logs.REASON: str(exc)})
+
+        return answer

@@ -1,0 +1,389 @@
+"""One process of the runtime: brings the VMs that it holds to what is desired of it.
+
+It is level-based. Assignments, the watch, calls for actors on demand and new models only change what is desired; `_converge`
+then looks at one actor as it is and takes the next step, as often as needed, one task for an actor at a time. So the order
+and the repetition of messages do not matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aether_api import logs
+from aether_api.errors import AetherError, Busy, ModelInvalid, NoResponders
+from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName
+from aether_api.messages import Command, Reply
+from aether_api.subjects import command_wildcard
+from aether_api.v1alpha1 import ActorModel, ActorPhase
+from aether_model.compile import CompiledModel, compile_model
+from aether_nats.connection import NatsConnection, Subscription
+from aether_runtime.assignments import Assignments
+from aether_runtime.core.group import Now, Waiting
+from aether_runtime.ports import ActorReport, ActorSource, DesiredActor, EventStore, ReportSink, SnapshotStore
+from aether_runtime.presence import Presence, choose_pod
+from aether_runtime.registry import VMRegistry
+from aether_runtime.reporter import Reporter
+from aether_runtime.router import Router
+from aether_runtime.vm import VirtualMachine, VmListener, VmServices
+
+logger = logging.getLogger(__name__)
+
+OWN_QUEUE: Final = "own"
+"""Queue group of the live VM's subscription: should two VMs of one actor live for a moment, one of them answers."""
+
+COMMIT_SHARE: Final = 4
+"""A commit may use one in so many parts of the server's max_payload, the rest is for headers and growth."""
+
+RESTART_MIN_S: Final = 1.0
+"""Seconds before a failed VM is started again; doubles with each failure up to `RESTART_MAX_S`."""
+
+RESTART_MAX_S: Final = 30.0
+"""Seconds between restarts of a VM that keeps failing: somebody must act, and the log must not drown."""
+
+STOPS_AT_ONCE: Final = 64
+"""VMs stopped at once at the end of the process: each writes a snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeConfig:
+    """What one process needs to know.
+
+    Attributes:
+        pod: UID of the pod and boot id of this process.
+        recovery_permits: replays under way at once.
+        status_budget_per_s: status writes of the whole namespace, shared by its live pods.
+    """
+
+    namespace: str
+    pool: PoolName
+    pod: PodIdentity
+    pod_name: str
+    recovery_permits: int = 50
+    status_budget_per_s: float = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeMessage:
+    """A message to one actor, as `send_message` takes it."""
+
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimePorts:
+    """The outside world of one runtime."""
+
+    connection: NatsConnection
+    events: EventStore
+    snapshots: SnapshotStore
+    source: ActorSource
+    sink: ReportSink
+
+
+class Runtime(VmListener):
+    """Holds many VMs; `run` is its whole life."""
+
+    def __init__(self, config: RuntimeConfig, ports: RuntimePorts) -> None:
+        self.config = config
+        self.registry = VMRegistry()
+        self._ports = ports
+        self._loop = asyncio.get_running_loop()
+        self._models: dict[str, CompiledModel] = {}
+        self._refused: dict[str, str] = {}
+        self._subscriptions: dict[ActorId, Subscription] = {}
+        self._starting: dict[ActorId, asyncio.Task[None]] = {}
+        self._fenced: dict[ActorId, Epoch] = {}
+        self._failures: dict[ActorId, int] = {}
+        self._converging: dict[ActorId, bool] = {}
+        self._permits = asyncio.Semaphore(config.recovery_permits)
+        self._tasks: asyncio.TaskGroup | None = None
+        self.presence = Presence(ports.connection, config.namespace, config.pool, config.pod, config.pod_name, lambda: len(self.registry.desired))
+        self._reporter = Reporter(ports.sink, budget_per_s=self._status_budget)
+        self._assignments = Assignments(ports.connection, config.namespace, config.pod, self.registry, self)
+        self.router = Router(ports.connection, ports.source, self)
+        self._services = VmServices(
+            events=ports.events,
+            snapshots=ports.snapshots,
+            writer=str(config.pod),
+            now=lambda: Now(time.time(), self._loop.time()),
+            new_id=lambda: secrets.token_hex(8),
+            spawn=self.spawn,
+            may_keep=self._may_keep,
+            bytes_max=ports.connection.max_payload // COMMIT_SHARE,
+        )
+
+    # What the seed names.
+
+    def load_model(self, model: ActorModel) -> None:
+        """Register a model: its actors can start, those that run take it over.
+
+        Raises:
+            ModelInvalid: it does not compile; an older version of it stays in use.
+        """
+        compiled = compile_model(model.metadata.name, model.spec)
+        self._models[compiled.name] = compiled
+        self._refused.pop(compiled.name, None)
+        self._touch_model(compiled.name)
+
+    async def send_message(self, message: RuntimeMessage) -> Reply:
+        """Route a message to the actor's VM, wherever it lives, and return the reply."""
+        reply: asyncio.Future[Reply] = self._loop.create_future()
+        self.router.serve(message.command, lambda answer: None if reply.done() else reply.set_result(answer))
+        return await reply
+
+    def get_active_vms(self) -> Mapping[ActorId, VirtualMachine]:
+        """Return the VMs of this process by actor, read only."""
+        return self.registry.vms
+
+    def create_vm(self, desired: DesiredActor) -> VirtualMachine:
+        """Hold an actor: return its VM, making one that begins to replay.
+
+        Raises:
+            ModelInvalid: the actor's model is not there or does not compile.
+        """
+        self.registry.want(desired)
+        vm = self.registry.get(desired.actor)
+        if vm is None:
+            vm = self._make_vm(desired)
+        return vm
+
+    async def stop_vm(self, actor: ActorId) -> None:
+        """Let an actor go: finish, snapshot, stop. Its events stay."""
+        self.registry.unwant(actor)
+        vm = self.registry.get(actor)
+        if vm is not None:
+            await self._stop(vm)
+
+    # Life.
+
+    async def run(self, *, started: Callable[[], None] = lambda: None) -> None:
+        """Serve until cancelled, then stop every VM in order.
+
+        Args:
+            started: called when all subscriptions are in place.
+        """
+        namespace_calls = self.router.subscribe()
+        assignments = self._assignments.subscribe(self.config.pool)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                tasks.create_task(self._ports.source.run(self), name="source of actors")
+                tasks.create_task(self._reporter.run(), name="reporter")
+                tasks.create_task(self.presence.run(), name="presence")
+                started()
+        finally:
+            self._tasks = None
+            for subscription in (*namespace_calls, assignments):
+                subscription.unsubscribe()
+            await self._stop_all()
+
+    async def leave(self) -> None:
+        """Say that this process takes nothing new; the operator moves its actors away."""
+        self.presence.state = "leaving"
+        self.presence.beat()
+
+    def spawn(self, work: Awaitable[None], name: str) -> None:
+        """Run work in the background as long as the runtime lives; its failure is logged."""
+        if self._tasks is None:
+            if asyncio.iscoroutine(work):
+                work.close()
+            return
+        self._tasks.create_task(_supervise(work, name), name=name)
+
+    # What the source and the operator say.
+
+    def on_model(self, model: ActorModel) -> None:
+        """Take a model; one that does not compile is remembered with its reason."""
+        try:
+            self.load_model(model)
+        except ModelInvalid as exc:
+            logger.warning("a model does not compile", extra={logs.MODEL: model.metadata.name, logs.REASON: str(exc)})
+            self._refused[model.metadata.name] = str(exc)
+            self._touch_model(model.metadata.name)
+
+    def on_model_gone(self, name: str) -> None:
+        """Forget a model; VMs that run go on with it, none starts."""
+        self._models.pop(name, None)
+        self._refused.pop(name, None)
+
+    def on_adopt(self, desired: DesiredActor) -> None:
+        """Hold an actor; an older placement than a known one is ignored."""
+        if desired.epoch >= self.registry.known_epoch(desired.actor):
+            if self.registry.desired.get(desired.actor) == desired:
+                return
+            self.registry.want(desired)
+            self._touch(desired.actor)
+
+    def on_release(self, actor: ActorId, epoch: Epoch) -> None:
+        """Let an actor go unless it was given to us again at a higher epoch."""
+        desired = self.registry.desired.get(actor)
+        if desired is not None and desired.epoch <= epoch:
+            self.registry.unwant(actor)
+            self._touch(actor)
+
+    def find_model(self, name: str) -> CompiledModel | None:
+        """Return a model that compiled."""
+        return self._models.get(name)
+
+    # What VMs say.
+
+    def on_report(self, report: ActorReport) -> None:
+        """Pass a report on, if the actor has a resource and is still ours."""
+        if report.desired.name and report.desired.actor in self.registry.desired:
+            self._reporter.report(report)
+
+    def on_ready(self, vm: VirtualMachine) -> None:
+        """Take the actor's commands directly from now on."""
+        actor = vm.get_actor_id()
+        self._failures.pop(actor, None)
+        self._drop_subscription(actor)
+        self._subscriptions[actor] = self._ports.connection.subscribe(command_wildcard(actor), lambda message: self.router.on_direct(vm, message), OWN_QUEUE)
+
+    def on_ended(self, vm: VirtualMachine) -> None:
+        """A newer owner exists: hold the actor no longer, until a newer placement names us."""
+        self._fenced[vm.get_actor_id()] = vm.desired.epoch
+        self._drop(vm)
+
+    def on_failed(self, vm: VirtualMachine, error: Exception) -> None:
+        """Throw the VM away and start another from the log, later and later."""
+        actor = vm.get_actor_id()
+        logger.error("a VM failed and is started again", extra={logs.ACTOR_ID: str(actor)}, exc_info=error)
+        self._drop(vm)
+        failures = self._failures[actor] = self._failures.get(actor, 0) + 1
+        self._loop.call_later(min(RESTART_MIN_S * 2 ** (failures - 1), RESTART_MAX_S), self._touch, actor)
+
+    # Convergence.
+
+    def _touch_model(self, name: str) -> None:
+        for actor in [actor for actor in self.registry.desired if actor.model == name]:
+            self._touch(actor)
+
+    def _touch(self, actor: ActorId) -> None:
+        """Look at an actor soon, or once more if somebody is looking at it now."""
+        if actor in self._converging:
+            self._converging[actor] = True
+            return
+        self._converging[actor] = False
+        self.spawn(self._converge(actor), f"converge {actor}")
+
+    async def _converge(self, actor: ActorId) -> None:
+        try:
+            while True:
+                self._converging[actor] = False
+                await self._take_next_step(actor)
+                if not self._converging[actor]:
+                    return
+        finally:
+            del self._converging[actor]
+
+    async def _take_next_step(self, actor: ActorId) -> None:
+        desired, vm = self.registry.desired.get(actor), self.registry.get(actor)
+        if desired is None:
+            if vm is not None:
+                await self._stop(vm)
+            self._reporter.forget(actor)
+        elif vm is None:
+            self._start_or_explain(desired)
+        else:
+            await self._adjust(vm, desired)
+
+    def _start_or_explain(self, desired: DesiredActor) -> None:
+        if self._fenced.get(desired.actor) == desired.epoch and desired.epoch:
+            return
+        if desired.actor.model in self._models:
+            self._make_vm(desired)
+            return
+        reason, message = "ModelNotFound", f"there is no ActorModel {desired.actor.model}; apply it"
+        if desired.actor.model in self._refused:
+            reason, message = "ModelNotAccepted", self._refused[desired.actor.model]
+        self.on_report(ActorReport(desired, ActorPhase.SCHEDULED, 0, 0, "", reason, message))
+
+    async def _adjust(self, vm: VirtualMachine, desired: DesiredActor) -> None:
+        model = self._models.get(desired.actor.model, vm.model)
+        if model.fold != vm.model.fold:
+            await self._stop(vm, snapshot=False)
+            self._make_vm(desired)
+            return
+        if model is not vm.model:
+            vm.take_model(model)
+        if vm.desired != desired:
+            vm.take_placement(desired)
+
+    def _make_vm(self, desired: DesiredActor) -> VirtualMachine:
+        model = self._models.get(desired.actor.model)
+        if model is None:
+            raise ModelInvalid(desired.actor.model, (self._refused.get(desired.actor.model, "it does not exist"),))
+        vm = VirtualMachine(desired, model, self._services, self)
+        self.registry.put(vm)
+        if self._tasks is None:
+            raise Busy("the runtime is stopping")
+        self._starting[desired.actor] = self._tasks.create_task(self._start(vm), name=f"start {desired.actor}")
+        return vm
+
+    async def _start(self, vm: VirtualMachine) -> None:
+        actor = vm.get_actor_id()
+        began_s = self._loop.time()
+        try:
+            async with self._permits:
+                await vm.start()
+            logger.debug("an actor started", extra={logs.ACTOR_ID: str(actor), logs.VERSION: vm.get_version(), logs.DURATION_S: round(self._loop.time() - began_s, 4)})
+        except Exception as exc:
+            self.on_failed(vm, exc)
+        finally:
+            if self._starting.get(actor) is asyncio.current_task():
+                del self._starting[actor]
+
+    async def _stop(self, vm: VirtualMachine, *, snapshot: bool = True) -> None:
+        actor = vm.get_actor_id()
+        starting = self._starting.pop(actor, None)
+        if starting is not None:
+            starting.cancel()
+        self._drop_subscription(actor)
+        try:
+            await vm.stop(snapshot=snapshot)
+        finally:
+            self.registry.remove(vm)
+
+    async def _stop_all(self) -> None:
+        """Stop every VM, many at once; what is cut short is only a snapshot."""
+        slots = asyncio.Semaphore(STOPS_AT_ONCE)
+
+        async def stop(vm: VirtualMachine) -> None:
+            async with slots:
+                await _supervise(self._stop(vm), f"stop {vm.get_actor_id()}")
+
+        async with asyncio.TaskGroup() as stops:
+            for vm in list(self.registry.vms.values()):
+                stops.create_task(stop(vm), name=f"stop {vm.get_actor_id()}")
+
+    def _drop(self, vm: VirtualMachine) -> None:
+        self.registry.remove(vm)
+        self._drop_subscription(vm.get_actor_id())
+
+    def _drop_subscription(self, actor: ActorId) -> None:
+        subscription = self._subscriptions.pop(actor, None)
+        if subscription is not None:
+            subscription.unsubscribe()
+
+    def _may_keep(self, actor: ActorId) -> bool:
+        """Among owners of equal epoch, the pod that rendezvous hashing names stays."""
+        return choose_pod(actor, self.presence.pods.live()) in (self.config.pod.uid, None)
+
+    def _status_budget(self) -> float:
+        return self.config.status_budget_per_s / max(1, len(self.presence.pods.live()))
+
+
+async def _supervise(work: Awaitable[None], name: str) -> None:
+    """Run background work to its end; what it raises harms nothing else."""
+    try:
+        await work
+    except (AetherError, NoResponders) as exc:
+        logger.warning("background work failed", extra={logs.NAME: name, logs.REASON: str(exc)})
+    except Exception:
+        logger.exception("background work met something that must not happen", extra={logs.NAME: name})

@@ -1,0 +1,462 @@
+"""One live actor: it replays, takes commands, appends, answers, and stops.
+
+The life of a VM: New, Replaying, Ready, then Stopped; Quarantined when the log holds what its model cannot apply, Fenced when
+the log shows a newer owner. Between `Ready` and `Stopped` it is always in one of two states: idle, or busy with exactly one
+step (an append, a confirmation, a catch-up). Commands that arrive meanwhile wait in the bounded mailbox and form the next
+group. The fast path (decide, append, answer) runs in callbacks without a task; whatever must wait runs in a task that the
+process owns.
+
+Invariants: one append under way; state in `history` is committed state only; an answer leaves after the log confirmed what
+it says; after an unknown outcome nothing else is done for the actor until it is known (Pekko's persistent actors stash in
+the same way; the rules for lost acks and for answers that store nothing are ours, see ARCHITECTURE.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from aether_api import logs
+from aether_api.envelope import Commit, StoredCommit, join_events
+from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, PermanentError, Reason, RetryableError, VersionConflictError, reason_of
+from aether_api.identity import ActorId, Epoch
+from aether_api.messages import Reply, build_error, build_reply_events
+from aether_api.v1alpha1 import ActorPhase
+from aether_model.compile import CompiledModel
+from aether_runtime.core.group import COMMANDS_MAX, Group, Now, Waiting, decide_group
+from aether_runtime.core.history import History, Position
+from aether_runtime.core.snapshots import build_snapshot
+from aether_runtime.ports import ActorReport, DesiredActor, EventStore, SnapshotStore
+from aether_runtime.replay import catch_up, replay
+
+logger = logging.getLogger(__name__)
+
+MAILBOX_MAX: Final = 1024
+"""Commands that may wait for one actor: four full groups, some 100 ms of work; more would only time out."""
+
+CONFLICTS_MAX: Final = 3
+"""Times in a row that a group is decided again after a refused append; then the callers decide."""
+
+RETRY_S: Final = 0.2
+"""Seconds between tries to read the log while NATS is away."""
+
+STOP_TIMEOUT_S: Final = 10.0
+"""Seconds that a stop waits for the step under way: an append is re-sent for a whole leader election."""
+
+MOVING_RETRY_MS: Final = 100
+"""Milliseconds after which a caller may ask again while the actor moves: a hand-over takes about as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmServices:
+    """What a VM may use; nothing else reaches it.
+
+    Attributes:
+        writer: `<podUID>/<bootId>` of this process.
+        now: wall and monotonic clock.
+        new_id: makes commit ids.
+        spawn: runs a task that the process owns.
+        may_keep: whether this process should keep an actor of equal epoch after meeting another writer.
+        bytes_max: payload bytes of one commit.
+    """
+
+    events: EventStore
+    snapshots: SnapshotStore
+    writer: str
+    now: Callable[[], Now]
+    new_id: Callable[[], str]
+    spawn: Callable[[Awaitable[None], str], None]
+    may_keep: Callable[[ActorId], bool]
+    bytes_max: int
+
+
+class VmListener:
+    """What a VM tells its runtime; the methods must not block."""
+
+    def on_report(self, report: ActorReport) -> None:
+        """Phase or version changed."""
+
+    def on_ready(self, vm: VirtualMachine) -> None:
+        """The VM has replayed and takes commands."""
+
+    def on_ended(self, vm: VirtualMachine) -> None:
+        """The VM gave up by itself: fenced. It takes no more commands."""
+
+    def on_failed(self, vm: VirtualMachine, error: Exception) -> None:
+        """The VM met something that must not happen; it is to be thrown away and started anew from the log."""
+
+
+class VirtualMachine:
+    """One live activation of an actor."""
+
+    __slots__ = (
+        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "desired", "message", "phase", "reason", "snapshot_version",
+    )  # fmt: skip
+
+    def __init__(self, desired: DesiredActor, model: CompiledModel, services: VmServices, listener: VmListener) -> None:
+        self.desired = desired
+        self.phase = ActorPhase.REPLAYING
+        self.reason = "Replaying"
+        self.message = ""
+        self.snapshot_version = 0
+        self._history = History.empty(model)
+        self._services = services
+        self._listener = listener
+        self._mailbox: deque[Waiting] = deque()
+        self._busy = True
+        self._stopping = False
+        self._snapshotting = False
+        self._conflicts = 0
+        self._append: asyncio.Future[int] | None = None
+        self._idle: asyncio.Future[None] | None = None
+
+    # What the seed names.
+
+    def get_id(self) -> str:
+        """Return the id of this activation: actor and epoch."""
+        return f"{self.desired.actor}@{self.desired.epoch}"
+
+    def get_actor_id(self) -> ActorId:
+        """Return the actor's full name."""
+        return self.desired.actor
+
+    def get_state(self) -> dict[str, Any]:
+        """Return a copy of the committed state."""
+        return dict(self._history.state)
+
+    def get_version(self) -> int:
+        """Return the number of committed events."""
+        return self._history.position.version
+
+    @property
+    def model(self) -> CompiledModel:
+        """The model that decides."""
+        return self._history.model
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether commands are taken and decided."""
+        return self.phase is ActorPhase.READY and not self._stopping
+
+    async def start(self) -> None:
+        """Replay and take commands; tries again for as long as the log cannot be read.
+
+        Ends in Ready, Quarantined or (fenced) `on_ended`. Cancel it to give up.
+        """
+        self._report()
+        while True:
+            try:
+                replayed = await replay(self.desired.actor, self.model, self._services.events, self._services.snapshots)
+                break
+            except EventInvalid as exc:
+                return self._quarantine(str(exc))
+            except RetryableError as exc:
+                logger.debug("replay has to wait", extra={logs.ACTOR_ID: str(self.desired.actor), logs.REASON: str(exc)})
+                await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
+        self._history = replayed.history
+        self.snapshot_version = replayed.snapshot_version
+        if replayed.epoch > self.desired.epoch:
+            return self._end_fenced(replayed.epoch)
+        self.phase, self.reason, self.message = ActorPhase.READY, "Ready", f"replayed {replayed.events} events"
+        self._listener.on_ready(self)
+        self._report()
+        self._release_step()
+
+    def process_command(self, waiting: Waiting) -> None:
+        """Take a command; its `answer` is called exactly once, now or later."""
+        command_id = waiting.command.id
+        if self._stopping:
+            waiting.answer(_moving(command_id))
+        elif self.phase is ActorPhase.QUARANTINED:
+            waiting.answer(build_error(Reason.QUARANTINED, self.message, command_id=command_id, version=self.get_version()))
+        elif len(self._mailbox) >= MAILBOX_MAX:
+            waiting.answer(build_error(Reason.BUSY, f"{MAILBOX_MAX} commands wait for this actor already", command_id=command_id, retry_after_ms=MOVING_RETRY_MS))
+        else:
+            self._mailbox.append(waiting)
+            if not self._busy:
+                self._step()
+
+    def take_placement(self, desired: DesiredActor) -> None:
+        """Go on under a newer placement of the same actor; what is under way keeps its epoch."""
+        self.desired = desired
+        self._report()
+
+    def take_model(self, model: CompiledModel) -> None:
+        """Decide with another model of equal fold from the next group on."""
+        self._history.model = model
+        self._report()
+
+    async def stop(self, *, snapshot: bool = True) -> None:
+        """Finish the step under way, answer what waits with "moving", take a snapshot. Bounded; harmless to repeat."""
+        self._stopping = True
+        self._refuse_waiting()
+        if self._busy and self.phase is ActorPhase.READY:
+            self._idle = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await self._idle
+            except TimeoutError:
+                if self._append is not None:
+                    self._append.cancel()
+        self._refuse_waiting()
+        if snapshot and self.phase is ActorPhase.READY and self.get_version() > self.snapshot_version:
+            await self._write_snapshot()
+        self.phase = ActorPhase.STOPPING
+
+    # One step at a time.
+
+    def _step(self) -> None:
+        """Start what comes next; the root at which a failure of this VM is caught, so that it harms no other."""
+        try:
+            self._decide_next()
+        except Exception as exc:
+            self._fail(exc)
+
+    def _decide_next(self) -> None:
+        """Decide the next group and start what it needs; called only when idle."""
+        while self._mailbox and not self._stopping:
+            waiting = [self._mailbox.popleft() for _ in range(min(len(self._mailbox), COMMANDS_MAX))]
+            group = decide_group(self._history, waiting, self._services.now(), bytes_max=self._services.bytes_max)
+            self._mailbox.extendleft(reversed(group.rest))
+            _send(group.immediate)
+            if group.repeats:
+                self._spawn(self._answer_repeats(group.repeats), "repeats")
+            if group.events:
+                return self._start_append(group)
+            if group.answers:
+                self._busy = True
+                return self._spawn(self._confirm(group), "confirm")
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _release_step(self) -> None:
+        self._busy = False
+        self._step()
+
+    def _start_append(self, group: Group) -> None:
+        self._busy = True
+        commit = self._build_commit(group)
+        self._append = self._services.events.append(commit)
+        self._append.add_done_callback(partial(self._on_append, commit, group))
+
+    def _build_commit(self, group: Group) -> Commit:
+        position, model = self._history.position, self.model
+        return Commit(
+            id=self._services.new_id(),
+            actor=self.desired.actor,
+            expected_sequence=position.sequence,
+            first_version=position.version + 1,
+            last_version=group.version,
+            index=position.index,
+            epoch=self.desired.epoch,
+            pod=self._services.writer,
+            model=f"{model.name}@{model.content_hash}",
+            payload=join_events(group.encoded),
+            incarnation=position.incarnation,
+        )
+
+    def _on_append(self, commit: Commit, group: Group, outcome: asyncio.Future[int]) -> None:
+        self._append = None
+        if outcome.cancelled():
+            _send([(item, _unknown(item)) for item in group.members])
+            return self._release_step()
+        error = outcome.exception()
+        if error is None:
+            return self._accept(commit, group, outcome.result())
+        if isinstance(error, VersionConflictError):
+            return self._spawn(self._recover(commit, group), "recover")
+        _send([(item, build_error(reason_of(error), f"nothing was stored: {error}", command_id=item.command.id, version=self.get_version())) for item in group.members])
+        self._release_step()
+
+    def _accept(self, commit: Commit, group: Group, sequence: int) -> None:
+        position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, group.last_time)
+        self._history.accept(position, group.events, group.state)
+        self._conflicts = 0
+        _send(group.answers)
+        self._after_progress()
+        self._release_step()
+
+    def _after_progress(self) -> None:
+        self._report()
+        every = self.desired.snapshot_every
+        if every and not self._snapshotting and self.get_version() - self.snapshot_version >= every:
+            self._spawn(self._write_snapshot(), "snapshot")
+
+    # Steps that wait.
+
+    async def _recover(self, commit: Commit, group: Group) -> None:
+        """After a refusal: find out whether the commit was stored by an earlier try, else decide again."""
+        try:
+            tail, head = await self._read_tail(may_be_empty=False)
+        except EventInvalid as exc:
+            _send([(item, _unknown(item)) for item in group.members])
+            return self._quarantine(str(exc))
+        if any(found.id == commit.id for found in tail):
+            _send(group.answers)
+            self._conflicts = 0
+        else:
+            self._decide_again(group)
+        self._after_progress()
+        self._go_on_or_end(tail, head)
+
+    async def _confirm(self, group: Group) -> None:
+        """Send answers that store nothing once the log is known not to have moved."""
+        try:
+            tail, head = await self._read_tail(may_be_empty=True)
+        except EventInvalid as exc:
+            _send([(item, _unknown(item)) for item in group.members])
+            return self._quarantine(str(exc))
+        if tail:
+            self._decide_again(group)
+        else:
+            _send(group.answers)
+        self._go_on_or_end(tail, head)
+
+    async def _answer_repeats(self, repeats: list[tuple[Waiting, int]]) -> None:
+        """Answer commands whose ids took effect before, from the commits that hold them."""
+        for item, sequence in repeats:
+            try:
+                reply = await self._read_first_answer(item, sequence)
+            except AetherError as exc:
+                reply = build_error(Reason.BUSY, f"its first answer cannot be read now: {exc}", command_id=item.command.id, retry_after_ms=MOVING_RETRY_MS)
+            item.answer(reply)
+
+    async def _read_first_answer(self, item: Waiting, sequence: int) -> Reply:
+        commit = await self._services.events.read_at(self.desired.actor, sequence)
+        events = [event for event in commit.events() if event.command_id == item.command.id] if commit else []
+        if not events:
+            raise InvalidEnvelope(f"sequence {sequence} does not hold the command {item.command.id}")
+        return Reply("accepted", events[-1].version, build_reply_events(events), command_id=item.command.id)
+
+    async def _read_tail(self, *, may_be_empty: bool) -> tuple[list[StoredCommit], StoredCommit | None]:
+        """Read and fold what the log holds beyond the history; waits while the log cannot be read.
+
+        Args:
+            may_be_empty: False after a refused append: on replicas a write of this subject may still be in flight, so an
+                unmoved head is read again.
+        """
+        actor = self.desired.actor
+        while True:
+            try:
+                head = await self._services.events.read_head(actor)
+                moved = head is not None and head.sequence != self._history.position.sequence
+                if moved and head is not None:
+                    if head.tombstone or head.incarnation != self._history.position.incarnation:
+                        return [], head
+                    return await catch_up(self._history, actor, self._services.events, head), head
+                if may_be_empty or self._stopping or (head is None and self._history.position.sequence):
+                    return [], head
+            except InvalidEnvelope as exc:
+                raise EventInvalid(str(exc)) from exc
+            except RetryableError as exc:
+                logger.debug("reading the log has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+            if self._stopping:
+                return [], None
+            await asyncio.sleep(RETRY_S)
+
+    def _decide_again(self, group: Group) -> None:
+        self._conflicts += 1
+        if self._conflicts > CONFLICTS_MAX:
+            self._conflicts = 0
+            _send([(item, _conflict(item, self.get_version())) for item in group.members])
+        elif self._stopping:
+            _send([(item, _moving(item.command.id)) for item in group.members])
+        else:
+            self._mailbox.extendleft(reversed(group.members))
+
+    def _go_on_or_end(self, tail: list[StoredCommit], head: StoredCommit | None) -> None:
+        """Stop when the log shows another owner: a higher epoch, a tombstone, a lost tail, or an equal that should win."""
+        position = self._history.position
+        if head is None and position.sequence:
+            return self._end_fenced(self.desired.epoch)
+        if head is not None and (head.epoch > self.desired.epoch or head.incarnation != position.incarnation):
+            return self._end_fenced(head.epoch)
+        foreign = any(commit.epoch == self.desired.epoch and commit.pod != self._services.writer for commit in tail)
+        if foreign and not self._services.may_keep(self.desired.actor):
+            return self._end_fenced(self.desired.epoch)
+        self._release_step()
+
+    async def _write_snapshot(self) -> None:
+        self._snapshotting = True
+        try:
+            snapshot = build_snapshot(self._history)
+            await self._services.snapshots.write(self.desired.actor, snapshot)
+            self.snapshot_version = snapshot.version
+            self._report()
+        except (RetryableError, PermanentError) as exc:
+            logger.warning("a snapshot was not stored; the next one will be", extra={logs.ACTOR_ID: str(self.desired.actor), logs.REASON: str(exc)})
+        finally:
+            self._snapshotting = False
+
+    # Ends.
+
+    def _quarantine(self, message: str) -> None:
+        self.phase, self.reason = ActorPhase.QUARANTINED, Reason.QUARANTINED.value
+        self.message = f"{message}. Nothing was skipped; restore the model that wrote these events, or delete the actor with deletionPolicy Purge"
+        logger.error("an actor is quarantined", extra={logs.ACTOR_ID: str(self.desired.actor), logs.REASON: message})
+        waiting, self._mailbox = list(self._mailbox), deque()
+        for item in waiting:
+            self.process_command(item)
+        self._report()
+
+    def _end_fenced(self, epoch: Epoch) -> None:
+        self._stopping = True
+        self.phase, self.reason = ActorPhase.STOPPING, Reason.FENCED.value
+        self.message = f"another owner wrote at epoch {epoch}, ours is {self.desired.epoch}"
+        logger.warning("an actor was fenced off", extra={logs.ACTOR_ID: str(self.desired.actor), logs.EPOCH: epoch})
+        self._refuse_waiting()
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+        self._report(fenced_by=epoch)
+        self._listener.on_ended(self)
+
+    def _spawn(self, step: Awaitable[None], name: str) -> None:
+        self._services.spawn(self._guard(step), f"{name} {self.desired.actor}")
+
+    async def _guard(self, step: Awaitable[None]) -> None:
+        try:
+            await step
+        except Exception as exc:
+            self._fail(exc)
+
+    def _fail(self, error: Exception) -> None:
+        self._stopping = True
+        self._refuse_waiting()
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+        self._listener.on_failed(self, error)
+
+    def _refuse_waiting(self) -> None:
+        while self._mailbox:
+            item = self._mailbox.popleft()
+            item.answer(_moving(item.command.id))
+
+    def _report(self, *, fenced_by: Epoch = Epoch(0)) -> None:
+        model = self.model
+        self._listener.on_report(
+            ActorReport(self.desired, self.phase, self.get_version(), self.snapshot_version, f"{model.name}@{model.content_hash}", self.reason, self.message, fenced_by)
+        )
+
+
+def _send(answers: list[tuple[Waiting, Reply]]) -> None:
+    for item, reply in answers:
+        item.answer(reply)
+
+
+def _moving(command_id: str) -> Reply:
+    return build_error(Reason.BUSY, "the actor is moving; send the command again with the same id", command_id=command_id, retry_after_ms=MOVING_RETRY_MS)
+
+
+def _conflict(item: Waiting, version: int) -> Reply:
+    message = f"other writers came first {CONFLICTS_MAX + 1} times; nothing was stored"
+    return build_error(Reason.CONFLICT, message, command_id=item.command.id, version=version, retry_after_ms=MOVING_RETRY_MS)
+
+
+def _unknown(item: Waiting) -> Reply:
+    message = "the outcome is unknown; repeat the command with the same id to learn it"
+    return build_error(Reason.UNKNOWN, message, command_id=item.command.id, retry_after_ms=MOVING_RETRY_MS)
