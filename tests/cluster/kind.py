@@ -28,6 +28,10 @@ READY_S: Final = 240
 CHECK_S: Final = 30.0
 """Seconds for a marked cluster to show that it still works; a busy API server takes a few to answer."""
 
+DELETE_S: Final = 120.0
+"""Seconds for all nodes to be gone. The engine finishes the making of a node whose maker was killed (it copies the node's 1 GB
+of images first, up to 20 s for three), and only then lets it be deleted."""
+
 KEEP: Final = "keep"
 """The marker of a cluster that a person asked to keep: the end of a test run leaves it alone."""
 
@@ -70,10 +74,21 @@ def is_kept(name: str, folders: Folders) -> bool:
 
 
 def delete_kind_cluster(name: str, folders: Folders) -> None:
-    """Delete a kind cluster that was made here; the folder goes last, so that an interrupted deletion is continued."""
+    """Delete a kind cluster that was made here; the folder goes last, so that an interrupted deletion is continued.
+
+    Raises:
+        ClusterError: containers of it are still there.
+    """
     folder = folders.cluster(name)
     (folder / "ready").unlink(missing_ok=True)
-    work(folders.bin / "kind", "delete", "cluster", "--name", name, "--kubeconfig", folder / "kubeconfig", log=folders.log("kind-delete"))
+    delete = (folders.bin / "kind", "delete", "cluster", "--name", name, "--kubeconfig", folder / "kubeconfig")
+    deadline_s = time.monotonic() + DELETE_S
+    work(*delete, log=folders.log("kind-delete"))
+    while _node_states(name):
+        if time.monotonic() > deadline_s:
+            raise ClusterError(f"nodes of the kind cluster {name} cannot be deleted; see `docker ps --all`")
+        time.sleep(1.0)
+        work(*delete, log=folders.log("kind-delete"))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -118,9 +133,12 @@ def _known_to_kind(folders: Folders) -> list[str]:
     return attempt(folders.bin / "kind", "get", "clusters").stdout.split()
 
 
+def _node_states(name: str) -> list[str]:
+    return attempt("docker", "ps", "--all", "--filter", f"label=io.x-k8s.kind.cluster={name}", "--format", "{{.State}}").stdout.split()
+
+
 def _works(name: str, folder: Path, folders: Folders) -> bool:
-    states = attempt("docker", "ps", "--all", "--filter", f"label=io.x-k8s.kind.cluster={name}", "--format", "{{.State}}").stdout.split()
-    if not states or set(states) != {"running"}:
+    if set(_node_states(name)) != {"running"}:
         return False
     kubectl = (folders.bin / "kubectl", "--kubeconfig", folder / "kubeconfig", "--request-timeout=5s")
     deadline_s = time.monotonic() + CHECK_S

@@ -4,13 +4,15 @@ Long steps write their output into a log file and show a line of life every few 
 minutes looks like one that hangs. Short questions return their output. Every failure is a `ClusterError` that holds the
 end of the output: whoever reads it is a person at a terminal or the log of a CI job.
 
-A program that is interrupted (Ctrl-C, SIGTERM of a CI job, a failing sibling) is ended before the exception goes on, so that
-nothing keeps writing behind the back of the next run.
+A program that is interrupted (Ctrl-C, SIGTERM of a CI job, a failing sibling) is ended before the exception goes on, and where
+the system can (Linux) it ends with us even if we are killed outright, so that nothing keeps writing behind the back of the
+next run: a kind that lived on made nodes while the next run was deleting them.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -97,13 +99,12 @@ def work(
         ClusterError: with the end of the output.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.which(command[0]) is None:
+        raise ClusterError(f"{command[0]} is not installed")
     with log.open("wb") as output:
-        try:
-            process = subprocess.Popen(
-                [str(word) for word in command], stdin=stdin or subprocess.DEVNULL, stdout=output, stderr=output, env=_merged(environment), cwd=folder
-            )
-        except FileNotFoundError as exc:
-            raise ClusterError(f"{command[0]} is not installed") from exc
+        process = subprocess.Popen(
+            _ending_with_us(command), stdin=stdin or subprocess.DEVNULL, stdout=output, stderr=output, env=_merged(environment), cwd=folder
+        )
         with ended(process):
             code = _watch(process, log)
     if code != 0:
@@ -123,6 +124,11 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _ending_with_us(command: Sequence[str | Path]) -> list[str]:
+    wrapper = ["setpriv", "--pdeathsig", "TERM", "--"] if sys.platform == "linux" and shutil.which("setpriv") else []
+    return [*wrapper, *(str(word) for word in command)]
 
 
 def _watch(process: subprocess.Popen[bytes], log: Path) -> int:
