@@ -104,7 +104,9 @@ class NatsConnection:
             await connection.close()
             cause = connection._last_error or "no answer"
             raise Disconnected(f"cannot reach NATS at {settings.describe_servers()} within {settings.connect_timeout_s:g} s: {cause}") from exc
-        except (nats_errors.Error, ValueError, ImportError, OSError) as exc:
+        except ImportError as exc:
+            raise SettingsInvalid("credentials and nkeys for NATS need the package nkeys: pip install nkeys") from exc
+        except (nats_errors.Error, ValueError, OSError) as exc:
             raise SettingsInvalid(f"cannot connect to NATS at {settings.describe_servers()}: {exc}") from exc
         connection._start()
         return connection

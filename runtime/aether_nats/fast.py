@@ -23,7 +23,7 @@ from nats.aio.transport import TcpTransport
 from nats.protocol.parser import PERMISSIONS_ERR, Parser
 
 from aether_api.errors import Backpressure
-from aether_nats.link import LinkEvents, connect_client
+from aether_nats.link import LinkEvents, StrictClient, connect_client
 from aether_nats.message import Handler
 from aether_nats.parser import FastParser
 from aether_nats.settings import NatsSettings
@@ -50,14 +50,13 @@ def find_refusal(settings: NatsSettings) -> str:
     return f"nats-py {version} lacks {', '.join(missing)}" if missing else ""
 
 
-class _FastClient(Client):
+class _FastClient(StrictClient):
     """nats-py's client with our parser and a stricter idea of losing a link."""
 
     def __init__(self, handlers: dict[bytes, Handler], events: LinkEvents, *, demands_tls: bool) -> None:
-        super().__init__()
+        super().__init__(demands_tls=demands_tls)
         self._ps = FastParser(self, handlers)
         self._events = events
-        self._demands_tls = demands_tls
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the socket."""
@@ -98,12 +97,6 @@ class _FastClient(Client):
             self._events.error(error)
         else:
             await self._process_op_err(error)
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        """Refuse, before credentials are sent, a server without TLS where the settings demand it."""
-        if initial_connection and self._demands_tls and not (info.get("tls_required") or self.options.get("tls_handshake_first")):
-            raise nats_errors.Error("nats: TLS is demanded and the server does not offer it")
-        await super()._process_info(info, initial_connection)
 
     async def _attempt_reconnect(self) -> None:
         self._events.down()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+from nats import errors as nats_errors
 from nats.aio.client import Client, Server
 
 from aether_nats.message import Handler
@@ -78,6 +79,20 @@ class Link(Protocol):
 
     def abort(self) -> None:
         """Drop the socket without waiting for what it still holds."""
+
+
+class StrictClient(Client):
+    """nats-py's client, except that it takes a demand for TLS seriously; nats-py would go on in the clear if the server asks for no TLS."""
+
+    def __init__(self, *, demands_tls: bool) -> None:
+        super().__init__()
+        self._demands_tls = demands_tls
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """Look at the server's first line, before credentials are sent."""
+        if initial_connection and self._demands_tls and not (info.get("tls_required") or self.options.get("tls_handshake_first")):
+            raise nats_errors.Error("nats: TLS is demanded and the server does not offer it")
+        await super()._process_info(info, initial_connection)
 
 
 class Backoff:

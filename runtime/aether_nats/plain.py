@@ -18,7 +18,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from aether_api.errors import Backpressure
 from aether_api.headers import FIRST_LINE, decode_headers
-from aether_nats.link import LinkEvents, connect_client
+from aether_nats.link import LinkEvents, StrictClient, connect_client
 from aether_nats.message import Handler
 from aether_nats.settings import NatsSettings
 
@@ -53,7 +53,7 @@ class PlainLink:
         self._settings = settings
         self._events = events
         self._loop = loop
-        self._client = Client()
+        self._client = StrictClient(demands_tls=settings.demands_tls)
         self._operations: deque[_Operation] = deque()
         self._queued_bytes = 0
         self._wakeup = asyncio.Event()

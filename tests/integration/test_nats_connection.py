@@ -260,6 +260,13 @@ async def test_an_unreachable_server_is_named_in_the_error(fast: bool) -> None:
     assert "secret" not in str(caught.value)
 
 
+async def test_a_server_without_tls_is_refused_where_tls_is_demanded(fast: bool) -> None:
+    async with EmbeddedServer.start() as server:
+        settings = NatsSettings(servers=(server.url.replace("nats://", "tls://"),), user="u", password="p", connect_timeout_s=1.5, fast=fast)
+        with pytest.raises(Disconnected, match="TLS is demanded"):
+            await NatsConnection.open(settings)
+
+
 async def test_users_and_passwords_are_checked_by_the_server(fast: bool) -> None:
     users = "authorization { user: runtime, password: right }"
     async with EmbeddedServer.start(extra_config=users) as server:

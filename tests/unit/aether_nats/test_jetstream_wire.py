@@ -1,0 +1,65 @@
+"""JetStream's answers become values, and its refusals the right error."""
+
+from __future__ import annotations
+
+import pytest
+
+from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, StreamUnavailable, WrongLastSequence
+from aether_nats.jetstream_wire import ApiError, PubAck, ack_of, build_error, stored_of
+from aether_nats.message import Message
+
+
+def reply(payload: bytes, raw_headers: bytes = b"") -> Message:
+    return Message(b"_INBOX.x.1", b"", raw_headers, payload)
+
+
+def test_an_ack_tells_stream_sequence_and_whether_it_was_stored_before() -> None:
+    assert ack_of(reply(b'{"stream":"S","seq":7}')) == PubAck("S", 7, False)
+    assert ack_of(reply(b'{"stream":"S", "domain":"d", "seq":7,"duplicate":true}')) == PubAck("S", 7, True)
+
+
+@pytest.mark.parametrize(("description", "last"), [("wrong last sequence: 42", 42), ("wrong last sequence", None)])
+def test_a_conflict_names_the_last_sequence_if_the_server_does(description: str, last: int | None) -> None:
+    error = build_error(ApiError(400, 10071, description))
+    assert isinstance(error, WrongLastSequence)
+    assert error.last == last
+
+
+def test_a_write_under_way_on_a_replicated_stream_is_a_conflict_without_a_number() -> None:
+    answer = b'{"error":{"code":400,"err_code":10164,"description":"wrong last sequence: 10"},"stream":"S","seq":0}'
+    with pytest.raises(WrongLastSequence) as refused:
+        ack_of(reply(answer))
+    assert refused.value.last is None
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ApiError(503, 10008, "JetStream system temporarily unavailable"), StreamUnavailable),
+        (ApiError(400, 10054, "message size exceeds maximum allowed"), JetStreamError),
+        (ApiError(404, 10059, "stream not found"), JetStreamError),
+    ],
+)
+def test_only_what_may_pass_is_retryable(error: ApiError, expected: type[AetherError]) -> None:
+    assert type(build_error(error)) is expected
+
+
+@pytest.mark.parametrize("payload", [b"", b"+OK", b"[]", b'{"seq":"x"}'])
+def test_what_is_no_ack_is_refused(payload: bytes) -> None:
+    with pytest.raises(InvalidEnvelope):
+        ack_of(reply(payload))
+
+
+def test_a_stored_message_is_read_from_the_servers_headers_not_from_the_publishers() -> None:
+    raw = b"NATS/1.0\r\nNats-Stream: S\r\nNats-Subject: s.a\r\nNats-Sequence: 5\r\nNats-Time-Stamp: 2026-01-31T12:00:00Z\r\nNats-Sequence: 6\r\n\r\n"
+    stored = stored_of(reply(b"payload", raw))
+    assert stored is not None
+    assert (stored.subject, stored.sequence, stored.payload, stored.time) == ("s.a", 5, b"payload", "2026-01-31T12:00:00Z")
+
+
+def test_a_missing_message_is_none_and_a_bad_question_an_error() -> None:
+    assert stored_of(reply(b"", b"NATS/1.0 404 Message Not Found\r\n\r\n")) is None
+    with pytest.raises(JetStreamError, match="Bad Request"):
+        stored_of(reply(b"", b"NATS/1.0 408 Bad Request\r\n\r\n"))
+    with pytest.raises(InvalidEnvelope):
+        stored_of(reply(b"payload", b""))
