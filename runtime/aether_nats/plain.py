@@ -130,7 +130,8 @@ class PlainLink:
                     self._queued_bytes = max(0, self._queued_bytes - len(payload))
                     await self._client.publish(subject, payload, reply=reply, headers=decode_headers(FIRST_LINE + b"\r\n" + headers) if headers else None)
                 case _Subscribe(sid, subject, queue):
-                    self._subscriptions[sid] = await self._client.subscribe(subject, queue=queue, cb=partial(self._on_message, sid))  # pyright: ignore[reportUnknownMemberType]  # nats-py's Future has no parameter
+                    on_message = partial(self._on_message, sid)
+                    self._subscriptions[sid] = await self._client.subscribe(subject, queue=queue, cb=on_message)  # pyright: ignore[reportUnknownMemberType]  # its Future has no parameter
                 case _Unsubscribe(sid):
                     await self._end_subscription(sid)
         except (nats_errors.Error, OSError) as exc:
