@@ -1,0 +1,208 @@
+"""What the CRDs say beyond the types: names, columns, selectable fields, subresources, and rules over several fields.
+
+A rule's message names the field and the way out, since it is all that a person sees. Rules about `status` stand at the
+schema's root: one under `status` does not run when `status` itself is removed. The rules are those of the design:
+
+- what identifies an actor never changes: its events are stored under model and id;
+- an id is one token of a NATS subject, and a resource's name is the id where none is given;
+- an epoch is a fence: it never goes back, and names one pod, so a late writer cannot hand an actor to somebody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Literal
+
+from aether_api.identity import ID_LENGTH_MAX, MEMBER_PATTERN
+from aether_api.v1alpha1 import Actor, ActorModel, ActorPool, ResourceClass
+
+NAME_LENGTH_MAX: Final = 63
+"""Characters of a DNS label: names of models and pools are tokens of subjects and values of labels."""
+
+MEMBERS_MAX: Final = 256
+"""Commands or events of one model: far above what people write, and it bounds the cost of the rule over their names."""
+
+QUANTITY_PATTERN: Final = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
+"""Kubernetes' own pattern of a resource quantity, as its generators write it."""
+
+Extra = Mapping[str, object]
+FieldPath = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of `kubectl get`; a wide one shows with `-o wide` only."""
+
+    name: str
+    json_path: str
+    type: Literal["string", "integer", "date"] = "string"
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A CEL rule; one that speaks of `oldSelf` runs on updates only.
+
+    Attributes:
+        field_path: the field that the API server's answer names, below the place of the rule.
+    """
+
+    rule: str
+    message: str
+    field_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CustomKind:
+    """What a kind's CRD says beyond its type.
+
+    Attributes:
+        rules: by the path of properties at which they stand; the empty path is the root.
+        extras: keywords that are laid over the schema at a path.
+        scalable: whether the kind has the `scale` subresource.
+    """
+
+    resource: type[ResourceClass]
+    plural: str
+    short_name: str
+    columns: tuple[Column, ...]
+    rules: Mapping[FieldPath, tuple[Rule, ...]]
+    extras: Mapping[FieldPath, Extra] = field(default_factory=lambda: MappingProxyType({}))
+    selectable: tuple[str, ...] = ()
+    scalable: bool = False
+
+    @property
+    def name(self) -> str:
+        """The kind as documents name it."""
+        return self.resource.__name__
+
+
+def condition_path(type: str, field: str) -> str:
+    """Return the JSON path of a field of one condition."""
+    return f'.status.conditions[?(@.type=="{type}")].{field}'
+
+
+_AGE: Final = Column("Age", ".metadata.creationTimestamp", "date")
+
+_METADATA: Final[Extra] = MappingProxyType({"properties": {"name": {"type": "string"}}})
+"""Lets a rule speak of the name and an answer name it; the API server allows no more than this of metadata."""
+
+
+def _label_rule(kind: str) -> Rule:
+    return Rule(
+        f"self.metadata.name.size() <= {NAME_LENGTH_MAX} && !self.metadata.name.contains('.')",
+        f"the name of an {kind} is part of NATS subjects, so it holds no dot and at most {NAME_LENGTH_MAX} characters: choose another name",
+        ".metadata.name",
+    )
+
+
+_OLD_PLACEMENT: Final = "!has(oldSelf.status) || !has(oldSelf.status.placement)"
+_PLACEMENT: Final = "has(self.status) && has(self.status.placement)"
+_BOTH_OR_FIRST: Final = f"{_OLD_PLACEMENT} || !({_PLACEMENT})"
+
+_ACTOR_RULES: Final = (
+    Rule(
+        f"has(self.spec.id) || (self.metadata.name.size() <= {ID_LENGTH_MAX} && !self.metadata.name.contains('.'))",
+        f"without spec.id the name is the actor's id, which holds no dot and at most {ID_LENGTH_MAX} characters: set spec.id, or choose another name",
+        ".metadata.name",
+    ),
+    Rule(
+        f"{_OLD_PLACEMENT} || ({_PLACEMENT})",
+        "status.placement fences late writers and may not vanish: to unplace the actor, empty pod and podUID and raise the epoch",
+    ),
+    Rule(
+        f"{_BOTH_OR_FIRST} || self.status.placement.epoch >= oldSelf.status.placement.epoch",
+        "status.placement.epoch never goes back: read the actor again and raise the epoch",
+    ),
+    Rule(
+        f"{_BOTH_OR_FIRST} || self.status.placement.epoch != oldSelf.status.placement.epoch"
+        " || (self.status.placement.pod == oldSelf.status.placement.pod && self.status.placement.podUID == oldSelf.status.placement.podUID)",
+        "status.placement.epoch names one pod: raise it with every change of pod or podUID",
+    ),
+)
+
+_MODEL_IS_IMMUTABLE: Final = Rule("self == oldSelf", "spec.model is immutable, since events are stored under it: delete this Actor and create another one")
+_ID_IS_IMMUTABLE: Final = Rule(
+    "has(self.id) == has(oldSelf.id) && (!has(self.id) || self.id == oldSelf.id)",
+    "spec.id is immutable, since events are stored under it, and can neither be added nor removed: delete this Actor and create another one",
+    ".id",
+)
+_MEMBER_NAMES: Final = Rule(
+    f"self.all(name, name.matches('{MEMBER_PATTERN}'))",
+    "names of commands and events start with a letter and hold only letters, digits and _, at most 63 characters",
+)
+
+_QUANTITIES: Final[Extra] = MappingProxyType(
+    {
+        "type": "object",
+        "additionalProperties": {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": QUANTITY_PATTERN,
+            "x-kubernetes-int-or-string": True,
+        },
+    }
+)
+
+ACTOR: Final = CustomKind(
+    Actor,
+    "actors",
+    "act",
+    columns=(
+        Column("Ready", condition_path("Ready", "status")),
+        Column("Phase", ".status.phase"),
+        Column("Model", ".spec.model"),
+        Column("Version", ".status.version", "integer"),
+        Column("Pod", ".status.placement.pod"),
+        _AGE,
+        Column("Reason", condition_path("Ready", "reason"), wide=True),
+        Column("Snapshot", ".status.snapshotVersion", "integer", wide=True),
+    ),
+    rules=MappingProxyType({(): _ACTOR_RULES, ("spec",): (_ID_IS_IMMUTABLE,), ("spec", "model"): (_MODEL_IS_IMMUTABLE,)}),
+    extras=MappingProxyType({("metadata",): _METADATA, ("status", "placement"): {"required": ["pod", "podUID", "epoch"]}}),
+    selectable=(".status.placement.podUID", ".spec.model", ".spec.id"),
+)
+
+ACTOR_MODEL: Final = CustomKind(
+    ActorModel,
+    "actormodels",
+    "amodel",
+    columns=(
+        Column("Accepted", condition_path("Accepted", "status")),
+        Column("Version", ".spec.version"),
+        Column("Hash", ".status.contentHash"),
+        _AGE,
+        Column("Reason", condition_path("Accepted", "reason"), wide=True),
+    ),
+    rules=MappingProxyType({(): (_label_rule("ActorModel"),), ("spec", "commands"): (_MEMBER_NAMES,), ("spec", "events"): (_MEMBER_NAMES,)}),
+    extras=MappingProxyType(
+        {
+            ("metadata",): _METADATA,
+            ("spec", "commands"): {"maxProperties": MEMBERS_MAX},
+            ("spec", "events"): {"maxProperties": MEMBERS_MAX},
+        }
+    ),
+)
+
+ACTOR_POOL: Final = CustomKind(
+    ActorPool,
+    "actorpools",
+    "apool",
+    columns=(
+        Column("Ready", ".status.readyReplicas", "integer"),
+        Column("Desired", ".spec.replicas", "integer"),
+        Column("Actors", ".status.actors", "integer"),
+        _AGE,
+    ),
+    rules=MappingProxyType({(): (_label_rule("ActorPool"),)}),
+    extras=MappingProxyType(
+        {
+            ("metadata",): _METADATA,
+            ("spec", "resources"): {"properties": {"limits": _QUANTITIES, "requests": _QUANTITIES}, "x-kubernetes-preserve-unknown-fields": None},
+        }
+    ),
+    scalable=True,
+)
+
+KINDS: Final = (ACTOR, ACTOR_MODEL, ACTOR_POOL)
