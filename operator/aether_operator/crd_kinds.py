@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 from aether_api.identity import ID_LENGTH_MAX, MEMBER_PATTERN
 from aether_api.v1alpha1 import Actor, ActorModel, ActorPool, ResourceClass
+from aether_kube.documents import JsonObject, JsonValue
 
 NAME_LENGTH_MAX: Final = 63
 """Characters of a DNS label: names of models and pools are tokens of subjects and values of labels."""
@@ -27,7 +28,7 @@ MEMBERS_MAX: Final = 256
 QUANTITY_PATTERN: Final = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
 """Kubernetes' own pattern of a resource quantity, as its generators write it."""
 
-Extra = Mapping[str, object]
+Extra = Mapping[str, JsonValue]
 FieldPath = tuple[str, ...]
 
 
@@ -134,16 +135,14 @@ _MEMBER_NAMES: Final = Rule(
     "names of commands and events start with a letter and hold only letters, digits and _, at most 63 characters",
 )
 
-_QUANTITIES: Final[Extra] = MappingProxyType(
-    {
-        "type": "object",
-        "additionalProperties": {
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": QUANTITY_PATTERN,
-            "x-kubernetes-int-or-string": True,
-        },
-    }
-)
+_QUANTITIES: Final[JsonObject] = {
+    "type": "object",
+    "additionalProperties": {
+        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        "pattern": QUANTITY_PATTERN,
+        "x-kubernetes-int-or-string": True,
+    },
+}
 
 ACTOR: Final = CustomKind(
     Actor,

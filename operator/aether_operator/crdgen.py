@@ -11,6 +11,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -112,22 +113,11 @@ def _node(schema: JsonObject, path: FieldPath) -> JsonObject:
 
 
 def _lay_over(schema: JsonObject, extra: Extra) -> None:
-    """Set keywords; None removes one."""
+    """Set keywords to copies, so that YAML needs no anchors; None removes one."""
     for keyword, value in extra.items():
         schema.pop(keyword, None)
         if value is not None:
-            schema[keyword] = _plain(value)
-
-
-def _plain(value: object) -> JsonValue:
-    """Return a fresh copy as plain JSON, so that YAML needs no anchors."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise InternalError(f"{value!r} is no JSON")
+            schema[keyword] = deepcopy(value)
 
 
 def _rule(rule: Rule) -> JsonObject:
