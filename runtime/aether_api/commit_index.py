@@ -86,6 +86,10 @@ class CommitIndex:
                 last -= size
 
 
+NO_COMMITS: Final = CommitIndex()
+"""The index of an actor's first commit."""
+
+
 def decode_index(n: int, text: str) -> CommitIndex:
     """Parse the header of commit `n`.
 

@@ -14,14 +14,19 @@ from typing import Any, Final
 import msgspec
 
 from aether_api import headers
-from aether_api.commit_index import CommitIndex, decode_index
+from aether_api.commit_index import NO_COMMITS, CommitIndex, decode_index
 from aether_api.errors import InvalidEnvelope
 from aether_api.identity import ActorId, Epoch
 
 CONTENT_TYPE_BATCH: Final = "application/cloudevents-batch+json"
 
 
-class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename={"command_id": "commandid", "correlation_id": "correlationid", "causation_id": "causationid", "schema_version": "schemaversion"}):
+class Event(
+    msgspec.Struct,
+    frozen=True,
+    omit_defaults=True,
+    rename={"command_id": "commandid", "correlation_id": "correlationid", "causation_id": "causationid", "schema_version": "schemaversion"},
+):
     """One fact of one actor, as a CloudEvent.
 
     Attributes:
@@ -159,7 +164,7 @@ def join_events(encoded: list[bytes]) -> bytes:
 
 def build_tombstone(*, id: str, actor: ActorId, expected_sequence: int, epoch: Epoch, pod: str, incarnation: int) -> Commit:
     """Return the commit that ends an incarnation; it is commit 0 of the next one, `incarnation`."""
-    return Commit(id, actor, expected_sequence, 0, 0, CommitIndex(), epoch, pod, "", b"[]", incarnation, tombstone=True)
+    return Commit(id, actor, expected_sequence, 0, 0, NO_COMMITS, epoch, pod, "", b"[]", incarnation, tombstone=True)
 
 
 def encode_commit(commit: Commit) -> tuple[bytes, bytes]:

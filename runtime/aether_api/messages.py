@@ -74,6 +74,7 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
         events: what was stored, or what would be (dry run).
         reason: one of `Reason` or a guard's own; empty when accepted.
         retry_after_ms: a repeat with the same id may succeed after this time; 0 means that it will not.
+        state: for a dry run, the state after what would be stored; else None.
     """
 
     outcome: Outcome
@@ -84,6 +85,7 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     retry_after_ms: int = 0
     command_id: str = ""
     dry_run: bool = False
+    state: dict[str, Any] | None = None
 
 
 _decode_reply = msgspec.json.Decoder(Reply).decode
@@ -173,7 +175,13 @@ def _parse_time(text: str) -> str:
 
 
 def _looks_canonical(text: str) -> bool:
-    return text[4] == text[7] == "-" and text[10] == "T" and text[13] == text[16] == ":" and text[19] == "." and (text[:4] + text[5:7] + text[8:10] + text[11:13] + text[14:16] + text[17:19] + text[20:26]).isdigit()
+    return (
+        text[4] == text[7] == "-"
+        and text[10] == "T"
+        and text[13] == text[16] == ":"
+        and text[19] == "."
+        and (text[:4] + text[5:7] + text[8:10] + text[11:13] + text[14:16] + text[17:19] + text[20:26]).isdigit()
+    )
 
 
 def _parse_command_id(value: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from aether_api.envelope import Commit, StoredCommit
-from aether_api.identity import ActorId, Epoch, PodUid
+from aether_api.identity import NO_EPOCH, ActorId, Epoch, PodUid
 from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_runtime.core.snapshots import Snapshot, SnapshotBody
 
@@ -62,7 +62,7 @@ class DesiredActor:
     actor: ActorId
     name: str = ""
     uid: str = ""
-    epoch: Epoch = Epoch(0)
+    epoch: Epoch = NO_EPOCH
     generation: int = 0
     snapshot_every: int = 500
 
@@ -123,7 +123,7 @@ class ActorReport:
     model_version: str
     reason: str = ""
     message: str = ""
-    fenced_by: Epoch = Epoch(0)
+    fenced_by: Epoch = NO_EPOCH
 
 
 class ReportSink(Protocol):

@@ -24,7 +24,7 @@ from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_model.compile import CompiledModel, compile_model
 from aether_nats.connection import NatsConnection, Subscription
 from aether_runtime.assignments import Assignments
-from aether_runtime.core.group import Now, Waiting
+from aether_runtime.core.group import Now
 from aether_runtime.ports import ActorReport, ActorSource, DesiredActor, EventStore, ReportSink, SnapshotStore
 from aether_runtime.presence import Presence, choose_pod
 from aether_runtime.registry import VMRegistry

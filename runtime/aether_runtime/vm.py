@@ -24,7 +24,7 @@ from typing import Any, Final
 from aether_api import logs
 from aether_api.envelope import Commit, StoredCommit, join_events
 from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, PermanentError, Reason, RetryableError, VersionConflictError, reason_of
-from aether_api.identity import ActorId, Epoch
+from aether_api.identity import NO_EPOCH, ActorId, Epoch
 from aether_api.messages import Reply, build_error, build_reply_events
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.compile import CompiledModel
@@ -436,7 +436,7 @@ class VirtualMachine:
             item = self._mailbox.popleft()
             item.answer(_moving(item.command.id))
 
-    def _report(self, *, fenced_by: Epoch = Epoch(0)) -> None:
+    def _report(self, *, fenced_by: Epoch = NO_EPOCH) -> None:
         model = self.model
         self._listener.on_report(
             ActorReport(self.desired, self.phase, self.get_version(), self.snapshot_version, f"{model.name}@{model.content_hash}", self.reason, self.message, fenced_by)

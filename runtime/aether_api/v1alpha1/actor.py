@@ -47,7 +47,9 @@ class ActorSpec(TypedByPeople):
     """What a user wants."""
 
     model: str = Field(description="Name of an ActorModel of the same namespace. Immutable.", pattern=NAME_PATTERN, max_length=63)
-    id: str | None = Field(default=None, description="Id of the actor within its model; the resource's name by default. Immutable.", pattern=ID_PATTERN, min_length=1, max_length=ID_LENGTH_MAX)
+    id: str | None = Field(
+        default=None, description="Id of the actor within its model; the resource's name by default. Immutable.", pattern=ID_PATTERN, min_length=1, max_length=ID_LENGTH_MAX
+    )
     pool: str = Field(default="default", description="Name of the ActorPool whose pods hold the actor.", pattern=NAME_PATTERN, max_length=63)
     suspend: bool = Field(default=False, description="True takes the actor off its pod and keeps it off; its events stay.")
     snapshot: SnapshotSpec = Field(default_factory=SnapshotSpec, description="When snapshots are taken.")

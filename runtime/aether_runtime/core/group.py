@@ -115,7 +115,11 @@ def _take(group: Group, history: History, item: Waiting, now: Now, bytes_max: in
     reply, events, encoded, state = _decide_one(group, history, command, now)
     size = sum(map(len, encoded))
     if size > bytes_max:
-        reply, events, encoded = build_error(Reason.COMMIT_TOO_LARGE, f"its events need {size} bytes, a commit holds {bytes_max}", command_id=command.id, version=group.version), [], []
+        reply, events, encoded = (
+            build_error(Reason.COMMIT_TOO_LARGE, f"its events need {size} bytes, a commit holds {bytes_max}", command_id=command.id, version=group.version),
+            [],
+            [],
+        )
     elif group.bytes + size > bytes_max:
         return False
     group.answers.append((item, reply))
@@ -140,6 +144,7 @@ def _check_time(command: Command, deadline: float, now: Now) -> str:
 def _decide_one(group: Group, history: History, command: Command, now: Now) -> tuple[Reply, list[Event], list[bytes], dict[str, Any]]:
     """Return the reply, and the events with the state after them unless nothing is to be stored."""
     nothing: tuple[list[Event], list[bytes], dict[str, Any]] = ([], [], group.state)
+    shown = group.state if command.dry_run else None
     if command.expected_version is not None and command.expected_version != group.version:
         message = f"the actor is at version {group.version}, the command expected {command.expected_version}; read it again and decide anew"
         return Reply("rejected", group.version, (), Reason.WRONG_VERSION.value, message, command_id=command.id), *nothing
@@ -147,13 +152,13 @@ def _decide_one(group: Group, history: History, command: Command, now: Now) -> t
         decision = _decide(group, history, command)
         if isinstance(decision, Emitted):
             events, state = _build_events(group, history, command, decision.events, now)
-            reply = Reply("accepted", events[-1].version, build_reply_events(events), command_id=command.id, dry_run=command.dry_run)
+            reply = Reply("accepted", events[-1].version, build_reply_events(events), command_id=command.id, dry_run=command.dry_run, state=state if command.dry_run else None)
             return (reply, *nothing) if command.dry_run else (reply, events, [encode_event(event) for event in events], state)
     except (CommandFailed, EventInvalid) as exc:
         return build_error(Reason.COMMAND_FAILED, f"{exc}; nothing was stored", command_id=command.id, version=group.version), *nothing
     if isinstance(decision, Rejected):
-        return Reply("rejected", group.version, (), decision.reason, decision.message, command_id=command.id, dry_run=command.dry_run), *nothing
-    return Reply("noop", group.version, command_id=command.id, dry_run=command.dry_run), *nothing
+        return Reply("rejected", group.version, (), decision.reason, decision.message, command_id=command.id, dry_run=command.dry_run, state=shown), *nothing
+    return Reply("noop", group.version, command_id=command.id, dry_run=command.dry_run, state=shown), *nothing
 
 
 def _decide(group: Group, history: History, command: Command) -> Emitted | Rejected | NoOp:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from aether_api.commit_index import CommitIndex
+from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.envelope import Event, StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
 from aether_api.messages import parse_time
@@ -31,7 +31,7 @@ class Position:
 
     version: int = 0
     sequence: int = 0
-    index: CommitIndex = CommitIndex()
+    index: CommitIndex = NO_COMMITS
     incarnation: int = 0
     commit_id: str = ""
     last_time: str = ""
@@ -42,7 +42,7 @@ class History:
     """The folded past of one actor; `fold_commit` moves it on."""
 
     model: CompiledModel
-    position: Position = Position()
+    position: Position = field(default_factory=Position)
     state: dict[str, Any] = field(default_factory=dict)
     window: CommandWindow = field(default_factory=CommandWindow)
 

@@ -1,0 +1,48 @@
+"""`aether`: finds the sub-command and hands its arguments over.
+
+Nothing is imported before it is needed: bare Python starts in 20 ms, kopf alone takes two seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Final, cast
+
+Entry = Callable[[Sequence[str]], int]
+
+COMMANDS: Final = {
+    "demo": ("aether_cli.demo", "run the bank example on this machine, kill the runtime, and show that nothing is lost"),
+    "send": ("aether_cli.send", "send a command to an actor and print its reply"),
+    "history": ("aether_cli.history", "print the events of an actor as the log holds them"),
+    "operator": ("aether_operator.__main__", "run the Kubernetes operator"),
+    "runtime": ("aether_runtime.__main__", "run a runtime, from Kubernetes or a folder of manifests"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command and return its exit code: 0 fine, 1 failed, 2 wrong usage."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(build_help())
+        return 0 if given else 2
+    if given[0] in ("-V", "--version", "version"):
+        print(f"aether {metadata.version('aether-actors')}")
+        return 0
+    if given[0] not in COMMANDS:
+        print(f"aether: there is no command {given[0]!r}; `aether --help` lists them", file=sys.stderr)
+        return 2
+    entry = cast("Entry", importlib.import_module(COMMANDS[given[0]][0]).run)
+    return entry(given[1:])
+
+
+def build_help() -> str:
+    """Return the list of sub-commands."""
+    lines = [f"  {name:10} {help_text}" for name, (_, help_text) in COMMANDS.items()]
+    return "usage: aether COMMAND [ARGUMENTS]\n\n" + "\n".join(lines) + "\n\n`aether COMMAND --help` says more; `aether --version` prints the version."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""`aether send MODEL/ID COMMAND [--set field=value ...]`: one command, one reply."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import orjson
+import uvloop
+
+from aether_api.errors import AetherError
+from aether_api.messages import Reply, encode_reply
+from aether_cli.link import add_link_options, open_link, parse_actor
+
+EXIT_BY_OUTCOME = {"accepted": 0, "noop": 0, "rejected": 3, "error": 1}
+"""Exit codes, so that scripts can tell a refusal by the model from a failure."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Send a command; the exit code is 0 accepted or no-op, 3 rejected, 1 error, 2 wrong usage."""
+    parser = argparse.ArgumentParser(prog="aether send", description="Send a command to an actor. Exit code: 0 accepted or no-op, 3 rejected, 1 error.")
+    parser.add_argument("actor", metavar="MODEL/ID", help="the actor, such as account/alice")
+    parser.add_argument("command", help="name of the command, such as Deposit")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of the command; VALUE is JSON, or else text")
+    parser.add_argument("--id", help="command id; repeat a command with its id and it takes effect once")
+    parser.add_argument("--expect-version", type=int, help="refuse unless the actor is at this version")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be stored, store nothing")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS")
+    add_link_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        reply = uvloop.run(_send(options))
+    except AetherError as exc:
+        print(f"aether send: {exc}", file=sys.stderr)
+        return 1
+    print(orjson.dumps(orjson.loads(encode_reply(reply)), option=orjson.OPT_INDENT_2).decode())
+    return EXIT_BY_OUTCOME[reply.outcome]
+
+
+async def _send(options: argparse.Namespace) -> Reply:
+    from aether_nats.client import CommandClient
+
+    actor = parse_actor(options.namespace, options.actor)
+    async with open_link(options) as connection:
+        return await CommandClient(connection).send(
+            actor,
+            options.command,
+            dict(map(_parse_field, options.set)),
+            command_id=options.id,
+            timeout_s=options.timeout,
+            expected_version=options.expect_version,
+            dry_run=options.dry_run,
+        )
+
+
+def _parse_field(text: str) -> tuple[str, object]:
+    name, _, value = text.partition("=")
+    try:
+        return name, orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return name, value

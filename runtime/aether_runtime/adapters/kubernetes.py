@@ -1,0 +1,156 @@
+"""Actors from the Kubernetes API, and their status back into it.
+
+A pod watches only the actors that are placed on it, by a field selector on `.status.placement.podUID`, and the models of its
+namespace. Status is written by server-side apply with one manager name for all pods, so a new owner takes the fields over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import ValidationError
+
+from aether_api import logs
+from aether_api.errors import InvalidName, KubeNotFound
+from aether_api.identity import ActorId, Epoch, PodUid
+from aether_api.v1alpha1 import Actor, ActorModel, ActorPhase, Condition
+from aether_kube.client import KubeClient
+from aether_kube.conditions import condition_document, settle_conditions
+from aether_kube.documents import JsonObject
+from aether_kube.informer import Informer, Selection
+from aether_kube.kinds import ACTOR_MODELS, ACTORS
+from aether_kube.store import Change
+from aether_runtime.adapters.folder import describe_invalid
+from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Home
+
+logger = logging.getLogger(__name__)
+
+MANAGER: Final = "aether-runtime"
+"""Field manager of all pods: one name, so that fields move with the actor."""
+
+
+class KubernetesSource:
+    """Watches the models of a namespace and the actors placed on one pod."""
+
+    def __init__(self, client: KubeClient, namespace: str, pod_uid: PodUid) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._pod_uid = pod_uid
+
+    async def run(self, listener: DesiredListener) -> None:
+        """Tell the listener of every change until cancelled."""
+        models = Informer(self._client, Selection(ACTOR_MODELS, self._namespace), parse=_parse_model, on_change=lambda change: _tell_model(listener, change))
+        mine = Selection(ACTORS, self._namespace, field_selector=f"status.placement.podUID={self._pod_uid}")
+        actors = Informer(self._client, mine, parse=Actor.model_validate, on_change=lambda change: _tell_actor(listener, change))
+        async with asyncio.TaskGroup() as informers:
+            informers.create_task(models.run(), name="informer of models")
+            informers.create_task(actors.run(), name="informer of actors")
+
+    async def find(self, actor: ActorId) -> Home | None:
+        """Look the actor's resource up: by its name, which is the id of most actors, else by its spec."""
+        found = await self._read_by_name(actor) or await self._read_by_spec(actor)
+        if found is None:
+            return None
+        placement = found.status.placement
+        return Home(PodUid(placement.pod_uid if placement else ""), build_desired(found), found.spec.suspend)
+
+    async def _read_by_name(self, actor: ActorId) -> Actor | None:
+        try:
+            found = Actor.model_validate(await self._client.get(ACTORS.path(actor.namespace, actor.id.lower())))
+        except (KubeNotFound, InvalidName, ValidationError):
+            return None
+        return found if found.identity == actor else None
+
+    async def _read_by_spec(self, actor: ActorId) -> Actor | None:
+        query = {"fieldSelector": f"spec.model={actor.model},spec.id={actor.id}"}
+        documents = await self._client.list_all(ACTORS.path(actor.namespace), query=query)
+        found = [Actor.model_validate(document) for document in documents]
+        return min(found, key=lambda one: (one.metadata.creation_timestamp, one.metadata.name), default=None)
+
+
+class KubernetesSink:
+    """Writes reports into `status`, each as the full set of fields of the manager."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+        self._conditions: dict[ActorId, tuple[str, tuple[Condition, ...]]] = {}
+
+    async def write(self, report: ActorReport) -> None:
+        """Apply one status; conditions keep their transition times while this pod holds the actor."""
+        desired = report.desired
+        uid, known = self._conditions.get(desired.actor, ("", ()))
+        conditions = settle_conditions(build_conditions(report), known if uid == desired.uid else (), now=datetime.now(UTC))
+        await self._client.apply(ACTORS.path(desired.actor.namespace, desired.name, "status"), build_status_document(report, conditions), field_manager=MANAGER)
+        self._conditions[desired.actor] = (desired.uid, conditions)
+
+
+def build_desired(actor: Actor) -> DesiredActor:
+    """Return what a resource wants of the pod that it is placed on."""
+    epoch = actor.status.placement.epoch if actor.status.placement else 0
+    return DesiredActor(actor.identity, actor.metadata.name, actor.metadata.uid, Epoch(epoch), actor.metadata.generation, actor.spec.snapshot.every)
+
+
+def build_status_document(report: ActorReport, conditions: tuple[Condition, ...]) -> JsonObject:
+    """Return the document that the status apply sends; the UID guards against a resource of the same name made anew."""
+    desired = report.desired
+    document = ACTORS.document(desired.actor.namespace, desired.name)
+    metadata = document["metadata"]
+    if desired.uid and isinstance(metadata, dict):
+        metadata["uid"] = desired.uid
+    document["status"] = {
+        "observedGeneration": desired.generation,
+        "phase": report.phase.value,
+        "version": report.version,
+        "snapshotVersion": report.snapshot_version,
+        "modelVersion": report.model_version,
+        "reportedEpoch": int(max(desired.epoch, report.fenced_by)),
+        "conditions": [condition_document(condition) for condition in conditions],
+    }
+    return document
+
+
+def build_conditions(report: ActorReport) -> tuple[Condition, ...]:
+    """Return the conditions that the pod owns; abnormal ones only while they are true."""
+    ready = report.phase is ActorPhase.READY
+    replayed = ready or report.phase is ActorPhase.PASSIVE
+    conditions = [
+        _condition(report, "Ready", ready, report.reason, report.message),
+        _condition(report, "Replayed", replayed, "Replayed" if replayed else report.reason, report.message),
+    ]
+    if report.phase is ActorPhase.QUARANTINED:
+        conditions.append(_condition(report, "Quarantined", True, report.reason, report.message))
+    if report.fenced_by:
+        conditions.append(_condition(report, "Fenced", True, report.reason, report.message))
+    return tuple(conditions)
+
+
+def _condition(report: ActorReport, type: str, status: bool, reason: str, message: str) -> Condition:
+    return Condition(type=type, status="True" if status else "False", reason=reason or "Unknown", message=message, observed_generation=report.desired.generation)
+
+
+def _parse_model(document: JsonObject) -> ActorModel:
+    try:
+        return ActorModel.model_validate(document)
+    except ValidationError as exc:
+        raise ValueError(describe_invalid(exc)) from exc
+
+
+def _tell_model(listener: DesiredListener, change: Change[ActorModel]) -> None:
+    if change.new is not None:
+        listener.on_model(change.new)
+    elif change.old is not None:
+        listener.on_model_gone(change.old.metadata.name)
+
+
+def _tell_actor(listener: DesiredListener, change: Change[Actor]) -> None:
+    """Adopt what is placed here; what vanishes from the selection was moved or deleted."""
+    try:
+        if change.new is not None:
+            listener.on_adopt(build_desired(change.new))
+        elif change.old is not None:
+            listener.on_release(change.old.identity, build_desired(change.old).epoch)
+    except InvalidName as exc:
+        logger.warning("an actor with an impossible name is ignored", extra={logs.REASON: str(exc)})

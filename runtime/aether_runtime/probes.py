@@ -1,0 +1,25 @@
+"""The HTTP probes of a pod: `/livez` says that the event loop turns, `/readyz` that commands can be served."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+
+async def serve_probes(port: int, is_ready: Callable[[], bool]) -> Callable[[], Awaitable[None]]:
+    """Listen on all addresses and return the function that ends it."""
+
+    async def live(request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def ready(request: web.Request) -> web.Response:
+        return web.Response(text="ok\n") if is_ready() else web.Response(text="the link to NATS is down\n", status=503)
+
+    application = web.Application()
+    application.router.add_get("/livez", live)
+    application.router.add_get("/readyz", ready)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+    return runner.cleanup

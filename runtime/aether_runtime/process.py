@@ -1,0 +1,95 @@
+"""Assembles one runtime process: connections, streams, adapters, probes; and ends it in order.
+
+SIGTERM and SIGINT say `leaving`, stop every VM (finish, snapshot), and close the connections. A second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from aether_api import logs
+from aether_api.errors import SettingsInvalid
+from aether_api.identity import PoolName
+from aether_nats.connection import NatsConnection
+from aether_nats.jetstream import JetStream
+from aether_nats.journal import Journal
+from aether_nats.settings import NatsSettings
+from aether_nats.streams import StreamPlan, ensure_streams
+from aether_runtime.adapters.folder import FolderSource, LatestReports
+from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
+from aether_runtime.ports import ActorSource, ReportSink
+from aether_runtime.probes import serve_probes
+from aether_runtime.runtime import Runtime, RuntimeConfig, RuntimePorts
+from aether_runtime.settings import RuntimeSettings
+
+logger = logging.getLogger(__name__)
+
+
+async def run_process(settings: RuntimeSettings, *, started: Callable[[Runtime], None] = lambda runtime: None) -> None:
+    """Run a runtime until SIGTERM, SIGINT or cancellation.
+
+    Args:
+        started: called when commands can be sent.
+
+    Raises:
+        SettingsInvalid, Disconnected: something it needs is not there; the message says what.
+    """
+    async with open_runtime(settings) as runtime:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _on_signal, loop, number, stopping)
+        logger.info("the runtime is up", extra={logs.POD: settings.pod_name, logs.NAMESPACE: settings.namespace, logs.POOL: settings.pool})
+        run = asyncio.ensure_future(runtime.run(started=lambda: started(runtime)))
+        wait = asyncio.ensure_future(stopping.wait())
+        try:
+            await asyncio.wait({run, wait}, return_when=asyncio.FIRST_COMPLETED)
+            if not run.done():
+                await runtime.leave()
+        finally:
+            wait.cancel()
+            run.cancel()
+            with suppress(asyncio.CancelledError):
+                await run
+        logger.info("the runtime has stopped", extra={logs.POD: settings.pod_name})
+
+
+@asynccontextmanager
+async def open_runtime(settings: RuntimeSettings) -> AsyncIterator[Runtime]:
+    """Connect, make sure of the streams, and yield a runtime that does not run yet."""
+    async with AsyncExitStack() as stack:
+        connection = await NatsConnection.open(NatsSettings(tuple(settings.nats_url.split(",")), f"aether-runtime {settings.pod_name}", credentials_path=settings.nats_credentials))
+        stack.push_async_callback(connection.close)
+        layout = await ensure_streams(connection, settings.namespace, StreamPlan(settings.event_partitions, settings.event_replicas))
+        js = JetStream(connection)
+        pod = settings.build_identity()
+        source, sink = await _build_adapters(settings, pod.uid, stack)
+        config = RuntimeConfig(settings.namespace, PoolName(settings.pool), pod, settings.pod_name, settings.recovery_permits, settings.status_budget)
+        runtime = Runtime(config, RuntimePorts(connection, Journal(js, layout.partitions), JetStreamSnapshotStore(js), source, sink))
+        if settings.http_port:
+            stack.push_async_callback(await serve_probes(settings.http_port, lambda: connection.is_connected))
+        yield runtime
+
+
+async def _build_adapters(settings: RuntimeSettings, pod_uid: str, stack: AsyncExitStack) -> tuple[ActorSource, ReportSink]:
+    from aether_api.identity import PodUid
+
+    if settings.source == "folder":
+        if settings.folder is None:
+            raise SettingsInvalid("AETHER_FOLDER is not set")
+        return FolderSource(settings.folder, settings.namespace, PodUid(pod_uid)), LatestReports()
+    from aether_kube.client import KubeClient  # only here, so that the runtime without Kubernetes does not load its client
+    from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource
+
+    client = await stack.enter_async_context(await KubeClient.open())
+    return KubernetesSource(client, settings.namespace, PodUid(pod_uid)), KubernetesSink(client)
+
+
+def _on_signal(loop: asyncio.AbstractEventLoop, number: int, stopping: asyncio.Event) -> None:
+    """Stop in order; the next signal of this kind has its usual, immediate effect."""
+    stopping.set()
+    loop.remove_signal_handler(number)

@@ -1,0 +1,63 @@
+"""The runtime's settings, from environment variables with the prefix `AETHER_`.
+
+The operator writes them into the pods of a pool; a person sets two of them to try the runtime from a folder.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aether_api.errors import SettingsInvalid
+from aether_api.identity import ID_LENGTH_MAX, NAME_PATTERN, BootId, PodIdentity, PodUid
+
+PREFIX = "AETHER_"
+
+
+class RuntimeSettings(BaseModel):
+    """Everything a runtime process is told; field `nats_url` is the variable `AETHER_NATS_URL`, and so on."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    source: Literal["folder", "kubernetes"] = Field(default="folder", description="Where actors come from.")
+    folder: Path | None = Field(default=None, description="Folder of manifests, for source folder.")
+    namespace: str = Field(default="default", pattern=NAME_PATTERN, description="Namespace whose actors this process may hold.")
+    pool: str = Field(default="default", pattern=NAME_PATTERN, description="ActorPool that this process belongs to.")
+    pod_name: str = Field(default_factory=socket.gethostname, description="Name of the pod, for people.")
+    pod_uid: str = Field(default_factory=lambda: secrets.token_hex(8), min_length=1, max_length=ID_LENGTH_MAX, pattern=r"^[A-Za-z0-9\-]+$", description="UID of the pod.")
+    nats_url: str = Field(default="nats://127.0.0.1:4222", description="Server URLs, comma separated.")
+    nats_credentials: Path | None = Field(default=None, description="File with NATS credentials.")
+    event_partitions: int = Field(default=4, ge=1, le=64, description="Event streams of a namespace; fixed once they exist.")
+    event_replicas: Literal[1, 3, 5] = Field(default=1, description="Copies of each stream.")
+    actors_per_pod: int = Field(default=10_000, ge=1, description="Most actors that this process is meant to hold.")
+    recovery_permits: int = Field(default=50, ge=1, le=10_000, description="Replays under way at once.")
+    status_budget: float = Field(default=50.0, gt=0, description="Status writes a second of the whole namespace.")
+    http_port: int = Field(default=8080, ge=0, le=65535, description="Port of the probes; 0 turns them off.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level that is logged.")
+
+    def build_identity(self) -> PodIdentity:
+        """Return the identity of this process; each call makes a new boot id."""
+        return PodIdentity(PodUid(self.pod_uid), BootId(secrets.token_hex(8)))
+
+
+def read_settings(environment: Mapping[str, str] = os.environ, **overrides: object) -> RuntimeSettings:
+    """Read the settings; `overrides` that are not None win over the environment.
+
+    Raises:
+        SettingsInvalid: names each wrong variable and what is allowed.
+    """
+    values: dict[str, object] = {name: environment[variable] for name in RuntimeSettings.model_fields if environment.get(variable := PREFIX + name.upper())}
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    try:
+        settings = RuntimeSettings.model_validate(values)
+    except ValidationError as exc:
+        raise SettingsInvalid("; ".join(f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}" for problem in exc.errors())) from exc
+    if settings.source == "folder" and settings.folder is None:
+        raise SettingsInvalid("AETHER_FOLDER is not set: name a folder of manifests, or set AETHER_SOURCE=kubernetes")
+    return settings
