@@ -1,0 +1,35 @@
+"""Fixtures that several suites share: a real NATS server, and a real Kubernetes cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from aether_api.errors import AetherError
+from aether_nats.embedded import EmbeddedServer
+
+from tests.cluster.cluster import Cluster
+
+REQUIRE_CLUSTER = "AETHER_REQUIRE_CLUSTER"
+"""Set to 1 where a missing cluster must fail the tests instead of skipping them, as CI does."""
+
+
+@pytest.fixture
+async def nats_server() -> AsyncIterator[EmbeddedServer]:
+    """Run a nats-server with a store of its own for one test."""
+    async with EmbeddedServer.start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Yield the cluster that the user named, or the project's own; see tests/cluster."""
+    from tests.cluster.lifecycle import ensure_cluster
+
+    try:
+        yield ensure_cluster()
+    except AetherError as exc:
+        if os.environ.get(REQUIRE_CLUSTER) == "1":
+            raise
+        pytest.skip(f"there is no Kubernetes: {exc}")
