@@ -29,7 +29,8 @@ ANYTHING: Final = "x-kubernetes-preserve-unknown-fields"
 
 _CONDITION: Final = "Condition"
 _COPIED: Final = ("type", "format", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "maxProperties")
-_HANDLED: Final = frozenset({*_COPIED, "$ref", "anyOf", "const", "title", "description", "default", "properties", "required", "items", "additionalProperties"})
+_TRANSLATED: Final = ("$ref", "anyOf", "title", "description", "default", "properties", "required", "items", "additionalProperties")
+_HANDLED: Final = frozenset({*_COPIED, *_TRANSLATED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def build_schema(resource: type[BaseModel]) -> JsonObject:
     place = _Place(object_at(source, "$defs"))
     parts = object_at(source, "properties")
     spec = _translate(object_at(parts, "spec"), place)
-    required = [name for name in _texts(source.get("required")) if name == "spec"]
+    required = [name for name in _items(source.get("required")) if name == "spec"]
     if not required:
         spec["default"] = {}
     properties: JsonObject = {
@@ -63,7 +64,9 @@ def build_schema(resource: type[BaseModel]) -> JsonObject:
         "status": _translate(object_at(parts, "status"), replace(place, defaults=False)),
     }
     schema: JsonObject = {"description": text_at(source, "description"), "type": "object", "properties": properties}
-    return schema | ({"required": list(required)} if required else {})
+    if required:
+        schema["required"] = required
+    return schema
 
 
 def _translate(source: JsonObject, place: _Place) -> JsonObject:
@@ -107,7 +110,7 @@ def _optional(source: JsonObject) -> JsonObject | None:
 def _object_parts(source: JsonObject, place: _Place) -> JsonObject:
     properties = object_at(source, "properties")
     additional = source.get("additionalProperties")
-    required = _texts(source.get("required"))
+    required = _items(source.get("required"))
     parts: JsonObject = {}
     if properties:
         parts["properties"] = {name: _translate(object_at(properties, name), place) for name in properties}
@@ -115,7 +118,9 @@ def _object_parts(source: JsonObject, place: _Place) -> JsonObject:
         parts["additionalProperties"] = _translate(additional, place)
     elif additional is True or additional == {}:
         parts[ANYTHING] = True
-    return parts | ({"required": list(required)} if required else {})
+    if required:
+        parts["required"] = required
+    return parts
 
 
 def _array_parts(source: JsonObject, place: _Place) -> JsonObject:
@@ -133,8 +138,8 @@ def _head(source: JsonObject) -> JsonObject:
     return {"description": description} if description else {}
 
 
-def _texts(value: JsonValue) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+def _items(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []
 
 
 def _refuse_unknown(source: JsonObject) -> None:

@@ -11,7 +11,6 @@ import argparse
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -36,6 +35,13 @@ KUSTOMIZATION: Final = "Kustomization"
 """Without `.yaml`, so that `kubectl apply -f crds/` does not take it for a resource."""
 
 _Files = Mapping[Path, str]
+
+
+class _WithoutAnchors(yaml.SafeDumper):
+    """Writes a part that stands in two places twice: people read these files."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,11 +119,11 @@ def _node(schema: JsonObject, path: FieldPath) -> JsonObject:
 
 
 def _lay_over(schema: JsonObject, extra: Extra) -> None:
-    """Set keywords to copies, so that YAML needs no anchors; None removes one."""
+    """Set keywords; None removes one."""
     for keyword, value in extra.items():
         schema.pop(keyword, None)
         if value is not None:
-            schema[keyword] = deepcopy(value)
+            schema[keyword] = value
 
 
 def _rule(rule: Rule) -> JsonObject:
@@ -138,7 +144,7 @@ def _subresources(kind: CustomKind) -> JsonObject:
 
 
 def _dump(document: JsonObject) -> str:
-    text = yaml.safe_dump(document, sort_keys=False, width=LINE_LENGTH, allow_unicode=True)
+    text: str = yaml.dump(document, Dumper=_WithoutAnchors, sort_keys=False, width=LINE_LENGTH, allow_unicode=True)
     if "{{" in text:
         raise InternalError("a description holds {{, which helm would take for a template: reword it")
     return HEADER + text
