@@ -29,7 +29,7 @@ ANYTHING: Final = "x-kubernetes-preserve-unknown-fields"
 
 _CONDITION: Final = "Condition"
 _COPIED: Final = ("type", "format", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "maxProperties")
-_TRANSLATED: Final = ("$ref", "anyOf", "title", "description", "default", "properties", "required", "items", "additionalProperties")
+_TRANSLATED: Final = ("$ref", "anyOf", "const", "title", "description", "default", "properties", "required", "items", "additionalProperties")
 _HANDLED: Final = frozenset({*_COPIED, *_TRANSLATED})
 
 
@@ -53,8 +53,8 @@ def build_schema(resource: type[BaseModel]) -> JsonObject:
     place = _Place(object_at(source, "$defs"))
     parts = object_at(source, "properties")
     spec = _translate(object_at(parts, "spec"), place)
-    required = [name for name in _items(source.get("required")) if name == "spec"]
-    if not required:
+    spec_is_required = "spec" in _items(source.get("required"))
+    if not spec_is_required:
         spec["default"] = {}
     properties: JsonObject = {
         "apiVersion": {"type": "string"},
@@ -64,8 +64,8 @@ def build_schema(resource: type[BaseModel]) -> JsonObject:
         "status": _translate(object_at(parts, "status"), replace(place, defaults=False)),
     }
     schema: JsonObject = {"description": text_at(source, "description"), "type": "object", "properties": properties}
-    if required:
-        schema["required"] = required
+    if spec_is_required:
+        schema["required"] = ["spec"]
     return schema
 
 
@@ -80,6 +80,8 @@ def _translate(source: JsonObject, place: _Place) -> JsonObject:
     if place.is_too_deep:
         return _head(source) | {"type": "object", ANYTHING: True}
     target = _head(source) | {name: source[name] for name in _COPIED if name in source}
+    if "const" in source:
+        target["enum"] = [source["const"]]
     if place.defaults and source.get("default"):
         target["default"] = source["default"]
     return target | _object_parts(source, place) | _array_parts(source, place)

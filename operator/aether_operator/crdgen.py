@@ -159,15 +159,14 @@ def _find_stale(files: _Files) -> list[Path]:
 
 def _report(files: _Files, stale: Sequence[Path]) -> int:
     """Say what differs, and return 1 if anything does."""
-    differing = [path for path, text in files.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
-    for path in differing:
-        print(f"{path} differs from the types:", file=sys.stderr)
-        print("\n".join(_difference(path, files[path])), file=sys.stderr)
-    for path in stale:
-        print(f"{path} has no type behind it", file=sys.stderr)
-    if differing or stale:
-        print("run `python -m aether_operator.crdgen` and commit what it writes", file=sys.stderr)
-    return 1 if differing or stale else 0
+    lines: list[str] = []
+    for path, text in files.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            lines += [f"{path} differs from the types:", *_difference(path, text)]
+    lines += [f"{path} has no type behind it" for path in stale]
+    if lines:
+        sys.stderr.write("\n".join([*lines, "run `python -m aether_operator.crdgen` and commit what it writes", ""]))
+    return 1 if lines else 0
 
 
 def _difference(path: Path, wanted: str) -> list[str]:
