@@ -18,12 +18,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-CAPABILITIES: Final = tuple(
+_NAMES: Final = (
     "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN"
     " NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME"
     " SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON"
-    " BPF CHECKPOINT_RESTORE".split()
+    " BPF CHECKPOINT_RESTORE"
 )
+
+CAPABILITIES: Final = tuple(_NAMES.split())
 """The kernel's capabilities in the order of their bits (capabilities(7)); 41 since Linux 5.9."""
 
 RUNC_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"

@@ -17,6 +17,7 @@ from typing import Final
 
 from .engine import PACKAGES, install_packages
 from .folders import Folders
+from .mounts import remove_tree
 from .pins import DEBIAN, DEBIAN_PYTHON_IMAGE, PYTHON_PACKAGES
 from .processes import ClusterError, attempt, ended, step, work
 
@@ -60,12 +61,12 @@ def make_image(image: str, packages: Sequence[str], made_from: str, folders: Fol
     if shutil.which("debootstrap") is None:
         install_packages(PACKAGES, folders)
     root = folders.work / "debian"
-    remove_root(root)
+    remove_tree(root)
     try:
         _unpack(root, packages, folders)
         import_folder(image, root, labels={LABEL: made_from}, changes=('CMD ["python3"]',) if "python3" in packages else ())
     finally:
-        remove_root(root)
+        remove_tree(root)
 
 
 def import_folder(image: str, folder: Path, *, labels: dict[str, str], changes: Sequence[str] = ()) -> None:
@@ -80,25 +81,6 @@ def import_folder(image: str, folder: Path, *, labels: dict[str, str], changes: 
         result = subprocess.run(["docker", "import", *options, "-", image], stdin=tar.stdout, capture_output=True, text=True, check=False)
         if result.returncode != 0 or tar.wait() != 0:
             raise ClusterError(f"importing {image} failed: {result.stderr.strip()}")
-
-
-def remove_root(root: Path) -> None:
-    """Delete a folder that debootstrap worked in; what it mounted there is unmounted first.
-
-    Raises:
-        ClusterError: something below is still mounted, so that deleting would reach out of the folder.
-    """
-    for mount in mounts_below(root, Path("/proc/self/mounts").read_text()):
-        attempt("umount", mount)
-    if mounts_below(root, Path("/proc/self/mounts").read_text()):
-        raise ClusterError(f"something is still mounted below {root}; unmount it")
-    shutil.rmtree(root, ignore_errors=True)
-
-
-def mounts_below(root: Path, mounts: str) -> list[str]:
-    """Return the mount points at or below a folder, deepest first, given the text of /proc/self/mounts."""
-    points = [line.split()[1].replace("\\040", " ") for line in mounts.splitlines() if line.strip()]
-    return sorted((point for point in points if Path(point).is_relative_to(root)), key=len, reverse=True)
 
 
 def _python_parts() -> str:

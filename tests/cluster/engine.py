@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -24,6 +23,7 @@ from typing import Final
 from . import bounded_runc
 from .folders import ENGINE_STATE, Folders
 from .locks import Lease, exclusive, last_user, take_lease
+from .mounts import remove_tree
 from .processes import ClusterError, attempt, say, step, work
 
 START_S: Final = 60.0
@@ -52,7 +52,7 @@ def ensure_engine(folders: Folders) -> Engine:
     """
     with exclusive(folders.lock("engine"), "the Docker engine"):
         lease = take_lease(folders.lock("engine.used"))
-        if not _answers():
+        if not is_answering():
             _start(folders)
     return Engine(is_ours=_own_process() is not None, lease=lease)
 
@@ -63,11 +63,6 @@ def release_engine(engine: Engine, folders: Folders) -> None:
     with exclusive(folders.lock("engine"), "the Docker engine"), last_user(folders.lock("engine.used")) as is_last:
         if is_last and engine.is_ours and not _running_containers():
             _stop()
-
-
-def is_known_engine() -> bool:
-    """Tell whether an engine answers now, or one was started here once and its state is still there."""
-    return _answers() or ENGINE_STATE.exists()
 
 
 def remove_state(folders: Folders) -> None:
@@ -81,10 +76,11 @@ def remove_state(folders: Folders) -> None:
             raise ClusterError(f"the Docker engine with its state in {ENGINE_STATE} is in use: look at `docker ps`, stop what runs, repeat")
         if ENGINE_STATE.exists():
             say(f"removing {ENGINE_STATE}")
-            shutil.rmtree(ENGINE_STATE)
+            remove_tree(ENGINE_STATE)
 
 
-def _answers() -> bool:
+def is_answering() -> bool:
+    """Tell whether an engine answers, whoever started it."""
     return attempt("docker", "version", "--format", "{{.Server.Version}}", timeout_s=20).returncode == 0
 
 
@@ -136,21 +132,38 @@ def _command() -> list[str]:
 
 
 def _run_dockerd() -> None:
+    if _own_process() is None:
+        _pid_file().unlink(missing_ok=True)  # of an engine that was killed: dockerd refuses to start while the number is in use
     log = ENGINE_STATE / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(_command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    number = _spawn(_command(), log)
     try:
-        _await_answer(process, log)
+        _await_answer(number, log)
     except BaseException:
-        process.terminate()
-        process.wait()
+        with suppress(ProcessLookupError, ChildProcessError):  # it may have ended by itself
+            os.kill(number, signal.SIGTERM)
+            os.waitpid(number, 0)
         raise
 
 
-def _await_answer(process: subprocess.Popen[bytes], log: Path) -> None:
+def _spawn(command: list[str], log: Path) -> int:
+    """Start a program that outlives this one, in a session of its own; returns its process id."""
+    program = shutil.which(command[0])
+    if program is None:
+        raise ClusterError(f"{command[0]} is not installed")
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(os.devnull) as nothing:
+        streams = [(os.POSIX_SPAWN_DUP2, nothing.fileno(), 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
+        try:
+            return os.posix_spawn(program, command, os.environ, file_actions=streams, setsid=True)
+        finally:
+            os.close(output)
+
+
+def _await_answer(number: int, log: Path) -> None:
     deadline_s = time.monotonic() + START_S
-    while not _answers():
-        if process.poll() is not None or time.monotonic() > deadline_s:
+    while not is_answering():
+        has_ended = os.waitpid(number, os.WNOHANG)[0] == number
+        if has_ended or time.monotonic() > deadline_s:
             raise ClusterError(f"dockerd does not answer, its log is {log}:\n" + "\n".join(log.read_text().splitlines()[-20:]))
         time.sleep(0.2)
 
@@ -172,6 +185,7 @@ def _stop() -> None:
     number = _own_process()
     if number is None:
         return
+    attempt("docker", "network", "prune", "--force")
     with step("stopping the Docker engine that was started here"):
         os.kill(number, signal.SIGTERM)
         deadline_s = time.monotonic() + STOP_S
@@ -179,3 +193,6 @@ def _stop() -> None:
             if time.monotonic() > deadline_s:
                 raise ClusterError(f"the Docker engine (process {number}) did not end within {STOP_S:.0f} s")
             time.sleep(0.2)
+    with suppress(ChildProcessError):  # reap it if it was started by this very process
+        os.waitpid(number, os.WNOHANG)
+    attempt("ip", "link", "delete", "docker0")  # the bridge that it leaves behind

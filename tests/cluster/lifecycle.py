@@ -19,7 +19,7 @@ from typing import Final
 
 from .cluster import Cluster
 from .debian import LABEL
-from .engine import Engine, ensure_engine, is_known_engine, release_engine, remove_state
+from .engine import Engine, ensure_engine, is_answering, release_engine, remove_state
 from .folders import Folders, find_folders
 from .kind import delete_kind_cluster, ensure_kind_cluster, is_kept, load_into_kind, mark_kept
 from .locks import exclusive, last_user, take_lease
@@ -100,10 +100,11 @@ def remove_cluster(name: str, *, unless_kept: bool = False) -> None:
 def clean(*, everything: bool = False) -> None:
     """Delete all kind clusters made here and stop an engine started here; with `everything` also images, caches and the engine's state."""
     folders = find_folders()
-    for name in folders.cluster_names():
-        remove_cluster(name)
-    if is_known_engine() and shutil.which("docker") is not None:
+    names = folders.cluster_names()
+    if names or is_answering():
         with engine_for_a_while(folders):
+            for name in names:
+                remove_cluster(name)
             if everything:
                 _remove_images()
     if everything:

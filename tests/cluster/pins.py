@@ -28,10 +28,12 @@ PYTHON_BASE_IMAGE: Final = "python:3.13-slim"
 DEBIAN_PYTHON_IMAGE: Final = "debian-python:3.11"
 """The base made from Debian's packages where they cannot."""
 
-NODE_PACKAGES: Final = tuple(
+_NODE_PACKAGES: Final = (
     "systemd conntrack iptables nftables iproute2 ethtool util-linux mount kmod libseccomp2 pigz e2fsprogs bash ca-certificates curl jq procps"
-    " containernetworking-plugins runc socat iputils-ping".split()
+    " containernetworking-plugins runc socat iputils-ping"
 )
+
+NODE_PACKAGES: Final = tuple(_NODE_PACKAGES.split())
 """The packages of kind's own base image, and from Debian what kind compiles: CNI plug-ins and runc. socat serves port-forward."""
 
 PYTHON_PACKAGES: Final = ("ca-certificates", "python3", "python3-venv", "python3-pip")

@@ -64,9 +64,7 @@ def ask(*command: str | Path, stdin: str | None = None, environment: Mapping[str
     return result.stdout.strip()
 
 
-def attempt(
-    *command: str | Path, stdin: str | None = None, environment: Mapping[str, str] | None = None, timeout_s: float = QUESTION_S
-) -> subprocess.CompletedProcess[str]:
+def attempt(*command: str | Path, stdin: str | None = None, environment: Mapping[str, str] | None = None, timeout_s: float = QUESTION_S) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return all about it; a missing program is code 127, one that ran out of time 124."""
     words = [str(word) for word in command]
     try:
@@ -102,9 +100,7 @@ def work(
     if shutil.which(command[0]) is None:
         raise ClusterError(f"{command[0]} is not installed")
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            _ending_with_us(command), stdin=stdin or subprocess.DEVNULL, stdout=output, stderr=output, env=_merged(environment), cwd=folder
-        )
+        process = subprocess.Popen(_ending_with_us(command), stdin=stdin or subprocess.DEVNULL, stdout=output, stderr=output, env=_merged(environment), cwd=folder)
         with ended(process):
             code = _watch(process, log)
     if code != 0:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import lifecycle
-from tests.cluster.debian import mounts_below
 from tests.cluster.folders import Folders
 from tests.cluster.image import content_of
 from tests.cluster.locks import last_user, take_lease
+from tests.cluster.mounts import mounts_below
 from tests.cluster.node_build import node_image_parts
 from tests.cluster.pins import KUBE_PROGRAM, KUBERNETES
 from tests.cluster.processes import ClusterError, ask, attempt, work
