@@ -6,10 +6,11 @@ import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from aether_api.errors import AetherError
 from aether_nats.embedded import EmbeddedServer
 
 from tests.cluster.cluster import Cluster
+from tests.cluster.lifecycle import ensure_cluster, release_cluster
+from tests.cluster.processes import ClusterError
 
 REQUIRE_CLUSTER = "AETHER_REQUIRE_CLUSTER"
 """Set to 1 where a missing cluster must fail the tests instead of skipping them, as CI does."""
@@ -25,11 +26,11 @@ async def nats_server() -> AsyncIterator[EmbeddedServer]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Yield the cluster that the user named, or the project's own; see tests/cluster."""
-    from tests.cluster.lifecycle import ensure_cluster
-
     try:
-        yield ensure_cluster()
-    except AetherError as exc:
+        found = ensure_cluster()
+    except ClusterError as exc:
         if os.environ.get(REQUIRE_CLUSTER) == "1":
             raise
         pytest.skip(f"there is no Kubernetes: {exc}")
+    yield found
+    release_cluster(found)

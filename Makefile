@@ -1,0 +1,72 @@
+# Aether's commands. Everything they need is installed into .venv (pinned, with hashes) or, for Kubernetes, into the
+# user's cache folder. What a target starts and nobody asked to keep, it ends.
+
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q --custom-compile-command "make lock"
+IMAGE_EXTRAS := --extra operator --extra runtime --extra gateway --extra cli
+
+.PHONY: help
+help: ## print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@echo "installing the packages of requirements/dev.txt into .venv" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+.PHONY: install
+install: $(STAMP) ## install the pinned packages into .venv
+
+.PHONY: demo
+demo: $(STAMP) ## run the bank on this machine: NATS, a runtime, a kill, nothing lost
+	@$(BIN)/aether demo
+
+.PHONY: demo-kubernetes
+demo-kubernetes: $(STAMP) ## run the bank on a kind cluster with helm, and kill a pod
+	@$(BIN)/python -m tests.e2e.demo
+
+.PHONY: check
+check: $(STAMP) ## lint, types, unit and architecture tests, in under a minute
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary -p aether_api -p aether_model -p aether_kube -p aether_nats -p aether_runtime -p aether_operator -p aether_cli
+	@$(BIN)/python -m aether_operator.crdgen --check
+	@$(BIN)/pytest -q tests/architecture tests/unit
+
+.PHONY: test
+test: $(STAMP) ## run everything, the real Kubernetes included
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/pyright
+	@$(BIN)/pytest -q tests/contract tests/integration tests/e2e
+
+.PHONY: cluster
+cluster: $(STAMP) ## start a kind cluster and keep it; prints its kubeconfig
+	@$(BIN)/python -m tests.cluster up --keep
+
+.PHONY: clean-cluster
+clean-cluster: $(STAMP) ## remove the clusters, and the Docker engine if it was started here
+	@$(BIN)/python -m tests.cluster clean
+
+.PHONY: crds
+crds: $(STAMP) ## generate crds/ and the CRD chart from the types
+	@$(BIN)/python -m aether_operator.crdgen
+
+.PHONY: image
+image: $(STAMP) ## build the container image aether:dev
+	@$(BIN)/python -m tests.cluster image
+
+.PHONY: lock
+lock: $(STAMP) ## pin every package anew, with hashes
+	@$(LOCK) $(IMAGE_EXTRAS) -o requirements/image.txt
+	@$(LOCK) $(IMAGE_EXTRAS) --extra dev -o requirements/dev.txt
+	@sed -i '/^aether-actors/d' requirements/image.txt requirements/dev.txt
+
+.PHONY: format
+format: $(STAMP) ## format the code and mend what can be mended by itself
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
