@@ -1,0 +1,9 @@
+"""Decides who holds what. Pure: no clock, no network; time and ids come in as values.
+
+snapshot   what is known of the cluster at one moment
+liveness   which pods may be trusted with actors, and which are surely gone
+placement  which pod takes which actor
+statuses   what an actor's status says, and the words for it
+planner    from a snapshot to a plan
+checker    refuses a plan that breaks a rule, whoever wrote the planner
+"""

@@ -1,0 +1,104 @@
+"""Decides whom to trust: is a pod's process alive, suspect, leaving, or surely dead?
+
+Silence alone proves nothing, since the fault may be ours: nobody is declared dead for missing heartbeats unless our own links
+to NATS and to the API server were up for a full detection window, and then only with a second witness, a failed ping or the
+Pod object itself. What the API server says of a Pod (gone, finished, deleted without grace) is proof enough.
+
+A changed boot id means that the process before is dead; what it held is told anew to the one that came (`introduced`).
+Prior art: SWIM's suspicion; and wasmCloud, whose operator once deleted every host when its own bus was out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aether_api.control import PodState
+from aether_operator.planning.snapshot import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How long to wait, in seconds: see `settings` for their reasons."""
+
+    suspect_after_s: float
+    detection_window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """What the API server says of a Pod.
+
+    Attributes:
+        finished: phase Succeeded or Failed.
+        process_down: the runtime container does not run, though it did once.
+        grace_s: seconds that a deletion left it; None when it is not being deleted.
+    """
+
+    finished: bool = False
+    process_down: bool = False
+    grace_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What NATS says of a pod's process; times are monotonic seconds.
+
+    Attributes:
+        seen_s: when its Pod object was first seen by us.
+        heard_s: when its last heartbeat or answer came; None before the first.
+        ping_failed_s: when a ping last stayed without answer.
+    """
+
+    seen_s: float
+    heard_s: float | None = None
+    ping_failed_s: float | None = None
+    state: PodState = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Since when our own links are up without a break, in monotonic seconds; None while one is down."""
+
+    nats_since_s: float | None
+    kube_since_s: float | None
+
+    def are_settled(self, now_s: float, windows: Windows) -> bool:
+        """Return whether both were up for a full window."""
+        since_s = self.since_s
+        return since_s is not None and now_s - since_s >= windows.detection_window_s
+
+    @property
+    def since_s(self) -> float | None:
+        """Since when both are up."""
+        if self.nats_since_s is None or self.kube_since_s is None:
+            return None
+        return max(self.nats_since_s, self.kube_since_s)
+
+
+def judge_pod(facts: PodFacts, pulse: Pulse, links: Links, *, now_s: float, windows: Windows) -> Verdict:
+    """Return the verdict on a pod whose object exists."""
+    if facts.finished or facts.grace_s == 0:
+        return "dead"
+    if is_silent(pulse, links, now_s=now_s, windows=windows):
+        witness = facts.process_down or _ping_failed(pulse)
+        return "dead" if witness and links.are_settled(now_s, windows) else _while_unsure(pulse)
+    if pulse.heard_s is None:
+        return "starting"
+    return "leaving" if facts.grace_s is not None or pulse.state == "leaving" else "alive"
+
+
+def is_silent(pulse: Pulse, links: Links, *, now_s: float, windows: Windows) -> bool:
+    """Return whether a pod should have been heard by now: time in which our own links were down does not count."""
+    if links.since_s is None:
+        return False
+    listening_since_s = max(pulse.seen_s, links.since_s, pulse.heard_s if pulse.heard_s is not None else pulse.seen_s)
+    return now_s - listening_since_s >= windows.suspect_after_s
+
+
+def _ping_failed(pulse: Pulse) -> bool:
+    return pulse.ping_failed_s is not None and (pulse.heard_s is None or pulse.ping_failed_s > pulse.heard_s)
+
+
+def _while_unsure(pulse: Pulse) -> Verdict:
+    # A pod that was never heard holds nothing that it could lose, so there is nothing to suspect yet.
+    return "suspect" if pulse.heard_s is not None else "starting"

@@ -1,0 +1,154 @@
+"""Decides what the operator's part of an Actor's status says, and finds the words for it.
+
+The operator owns the placement and the condition Scheduled always; the phase, `Ready=Unknown` and Suspended only while no pod
+speaks for the actor. A status is applied only together with a change of placement, or while the actor has no pod: written again
+over an unchanged placement it would take the phase away from the pod that reports it.
+
+Messages say what to do next and hold no moving numbers, so an unchanged situation is never written twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from aether_api.v1alpha1 import ActorPhase
+from aether_api.v1alpha1.meta import ConditionStatus
+from aether_kube.store import ObjectKey
+from aether_operator.planning.snapshot import ActorView, KnownCondition, Placed
+
+SCHEDULED: Final = "Scheduled"
+READY: Final = "Ready"
+SUSPENDED: Final = "Suspended"
+
+Cause = Literal["Scheduled", "Moving", "PodLost", "PoolChanged", "EpochRaised", "StatusRepaired", "Unscheduled"]
+"""Why a placement changes: a first or new place, a pod that leaves, a pod that is gone, another pool, a higher epoch in the log,
+a status that others damaged, or no place any more."""
+
+UnplacedReason = Literal["InvalidSpec", "DuplicateIdentity", "ModelNotFound", "ModelNotAccepted", "PoolNotFound", "NoReadyPods", "NoCapacity", "Suspended", "Deleting"]
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why an actor has no pod, and what to do about it."""
+
+    reason: UnplacedReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredCondition:
+    """A condition to be written."""
+
+    type: str
+    status: ConditionStatus
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredStatus:
+    """The operator's part of a status, whole: what is not in here is given up.
+
+    Attributes:
+        placement: None only before the first placement.
+        generation: of the spec that it speaks of.
+    """
+
+    placement: Placed | None
+    phase: ActorPhase
+    generation: int
+    conditions: tuple[DesiredCondition, ...]
+
+
+def build_placed_status(actor: ActorView, placement: Placed, cause: Cause) -> DesiredStatus:
+    """Return the status of an actor that just got its pod."""
+    moved = actor.home is not None
+    ready = {
+        "Moving": f"pod {_old_pod(actor)} is leaving; pod {placement.pod} takes over",
+        "PodLost": f"pod {_old_pod(actor)} is gone; pod {placement.pod} takes over",
+    }.get(cause, f"pod {placement.pod} takes it")
+    conditions = (
+        DesiredCondition(SCHEDULED, "True", "Scheduled", f"placed on pod {placement.pod}"),
+        DesiredCondition(READY, "Unknown", cause, ready),
+    )
+    return DesiredStatus(placement, ActorPhase.MOVING if moved else ActorPhase.SCHEDULED, actor.generation, conditions)
+
+
+def build_unplaced_status(actor: ActorView, placement: Placed | None, obstacle: Obstacle) -> DesiredStatus:
+    """Return the status of an actor that has no pod."""
+    suspended = obstacle.reason == "Suspended"
+    conditions = [
+        DesiredCondition(SCHEDULED, "False", obstacle.reason, obstacle.message),
+        DesiredCondition(READY, "Unknown", obstacle.reason, obstacle.message),
+    ]
+    if suspended:
+        conditions.append(DesiredCondition(SUSPENDED, "True", "SuspendedBySpec", obstacle.message))
+    return DesiredStatus(placement, ActorPhase.SUSPENDED if suspended else ActorPhase.PENDING, actor.generation, tuple(conditions))
+
+
+def is_written(actor: ActorView, desired: DesiredStatus) -> bool:
+    """Return whether the status of an actor without a pod says already what it shall."""
+    if actor.placement != desired.placement or actor.phase != desired.phase:
+        return False
+    known = {condition.type: (condition.status, condition.reason, condition.message, condition.observed_generation) for condition in actor.conditions}
+    wanted = {condition.type: (condition.status, condition.reason, condition.message, desired.generation) for condition in desired.conditions}
+    return known == wanted
+
+
+def with_status(actor: ActorView, status: DesiredStatus) -> ActorView:
+    """Return the actor as it will look when the status is written: what caches show late is planned with at once."""
+    conditions = tuple(KnownCondition(item.type, item.status, item.reason, item.message, status.generation, "") for item in status.conditions)
+    return replace(actor, placement=status.placement, phase=status.phase, conditions=conditions, fenced=False)
+
+
+def invalid_spec(actor: ActorView) -> Obstacle:
+    """The spec cannot be used."""
+    return Obstacle("InvalidSpec", f"{actor.problem}; correct it or delete this Actor")
+
+
+def duplicate_identity(actor: ActorView, owner: ObjectKey) -> Obstacle:
+    """An older Actor has the same model and id."""
+    return Obstacle("DuplicateIdentity", f"Actor {owner.name} has the same model and id ({actor.identity}) and is older; delete one of the two")
+
+
+def suspended() -> Obstacle:
+    """The user wants it so."""
+    return Obstacle("Suspended", "spec.suspend is true; set it to false to start the actor")
+
+
+def model_not_found(actor: ActorView) -> Obstacle:
+    """The ActorModel is missing."""
+    return Obstacle("ModelNotFound", f"there is no ActorModel {actor.model} in namespace {actor.key.namespace}; apply it")
+
+
+def model_not_accepted(actor: ActorView) -> Obstacle:
+    """The ActorModel has problems."""
+    return Obstacle("ModelNotAccepted", f"ActorModel {actor.model} is not accepted; correct what its condition Accepted names: kubectl describe actormodel {actor.model}")
+
+
+def pool_not_found(actor: ActorView) -> Obstacle:
+    """The ActorPool is missing."""
+    return Obstacle("PoolNotFound", f"there is no ActorPool {actor.pool} in namespace {actor.key.namespace}; apply it or name another in spec.pool")
+
+
+def no_ready_pods(actor: ActorView) -> Obstacle:
+    """The pool has no pod that could take anything."""
+    return Obstacle("NoReadyPods", f"no pod of pool {actor.pool} is ready yet; if it stays so: kubectl get pods -l aether.flowmade.one/pool={actor.pool}")
+
+
+def no_capacity(actor: ActorView) -> Obstacle:
+    """All pods of the pool are full."""
+    return Obstacle("NoCapacity", f"every ready pod of pool {actor.pool} holds as many actors as it may; scale the pool up or raise its actorsPerPod")
+
+
+def deleting(actor: ActorView, problem: str) -> Obstacle:
+    """The resource is on its way out."""
+    if not actor.held_by_us:
+        return Obstacle("Deleting", "the resource is being deleted; finalizers of others hold it")
+    waiting = f"; not yet done, it is tried again: {problem}" if problem else ""
+    return Obstacle("Deleting", f"its events are being purged, as spec.deletionPolicy says{waiting}")
+
+
+def _old_pod(actor: ActorView) -> str:
+    return actor.placement.pod if actor.placement is not None else ""

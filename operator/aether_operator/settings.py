@@ -1,0 +1,114 @@
+"""What the environment says: every variable has the prefix `AETHER_`, and the chart sets them.
+
+A setting that cannot work ends the process at once with the name of its variable, since an operator that runs on half of its
+settings is worse than none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from aether_api.errors import InvalidName, SettingsInvalid
+from aether_api.identity import check_name
+from aether_api.subjects import PARTITIONS_MAX
+
+PREFIX: Final = "AETHER_"
+
+NATS_URL_DEFAULT: Final = "nats://127.0.0.1:4222"
+"""Where a nats-server on the developer's own machine listens."""
+
+DETECTION_WINDOW_S: Final = 5.0
+"""Seconds that our own links must have been up before silence counts against anybody: after a restart of NATS a pod is back
+within 2 s (the longest wait between its attempts) and one heartbeat, and a slow machine takes twice that."""
+
+SUSPECT_AFTER_S: Final = 1.0
+"""Seconds without a heartbeat: three lost ones in a row, while one lost is noise."""
+
+PING_TIMEOUT_S: Final = 0.3
+"""Seconds for the answer to a ping: 300 times a healthy one, and still a tenth of a goal of three seconds."""
+
+Texts = Annotated[tuple[str, ...], Field(default=())]
+
+
+class OperatorSettings(BaseModel):
+    """All settings of the operator; attribute `nats_url` is variable `AETHER_NATS_URL`, and so on."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    nats_url: str = Field(default=NATS_URL_DEFAULT, min_length=1)
+    nats_credentials: Path | None = None
+    namespace: str = "aether-system"
+    watch_namespaces: Texts
+    runtime_image: str = "aether:latest"
+    runtime_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    runtime_image_pull_secrets: Texts
+    runtime_cluster_role: str = "aether-runtime"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    event_partitions: int = Field(default=4, ge=1, le=PARTITIONS_MAX)
+    event_replicas: Literal[1, 3, 5] = 1
+    health_port: int = Field(default=8080, ge=0, le=65535)
+    suspect_after_s: float = Field(default=SUSPECT_AFTER_S, gt=0)
+    ping_timeout_s: float = Field(default=PING_TIMEOUT_S, gt=0)
+    detection_window_s: float = Field(default=DETECTION_WINDOW_S, ge=0)
+
+    @property
+    def nats_servers(self) -> tuple[str, ...]:
+        """The NATS servers, one URL each."""
+        return tuple(url.strip() for url in self.nats_url.split(",") if url.strip())
+
+    @property
+    def scopes(self) -> tuple[str | None, ...]:
+        """What is watched: namespaces, or None alone for all of them."""
+        return self.watch_namespaces or (None,)
+
+    @field_validator("watch_namespaces", "runtime_image_pull_secrets", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+
+    @field_validator("event_replicas", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.strip().isdigit() else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("watch_namespaces")
+    @classmethod
+    def _namespaces(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(dict.fromkeys(check_name("namespace", name) for name in value))
+        except InvalidName as exc:
+            raise ValueError(str(exc)) from exc
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> OperatorSettings:
+    """Read the settings from the environment; an empty variable counts as not set.
+
+    Raises:
+        SettingsInvalid: with every variable that cannot work.
+    """
+    source = os.environ if environment is None else environment
+    found = {name: source.get(variable_of(name), "") for name in OperatorSettings.model_fields}
+    try:
+        return OperatorSettings.model_validate({name: text for name, text in found.items() if text.strip()})
+    except ValidationError as exc:
+        raise SettingsInvalid("; ".join(_describe(error) for error in exc.errors())) from exc
+
+
+def variable_of(field: str) -> str:
+    """Return the name of the variable that sets a field."""
+    return PREFIX + field.upper()
+
+
+def _describe(error: ErrorDetails) -> str:
+    return f"{variable_of(str(error['loc'][0]))}={error['input']!r}: {error['msg']}"

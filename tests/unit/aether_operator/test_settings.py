@@ -1,0 +1,46 @@
+"""The environment: empty means not set, and what cannot work is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from aether_api.errors import SettingsInvalid
+from aether_operator.settings import read_settings
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    settings = read_settings({"AETHER_NATS_CREDENTIALS": "", "AETHER_WATCH_NAMESPACES": ""})
+
+    assert settings.nats_servers == ("nats://127.0.0.1:4222",)
+    assert settings.nats_credentials is None
+    assert settings.scopes == (None,)
+
+
+def test_lists_are_separated_by_commas() -> None:
+    settings = read_settings({"AETHER_WATCH_NAMESPACES": "shop, bank,shop", "AETHER_RUNTIME_IMAGE_PULL_SECRETS": "one,", "AETHER_NATS_URL": "nats://a, nats://b"})
+
+    assert settings.scopes == ("shop", "bank")
+    assert settings.runtime_image_pull_secrets == ("one",)
+    assert settings.nats_servers == ("nats://a", "nats://b")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AETHER_EVENT_PARTITIONS", "65"),
+        ("AETHER_EVENT_REPLICAS", "2"),
+        ("AETHER_RUNTIME_IMAGE_PULL_POLICY", "Sometimes"),
+        ("AETHER_LOG_LEVEL", "loud"),
+        ("AETHER_WATCH_NAMESPACES", "Shop"),
+        ("AETHER_SUSPECT_AFTER_S", "0"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named(variable: str, value: str) -> None:
+    with pytest.raises(SettingsInvalid, match=variable):
+        read_settings({variable: value})
+
+
+def test_numbers_and_levels_are_read_as_people_write_them() -> None:
+    settings = read_settings({"AETHER_EVENT_REPLICAS": "3", "AETHER_LOG_LEVEL": "debug"})
+
+    assert (settings.event_replicas, settings.log_level) == (3, "DEBUG")
