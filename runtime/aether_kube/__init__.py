@@ -7,9 +7,11 @@ event. No aiohttp or kubernetes exception leaves this package: all become errors
     documents   JSON as the API server speaks it, and safe ways to read it
     kinds       resource kinds and the paths of their objects
     connection  where the API server is and how to prove who we are
+    answers     pure: which error of ours a refusal is
     client      one call at a time, each with a deadline
     store       pure: what a list or a watch event changes
     watch       pure: bytes of a watch to lines, lines to events
+    backoff     pure: how long to wait after failures
     informer    list, watch, reconnect, list again
     apply       compare before write
     conditions  conditions that keep their transition time

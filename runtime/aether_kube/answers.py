@@ -29,6 +29,9 @@ RETRY_S: Final = 1.0
 RETRY_S_MAX: Final = 30.0
 """Seconds that we follow a Retry-After: a longer outage is looked at again before it is over."""
 
+UNKNOWN_FIELD: Final = "failed to create typed patch object"
+"""How the API server words an apply with a field that the schema lacks. It calls that 500, but no later try succeeds."""
+
 MESSAGE_CHARACTERS_MAX: Final = 2_000
 """Characters kept of an answer that is no Status (a proxy's page of HTML): enough to recognise it in a log."""
 
@@ -60,7 +63,7 @@ def _error_of(message: str, code: int, status: JsonObject, retry_after: str) -> 
         return KubeAlreadyExists(message) if text_at(status, "reason") == "AlreadyExists" else KubeConflict(message)
     if code == 410:
         return KubeExpired(message)
-    if code in (408, 429) or code >= 500:
+    if code in (408, 429) or (code >= 500 and UNKNOWN_FIELD not in message):
         return KubeUnavailable(message, retry_after_s=_retry_after_s(status, retry_after))
     return KubeInvalid(message, _causes(status))
 

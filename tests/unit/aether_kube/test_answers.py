@@ -55,6 +55,13 @@ def test_an_invalid_object_names_its_fields() -> None:
     assert error.causes == ("spec.id: may not change",)
 
 
+def test_an_apply_with_an_unknown_field_is_not_worth_another_try_though_the_server_says_500() -> None:
+    message = "failed to create typed patch object (/y; /v1, Kind=ConfigMap): .bogus: field not declared in schema"
+    payload = orjson.dumps({"kind": "Status", "code": 500, "message": message})
+
+    assert isinstance(error_of_answer("PATCH /y", 500, payload), KubeInvalid)
+
+
 @pytest.mark.parametrize(("header", "asked", "expected"), [("7", 0, 7.0), ("", 3, 3.0), ("", 0, RETRY_S), ("soon", 0, RETRY_S), ("9999", 0, RETRY_S_MAX)])
 def test_the_server_says_when_to_come_back(header: str, asked: int, expected: float) -> None:
     error = error_of_answer("GET /x", 429, status(429, retryAfterSeconds=asked), header)

@@ -369,6 +369,14 @@ async def test_a_watch_that_always_ends_at_once_is_asked_ever_more_slowly() -> N
     assert waits[:4] == [1, 2, 3, 4]
 
 
+async def test_watches_that_are_silent_because_nothing_happens_do_not_add_up_to_an_outage() -> None:
+    timing = InformerTiming(silence_s=0.02, shortest_watch_s=0.0, backoff=FAST.backoff)
+    async with FakeApiServer() as server, following(server, timing) as follower:
+        await follower.until_watching(times=4)
+
+        assert follower.informer.health().failures <= 1
+
+
 async def test_health_tells_a_working_link_from_a_broken_one() -> None:
     async with FakeApiServer() as server, following(server) as follower:
         await follower.until_watching()
