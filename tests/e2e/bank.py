@@ -1,0 +1,131 @@
+"""The bank on a cluster: installs Aether with helm, applies actors, reads what kubectl shows and what JetStream holds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from aether_api.envelope import Event
+from aether_api.identity import ActorId, parse_actor_id
+from aether_nats.connection import NatsConnection
+from aether_nats.jetstream import JetStream
+from aether_nats.journal import Journal
+from aether_nats.settings import NatsSettings
+from aether_nats.streams import read_layout
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.image import ensure_image
+from tests.cluster.lifecycle import load_image
+
+PROJECT: Final = Path(__file__).parents[2]
+EXAMPLES: Final = PROJECT / "examples" / "bank"
+
+NODE_PORT: Final = 30422
+"""Where NATS answers on every node, for clients outside the cluster."""
+
+INSTALL_S: Final = 240
+"""Seconds for helm to see everything ready: images are loaded already, NATS and the operator start in a few."""
+
+READY_S: Final = 90
+"""Seconds for actors to become ready: a pod may have to start first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """One installation in a namespace of its own."""
+
+    cluster: Cluster
+    namespace: str
+
+    @property
+    def nats_url(self) -> str:
+        """NATS as a client outside the cluster's pods reaches it."""
+        return f"nats://{self.cluster.node_addresses()[0]}:{NODE_PORT}"
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True, timeout_s: float = 120.0) -> str:
+        """Run kubectl in the namespace and return what it printed, errors included when `check` is off."""
+        result = self.cluster.kubectl("--namespace", self.namespace, *arguments, stdin=stdin, check=check, timeout_s=timeout_s)
+        return result.stdout if check else result.stdout + result.stderr
+
+    def read(self, *arguments: str) -> dict[str, Any]:
+        """Return an object or a list as kubectl prints it in JSON."""
+        document: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "--output=json"))
+        return document
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        """Apply documents."""
+        self.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)}))
+
+    def apply_accounts(self, names: Iterable[str], **spec: Any) -> None:
+        """Apply one Actor of the model `account` for each name."""
+        self.apply(*(build_actor(name, **spec) for name in names))
+
+    def wait_ready(self, names: Iterable[str]) -> None:
+        """Wait until kubectl says that the actors are ready."""
+        self.kubectl("wait", "--for=condition=Ready", f"--timeout={READY_S}s", *(f"actor/{name}" for name in names), timeout_s=READY_S + 30)
+
+    def actor(self, name: str) -> ActorId:
+        """Return the full name of an account."""
+        return parse_actor_id(self.namespace, "account", name)
+
+    def pods(self) -> list[dict[str, Any]]:
+        """Return the pool's pods that are not about to end."""
+        found: list[dict[str, Any]] = self.read("pods", "--selector=aether.flowmade.one/pool=default")["items"]
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[NatsConnection]:
+        """Connect to NATS from outside the cluster's pods."""
+        connection = await NatsConnection.open(NatsSettings((self.nats_url,), "aether e2e"))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def read_events(self, connection: NatsConnection, name: str) -> list[Event]:
+        """Return all events of an account from the log."""
+        layout = await read_layout(connection, self.namespace)
+        assert layout is not None, "no stream of the namespace exists"
+        journal = Journal(JetStream(connection), layout.partitions)
+        head = await journal.read_head(self.actor(name))
+        if head is None:
+            return []
+        return [event async for commits in journal.read_commits(self.actor(name), head) for commit in commits for event in commit.events()]
+
+
+def install_bank(cluster: Cluster, namespace: str, *, say: Callable[[str], None] = lambda text: None) -> Bank:
+    """Build and load the image, install both charts, and wait until everything is ready. Safe to repeat."""
+    image = load_image(cluster, ensure_image())
+    repository, _, tag = image.rpartition(":")
+    say("helm install aether-crds and aether")
+    cluster.helm("upgrade", "--install", "aether-crds", str(PROJECT / "helm" / "aether-crds"), "--namespace", namespace, "--create-namespace")
+    values = {"image.repository": repository, "image.tag": tag, "image.pullPolicy": "IfNotPresent", "nats.persistence": "emptyDir", "nats.nodePort": str(NODE_PORT)}
+    settings = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
+    deadline = ("--wait", "--timeout", f"{INSTALL_S}s")
+    cluster.helm("upgrade", "--install", "aether", str(PROJECT / "helm" / "aether"), "--namespace", namespace, *settings, *deadline, timeout_s=INSTALL_S + 30)
+    return Bank(cluster, namespace)
+
+
+def uninstall_bank(bank: Bank) -> None:
+    """Remove both releases and the namespace."""
+    bank.kubectl("delete", "actors,actormodels,actorpools", "--all", "--timeout=60s", check=False)
+    bank.cluster.helm("uninstall", "aether", "--namespace", bank.namespace, "--wait", check=False)
+    bank.cluster.kubectl("delete", "namespace", bank.namespace, "--timeout=120s", check=False, timeout_s=150)
+
+
+def build_actor(name: str, **spec: Any) -> dict[str, Any]:
+    """Return the document of an account."""
+    return {"apiVersion": "aether.flowmade.one/v1alpha1", "kind": "Actor", "metadata": {"name": name}, "spec": {"model": "account", **spec}}
+
+
+def wait_until(what: str, is_so: Callable[[], bool], *, timeout_s: float = READY_S) -> None:
+    """Ask again and again until something is so; asserts that it becomes so."""
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.5)
