@@ -8,12 +8,12 @@ everything in a resource may be absent. Whoever must tell absent from empty pars
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 import orjson
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = dict[str, JsonValue]
 Document: TypeAlias = Mapping[str, object]
 """A document to send: any mapping that orjson can write."""
@@ -70,9 +70,9 @@ def texts_at(document: JsonValue, *path: str) -> dict[str, str]:
 
 def format_time(moment: datetime) -> str:
     """Return a moment in RFC 3339 with whole seconds, as Kubernetes writes times; it must know its time zone."""
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def format_micro_time(moment: datetime) -> str:
     """Return a moment in RFC 3339 with microseconds, as Kubernetes wants it for events and leases."""
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -94,7 +94,7 @@ class InformerTiming:
     shortest_watch_s: float = 1.0
     """Seconds: a watch that ends sooner and brought nothing counts as failed, else a broken proxy is asked in a hot loop."""
 
-    backoff: Backoff = Backoff()
+    backoff: Backoff = field(default_factory=Backoff)
 
     monotonic: Callable[[], float] = time.monotonic
     random: Callable[[], float] = random_module.random

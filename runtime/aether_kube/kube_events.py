@@ -17,7 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from aether_api.errors import KubeAlreadyExists, PermanentError, RetryableError
@@ -156,7 +156,7 @@ class KubeEventRecorder:
 
     def record(self, event: KubeEvent) -> None:
         """Take an Event; never waits, drops it when the queue is full."""
-        post = self._aggregator.observe(event, now=datetime.now(timezone.utc), now_s=self._monotonic())
+        post = self._aggregator.observe(event, now=datetime.now(UTC), now_s=self._monotonic())
         if post is None:
             return
         try:

@@ -6,6 +6,6 @@ conflicts, preconditions and unknown versions as the real one does, and takes se
 of fields is not tracked). It checks no schema. What it does not know it refuses, loudly.
 """
 
-from fake_apiserver.server import FakeApiServer, Fault
+from tests.fake_apiserver.server import FakeApiServer, Fault
 
 __all__ = ["FakeApiServer", "Fault"]

@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 
 from aether_kube.documents import JsonObject, JsonValue, parse_json, text_at
-from fake_apiserver.collection import Documents, merge
+from tests.fake_apiserver.collection import Documents, merge
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 from aether_api.v1alpha1.meta import Condition, ConditionStatus
 from aether_kube.conditions import condition_document, settle_conditions
 from aether_kube.documents import format_micro_time, format_time
 
-NOW = datetime(2026, 5, 1, 12, 0, 0, 250_000, tzinfo=timezone.utc)
+NOW = datetime(2026, 5, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 
 
 def ready(status: ConditionStatus, *, reason: str = "Replayed", time: str = "") -> Condition:

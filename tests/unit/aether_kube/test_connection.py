@@ -10,8 +10,6 @@ import yaml
 from aether_api.errors import SettingsInvalid
 from aether_kube.connection import open_connection
 
-pytestmark = pytest.mark.asyncio
-
 
 def write_kubeconfig(folder: Path, *, server: str = "http://127.0.0.1:1234/", token: str = "secret") -> Path:
     file = folder / "kubeconfig"

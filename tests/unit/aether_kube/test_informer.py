@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
-from fake_apiserver import FakeApiServer, Fault
 
 from aether_api.errors import InternalError, KubeConflict
 from aether_kube.backoff import Backoff
@@ -19,8 +18,7 @@ from aether_kube.documents import JsonObject, text_at
 from aether_kube.informer import Informer, InformerTiming, Selection
 from aether_kube.kinds import ACTORS
 from aether_kube.store import Change, ChangeKind, ObjectKey
-
-pytestmark = pytest.mark.asyncio
+from tests.fake_apiserver import FakeApiServer, Fault
 
 DEADLINE_S = 10.0
 """Seconds after which a test that waits for something has failed."""

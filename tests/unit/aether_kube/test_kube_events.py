@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta, timezone
-
-import pytest
-from fake_apiserver import FakeApiServer, Fault
+from datetime import UTC, datetime, timedelta
 
 from aether_kube.client import KubeClient
 from aether_kube.connection import anonymous_connection
@@ -28,10 +25,9 @@ from aether_kube.kube_events import (
     Reporter,
     event_document,
 )
+from tests.fake_apiserver import FakeApiServer, Fault
 
-pytestmark = pytest.mark.asyncio
-
-NOW = datetime(2026, 5, 1, 12, 0, 0, tzinfo=timezone.utc)
+NOW = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
 REPORTER = Reporter("aether.flowmade.one/operator", "operator-0")
 FAST_PER_S = 100_000.0
 
