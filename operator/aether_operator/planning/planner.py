@@ -202,8 +202,7 @@ class _Standing:
         return self._find_repair(actor)
 
     def _find_repair(self, actor: ActorView) -> Cause | None:
-        known = _highest_known(self._snapshot, actor)
-        if actor.home is not None and (known > actor.home.epoch or (actor.fenced and known == actor.home.epoch)):
+        if actor.home is not None and _highest_known(self._snapshot, actor) > actor.home.epoch:
             return "EpochRaised"
         scheduled = actor.condition(statuses.SCHEDULED)
         return "StatusRepaired" if scheduled is None or scheduled.status != "True" else None

@@ -58,8 +58,7 @@ class ActorView:
         purges: `deletionPolicy` is Purge.
         held_by_us: our finalizer is on it.
         placement: None before the first one.
-        reported_epoch: the highest epoch that a pod reported.
-        fenced: a pod says that the log holds a higher epoch than its own.
+        reported_epoch: the highest epoch that a pod reported, its own or one that it met in the log.
         conditions: Scheduled, Suspended and Ready, where they exist.
     """
 
@@ -79,7 +78,6 @@ class ActorView:
     snapshot_every: int = 0
     placement: Placed | None = None
     reported_epoch: int = 0
-    fenced: bool = False
     phase: str = ""
     conditions: tuple[KnownCondition, ...] = ()
 

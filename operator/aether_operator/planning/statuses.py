@@ -99,7 +99,7 @@ def is_written(actor: ActorView, desired: DesiredStatus) -> bool:
 def with_status(actor: ActorView, status: DesiredStatus) -> ActorView:
     """Return the actor as it will look when the status is written: what caches show late is planned with at once."""
     conditions = tuple(KnownCondition(item.type, item.status, item.reason, item.message, status.generation, "") for item in status.conditions)
-    return replace(actor, placement=status.placement, phase=status.phase, conditions=conditions, fenced=False)
+    return replace(actor, placement=status.placement, phase=status.phase, conditions=conditions)
 
 
 def invalid_spec(actor: ActorView) -> Obstacle:

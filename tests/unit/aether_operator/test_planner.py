@@ -203,7 +203,7 @@ def test_another_pool_takes_the_actor_over_when_it_has_room() -> None:
 
 
 def test_an_epoch_that_the_log_outran_is_raised_on_the_same_pod() -> None:
-    fenced = actor("alice", on="a", epoch=7, reported_epoch=7, fenced=True)
+    fenced = actor("alice", on="a", epoch=7, reported_epoch=9)
     outrun = actor("bob", on="a", epoch=7)
     floors = {outrun.key: Epoch(NOW_MS + 50)}
 
@@ -304,7 +304,6 @@ def clusters(draw: st.DrawFn) -> Snapshot:
             deleting=draw(st.booleans()) and draw(st.booleans()),
             purges=draw(st.booleans()),
             held_by_us=draw(st.booleans()),
-            fenced=draw(st.booleans()) and draw(st.booleans()),
             reported_epoch=draw(st.integers(0, 2 * NOW_MS)),
         )
         for i in range(draw(st.integers(0, 12)))
