@@ -74,11 +74,11 @@ def _misleading_tests(tokens: list[_Token], roots: frozenset[str]) -> Iterator[t
     texts = [token.text for token in tokens]
     for i, token in enumerate(tokens):
         if texts[i : i + 2] in ([".", "?"], ["[", "?"]):
-            yield token.offset, "optional values (.? and [?) are not available: an optional field that was not given is null, so compare it: command.note == null"
+            yield token.offset, "optional values (.? and [?) are not available: an absent optional field is null, so compare it: command.note == null"
         flat = texts[i + 2 : i + 6]
         if texts[i : i + 2] == ["has", "("] and len(flat) == 4 and flat[0] in roots and flat[1] == "." and flat[3] == ")":
             name = f"{flat[0]}.{flat[2]}"
-            yield token.offset, f"has({name}) is not available: state fields and required fields are always there, an optional field that was not given is null, so write {name} != null"
+            yield token.offset, f"has({name}) is not available: a required field is always there, an absent optional field is null, so write {name} != null"
 
 
 def _growing_calls(tokens: list[_Token]) -> Iterator[tuple[int, str]]:

@@ -42,12 +42,18 @@ class CompiledGuard:
 
 @dataclass(frozen=True, slots=True)
 class CompiledEmit:
-    """An event that a command may produce; `fields` are those of the event."""
+    """An event that a command may produce.
+
+    Attributes:
+        fields: those of the event.
+        settled: types alone show that `data` gives valid and complete fields.
+    """
 
     event: str
     when: CompiledExpression | None
     data: ObjectExpression
     fields: Fields
+    settled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +69,18 @@ class CompiledCommand:
 
 @dataclass(frozen=True, slots=True)
 class CompiledEvent:
-    """An event, ready to apply; `changes` are the state fields that it sets."""
+    """An event, ready to apply.
+
+    Attributes:
+        changes: the state fields that it sets.
+        settled: types alone show that `set` gives valid values for them.
+    """
 
     name: str
     fields: Fields
     set: ObjectExpression
     changes: Fields
+    settled: bool
     binder: Binder
 
 
@@ -136,7 +148,8 @@ def _compile_guard(environment: Environment, guard: GuardSpec) -> CompiledGuard:
 
 def _compile_emit(environment: Environment, emit: EmitSpec, fields: Fields) -> CompiledEmit:
     when = environment.compile(emit.when, BOOL) if emit.when is not None else None
-    return CompiledEmit(emit.event, when, _compile_object(environment, emit.with_), fields)
+    data = _compile_object(environment, emit.with_)
+    return CompiledEmit(emit.event, when, data, fields, fields.settled_by(data.types()))
 
 
 def _compile_event(name: str, spec: ActorModelSpec, state: Fields) -> CompiledEvent:
@@ -145,7 +158,7 @@ def _compile_event(name: str, spec: ActorModelSpec, state: Fields) -> CompiledEv
     environment = Environment(variables_of("event", state.types, fields.types))
     changed = compile_fields({field: spec.state.properties[field] for field in event.set}, tuple(event.set))
     values = _compile_object(environment, event.set)
-    return CompiledEvent(name, fields, values, changed, Binder("event", environment, values.entries.values()))
+    return CompiledEvent(name, fields, values, changed, changed.settled_by(values.types()), Binder("event", environment, values.entries.values()))
 
 
 def _compile_object(environment: Environment, sources: Mapping[str, str]) -> ObjectExpression:

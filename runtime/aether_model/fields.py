@@ -37,6 +37,7 @@ Completion = Callable[[object], object]
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _SCALARS: Final = {"string": STRING, "integer": INT, "number": DOUBLE, "boolean": BOOL}
+_UNLIMITED: Final[list[dict[str, object]]] = [{"type": "string"}, {"type": "boolean"}, {"type": "number"}, {"type": "integer", "minimum": INT64_MIN, "maximum": INT64_MAX}]
 _ORJSON_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
 
 
@@ -107,9 +108,9 @@ def holds_nul(value: object) -> bool:
     """Say whether a string in the value, or a key, holds the character NUL."""
     if isinstance(value, str):
         return "\0" in value
-    if isinstance(value, Mapping):
-        return any(holds_nul(name) or holds_nul(item) for name, item in value.items())
-    return isinstance(value, list) and any(map(holds_nul, value))
+    if isinstance(value, dict):
+        return any(holds_nul(name) or holds_nul(item) for name, item in cast("dict[str, object]", value).items())
+    return isinstance(value, list) and any(map(holds_nul, cast("list[object]", value)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,14 @@ class Fields:
         if self._completion is None:
             return values.copy()
         return cast("dict[str, object]", self._completion(values))
+
+    def settled_by(self, types: Mapping[str, CelType]) -> bool:
+        """Say whether any values of these types, as CEL gives them, are valid and complete: scalars without limits, every field given."""
+        properties = cast("dict[str, dict[str, object]]", self.json_schema["properties"])
+        return types.keys() == self.types.keys() and all(
+            types[name] == kind != DYN and {keyword: value for keyword, value in properties[name].items() if keyword != "default"} in _UNLIMITED
+            for name, kind in self.types.items()
+        )
 
     def _explain(self, validator: jsonschema_rs.Draft202012Validator, values: object) -> str:
         lines = sorted({_explain_error(error, self.types) for error in validator.iter_errors(values)})
@@ -212,7 +221,7 @@ def _completion_of(schema: JsonSchema) -> Completion | None:
         return _decimal
     if schema.type == "array" and schema.items is not None:
         inner = _completion_of(schema.items)
-        return None if inner is None else lambda value: [inner(item) for item in value] if isinstance(value, list) else value
+        return None if inner is None else lambda value: [inner(item) for item in cast("list[object]", value)] if isinstance(value, list) else value
     if schema.type == "object":
         extra = schema.additional_properties
         return _completion_of_object(schema.properties or {}, _completion_of(extra) if isinstance(extra, JsonSchema) else None)
@@ -229,13 +238,13 @@ def _completion_of_object(properties: Mapping[str, JsonSchema], extra: Completio
     def complete(value: object) -> object:
         if not isinstance(value, dict):
             return value
-        completed = dict(value)
+        completed = cast("dict[str, object]", value).copy()
         for name, settle in inner.items():
             if name in completed:
                 completed[name] = settle(completed[name])
         for name, default in defaults.items():
             if name not in completed:
-                completed[name] = copy.deepcopy(default) if isinstance(default, dict | list) else default
+                completed[name] = default if default is None or isinstance(default, bool | int | float | str) else copy.deepcopy(default)
         if extra is not None:
             completed |= {name: extra(item) for name, item in completed.items() if name not in known}
         return completed
@@ -278,5 +287,3 @@ def _explain_error(error: jsonschema_rs.ValidationError, names: Collection[str])
         case _:
             message = error.message if len(error.message) <= VIOLATION_LENGTH_MAX else f"...{error.message[-VIOLATION_LENGTH_MAX:]}"
             return f"{path or 'the payload'}: {message}"
-
-
