@@ -35,13 +35,13 @@ check: $(STAMP) ## lint, types, unit and architecture tests, in under a minute
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary -p aether_api -p aether_model -p aether_kube -p aether_nats -p aether_runtime -p aether_operator -p aether_cli
+	@$(BIN)/pyright
 	@$(BIN)/python -m aether_operator.crdgen --check
 	@$(BIN)/pytest -q tests/architecture tests/unit
 
 .PHONY: test
 test: $(STAMP) ## run everything, the real Kubernetes included
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/pyright
 	@$(BIN)/pytest -q tests/contract tests/integration tests/e2e
 
 .PHONY: cluster

@@ -6,8 +6,8 @@ import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from aether_nats.embedded import EmbeddedServer
 
+from aether_nats.embedded import EmbeddedServer
 from tests.cluster.cluster import Cluster
 from tests.cluster.lifecycle import ensure_cluster, release_cluster
 from tests.cluster.processes import ClusterError

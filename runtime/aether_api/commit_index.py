@@ -68,7 +68,7 @@ class CommitIndex:
 
     def encode(self) -> str:
         """Return the text form for the header."""
-        parts = []
+        parts: list[str] = []
         previous = 0
         for level in self.levels:
             for sequence in reversed(level):
@@ -118,7 +118,7 @@ def inner_blocks(block: Block, index: CommitIndex) -> Iterator[Block]:
 
 
 def _digits_of(n: int) -> list[int]:
-    digits = []
+    digits: list[int] = []
     while n:
         n, digit = divmod(n, RADIX)
         digits.append(digit)

@@ -44,7 +44,7 @@ def encode_headers(values: Mapping[str, str]) -> bytes:
     Raises:
         InvalidEnvelope: a value holds a line break and would forge another header.
     """
-    lines = []
+    lines: list[str] = []
     for name, value in values.items():
         if "\n" in value or "\r" in value:
             raise InvalidEnvelope(f"header {name} must not hold a line break")

@@ -152,9 +152,9 @@ async def read_log(url: str, owner: str) -> tuple[int, int]:
     """Return version and balance from the stream alone: plain nats-py, plain JSON, no code of the runtime."""
     import nats
 
-    client = await nats.connect(url)
+    client = await nats.connect(url)  # pyright: ignore[reportUnknownMemberType]  # nats-py leaves its options untyped
     try:
-        js = client.jetstream()
+        js = client.jetstream()  # pyright: ignore[reportUnknownMemberType]  # likewise
         subject = f"aether.{NAMESPACE}.evt.*.account.{owner}"
         subscription = await js.subscribe(subject, stream=await js.find_stream_name_by_subject(subject.replace("*", str(_partition(owner)))), ordered_consumer=True)
         version = balance = 0
@@ -213,8 +213,9 @@ def _quiet_environment() -> dict[str, str]:
 def build_table(rows: Sequence[Row]) -> str:
     """Return the last table: one line an actor, what it says beside what the log says."""
     lines = [f"{'ACTOR':<16}{'VERSION':>8}{'BALANCE':>10}   {'IN JETSTREAM':<20}AGREES"]
-    for row in rows:
-        lines.append(f"{'account/' + row.owner:<16}{row.version:>8}{row.balance:>10}   {f'{row.log_version} events, {row.log_balance}':<20}{'yes' if row.agrees else 'NO'}")
+    lines += [
+        f"{'account/' + row.owner:<16}{row.version:>8}{row.balance:>10}   {f'{row.log_version} events, {row.log_balance}':<20}{'yes' if row.agrees else 'NO'}" for row in rows
+    ]
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def add_link_options(parser: argparse.ArgumentParser) -> None:
 
 
 @asynccontextmanager
-async def open_link(options: argparse.Namespace) -> AsyncIterator[NatsConnection]:
+async def open_link(options: argparse.Namespace) -> AsyncGenerator[NatsConnection]:
     """Connect for the length of a `with` block."""
     connection = await NatsConnection.open(NatsSettings(tuple(options.nats.split(",")), "aether", credentials_path=options.credentials))
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from aether_api import logs
@@ -59,7 +59,7 @@ async def run_process(settings: RuntimeSettings, *, started: Callable[[Runtime],
 
 
 @asynccontextmanager
-async def open_runtime(settings: RuntimeSettings) -> AsyncIterator[Runtime]:
+async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
     """Connect, make sure of the streams, and yield a runtime that does not run yet."""
     async with AsyncExitStack() as stack:
         connection = await NatsConnection.open(NatsSettings(tuple(settings.nats_url.split(",")), f"aether-runtime {settings.pod_name}", credentials_path=settings.nats_credentials))

@@ -17,7 +17,6 @@ from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import read_layout
-
 from tests.cluster.cluster import Cluster
 from tests.cluster.image import ensure_image
 from tests.cluster.lifecycle import load_image

@@ -12,7 +12,6 @@ import sys
 import time
 
 from aether_nats.client import CommandClient
-
 from tests.cluster.lifecycle import ensure_cluster, release_cluster
 from tests.cluster.processes import ClusterError
 from tests.e2e.bank import EXAMPLES, Bank, install_bank, uninstall_bank

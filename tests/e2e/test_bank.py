@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
+
 from aether_api.messages import Reply
 from aether_nats.client import CommandClient
-
 from tests.e2e.bank import EXAMPLES, Bank, build_actor, wait_until
 
 pytestmark = pytest.mark.cluster

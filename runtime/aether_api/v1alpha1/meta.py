@@ -60,5 +60,4 @@ class ResourceClass(ReturnedByCluster):
     """Base of the three kinds."""
 
     api_version: str = API_VERSION
-    kind: str
     metadata: ObjectMeta

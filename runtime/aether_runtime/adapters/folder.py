@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import yaml
 from pydantic import ValidationError
@@ -104,10 +104,11 @@ def read_manifests(folder: Path, namespace: str) -> tuple[list[ActorModel], list
 
 def _read_documents(path: Path) -> list[dict[str, Any]]:
     try:
-        return [document for document in yaml.safe_load_all(path.read_text()) if isinstance(document, dict) and document.get("apiVersion") == API_VERSION]
+        documents: list[Any] = list(yaml.safe_load_all(path.read_text()))
     except yaml.YAMLError as exc:
         logger.error("a manifest is not YAML", extra={logs.NAME: path.name, logs.REASON: str(exc)})
         return []
+    return [cast("dict[str, Any]", document) for document in documents if isinstance(document, dict) and API_VERSION in document.values()]
 
 
 def _parse(path: Path, document: dict[str, Any], namespace: str) -> ActorModel | Actor | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
@@ -59,14 +59,14 @@ class Group:
     state: dict[str, Any]
     version: int
     last_time: str
-    answers: list[tuple[Waiting, Reply]] = field(default_factory=list)
-    immediate: list[tuple[Waiting, Reply]] = field(default_factory=list)
-    repeats: list[tuple[Waiting, int]] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    encoded: list[bytes] = field(default_factory=list)
-    rest: list[Waiting] = field(default_factory=list)
+    answers: list[tuple[Waiting, Reply]] = field(default_factory=list[tuple[Waiting, Reply]])
+    immediate: list[tuple[Waiting, Reply]] = field(default_factory=list[tuple[Waiting, Reply]])
+    repeats: list[tuple[Waiting, int]] = field(default_factory=list[tuple[Waiting, int]])
+    events: list[Event] = field(default_factory=list[Event])
+    encoded: list[bytes] = field(default_factory=list[bytes])
+    rest: list[Waiting] = field(default_factory=list[Waiting])
     bytes: int = 0
-    accepted: dict[str, Reply] = field(default_factory=dict)
+    accepted: dict[str, Reply] = field(default_factory=dict[str, Reply])
 
     @property
     def members(self) -> list[Waiting]:
@@ -168,7 +168,7 @@ def _decide(group: Group, history: History, command: Command) -> Emitted | Rejec
         return Rejected(Reason.INVALID_COMMAND.value, f"the payload is not JSON: {exc}")
     if not isinstance(payload, dict):
         return Rejected(Reason.INVALID_COMMAND.value, "the payload must be a JSON object with the command's fields")
-    return decide(history.model, group.state, CommandInput(command.name, payload, command.actor.id, group.version))
+    return decide(history.model, group.state, CommandInput(command.name, cast("dict[str, object]", payload), command.actor.id, group.version))
 
 
 def _build_events(group: Group, history: History, command: Command, emitted: Sequence[DomainEvent], now: Now) -> tuple[list[Event], dict[str, Any]]:

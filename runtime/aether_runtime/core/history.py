@@ -43,7 +43,7 @@ class History:
 
     model: CompiledModel
     position: Position = field(default_factory=Position)
-    state: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict[str, Any])
     window: CommandWindow = field(default_factory=CommandWindow)
 
     @classmethod
