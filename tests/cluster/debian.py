@@ -1,8 +1,7 @@
 """Makes Docker images from Debian's packages alone, for machines that can reach a package mirror but no image registry.
 
 debootstrap unpacks a minimal system into a scratch folder, which is imported as an image of one layer; the image appears
-only when it is complete. debootstrap mounts /proc and /sys into its folder: they are unmounted before anything there is deleted,
-also when an earlier run was killed in the middle.
+only when it is complete.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from typing import Final
 
 from .engine import PACKAGES, install_packages
 from .folders import Folders
-from .mounts import remove_tree
 from .pins import DEBIAN, DEBIAN_PYTHON_IMAGE, PYTHON_PACKAGES
 from .processes import ClusterError, attempt, ended, step, work
+from .scratch import scratch_folder
 
 LABEL: Final = "one.flowmade.aether.made-from"
 """The label, on every image made here, with the fingerprint of what it was made from; `clean --all` finds images by it."""
@@ -60,13 +59,9 @@ def make_image(image: str, packages: Sequence[str], made_from: str, folders: Fol
     """
     if shutil.which("debootstrap") is None:
         install_packages(PACKAGES, folders)
-    root = folders.work / "debian"
-    remove_tree(root)
-    try:
+    with scratch_folder(folders.work, "debian") as root:
         _unpack(root, packages, folders)
         import_folder(image, root, labels={LABEL: made_from}, changes=('CMD ["python3"]',) if "python3" in packages else ())
-    finally:
-        remove_tree(root)
 
 
 def import_folder(image: str, folder: Path, *, labels: dict[str, str], changes: Sequence[str] = ()) -> None:
@@ -88,7 +83,6 @@ def _python_parts() -> str:
 
 
 def _unpack(root: Path, packages: Sequence[str], folders: Folders) -> None:
-    root.parent.mkdir(parents=True, exist_ok=True)
     mirror = [os.environ["DEBIAN_MIRROR"]] if "DEBIAN_MIRROR" in os.environ else []
     work("debootstrap", "--variant=minbase", f"--include={','.join(packages)}", DEBIAN, root, *mirror, log=folders.log("debootstrap"))
     root.chmod(0o755)  # of the image's own root folder, whatever our umask is

@@ -23,8 +23,8 @@ from typing import Final
 from . import bounded_runc
 from .folders import ENGINE_STATE, Folders
 from .locks import Lease, exclusive, last_user, take_lease
-from .mounts import remove_tree
 from .processes import ClusterError, attempt, say, step, work
+from .scratch import remove_tree
 
 START_S: Final = 60.0
 """Seconds for dockerd to answer; it takes 2 on a quiet machine and up to 20 while it recovers containers."""

@@ -14,8 +14,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,7 @@ from .folders import HERE, Folders
 from .pins import DEBIAN, KIND, KIND_PROGRAM, KUBERNETES, NODE_PACKAGES, NODE_PROGRAMS
 from .processes import ClusterError, ask, attempt, ended, step, work
 from .programs import build_program, find_module
+from .scratch import scratch_folder
 
 NODE_BASE: Final = "aether/node-base:latest"
 """The node before the control plane's images are in it."""
@@ -56,7 +56,7 @@ def build_node_image(image: str, made_from: str, folders: Folders) -> None:
     """
     programs = {program.name: build_program(program, folders) for program in NODE_PROGRAMS}
     debian = _ensure_debian(folders)
-    with _scratch(folders) as scratch, step("assembling the node image"):
+    with step("assembling the node image"), scratch_folder(folders.work, "node") as scratch:
         images = _make_images(programs, debian, scratch, folders)
         try:
             _build_base(programs, debian, images, scratch, folders)
@@ -73,17 +73,6 @@ def _ensure_debian(folders: Folders) -> str:
         with step("unpacking Debian for the node"):
             make_image(image, NODE_PACKAGES, made_from, folders)
     return image
-
-
-@contextmanager
-def _scratch(folders: Folders) -> Iterator[Path]:
-    scratch = folders.work / "node"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _make_images(programs: Mapping[str, Path], debian: str, scratch: Path, folders: Folders) -> dict[str, str]:

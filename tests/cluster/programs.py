@@ -17,6 +17,7 @@ from typing import Final
 from .folders import HERE, Folders
 from .pins import KUBERNETES, Program
 from .processes import ClusterError, ask, step, work
+from .scratch import scratch_folder
 
 _MAJOR, _MINOR, _ = KUBERNETES.removeprefix("v").split(".")
 
@@ -45,13 +46,11 @@ def build_program(program: Program, folders: Folders) -> Path:
         return target
     if shutil.which("go") is None:
         raise ClusterError(f"{program.name} has to be built and Go is not installed; install Go 1.26 or later (https://go.dev/doc/install)")
-    scratch = folders.work / f"program-{program.name}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    with step(f"building {program.name} {program.version} (about {program.minutes} min of compiling the first time)"):
+    what = f"building {program.name} {program.version} (about {program.minutes} min of compiling the first time)"
+    with step(what), scratch_folder(folders.work, f"program-{program.name}") as scratch:
         work(*_command(program, scratch), log=folders.log(program.name), environment=_environment(scratch), folder=_folder(program))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch.rename(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch.rename(target)
     return target
 
 

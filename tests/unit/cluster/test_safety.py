@@ -12,10 +12,10 @@ from tests.cluster import lifecycle
 from tests.cluster.folders import Folders
 from tests.cluster.image import content_of
 from tests.cluster.locks import last_user, take_lease
-from tests.cluster.mounts import mounts_below
 from tests.cluster.node_build import node_image_parts
 from tests.cluster.pins import KUBE_PROGRAM, KUBERNETES
 from tests.cluster.processes import ClusterError, ask, attempt, work
+from tests.cluster.scratch import mounts_below, scratch_folder
 
 
 def test_the_last_user_is_the_one_beside_whom_nobody_holds_a_lease(tmp_path: Path) -> None:
@@ -36,6 +36,19 @@ def test_mounts_below_a_folder_are_found_deepest_first_and_siblings_are_not() ->
     mounts = "proc /w/debian/proc proc rw 0 0\nx /w/debian/proc/sys/fs x rw 0 0\nsysfs /w/debian2/sys sysfs rw 0 0\nd / ext4 rw 0 0\n"
 
     assert mounts_below(Path("/w/debian"), mounts) == ["/w/debian/proc/sys/fs", "/w/debian/proc"]
+
+
+def test_a_scratch_folder_is_empty_and_unlike_the_one_of_a_killed_run(tmp_path: Path) -> None:
+    left = tmp_path / "node-of-a-killed-run"
+    left.mkdir()
+    (left / "half").touch()
+
+    with scratch_folder(tmp_path, "node") as folder:
+        assert list(folder.iterdir()) == []
+        assert folder != left
+        assert not left.exists()
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_images_content_changes_with_its_sources_and_base_but_not_with_compiled_files(tmp_path: Path) -> None:

@@ -1,14 +1,34 @@
-"""Deletes folders in which something may be mounted: debootstrap's root, the engine's state after it was killed.
+"""Folders for half-made things, and deleting folders in which something may be mounted.
 
-Deleting must never reach through a mount: first everything below is unmounted, and if that fails nothing is deleted.
+Every run works in a scratch folder of its own: a killed run's children (debootstrap's, Go's) may write on for a while, and must
+not do so where the next run works. Deleting must never reach through a mount, such as debootstrap's /proc: first
+everything below is unmounted, and if that fails nothing is deleted.
 """
 
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .processes import ClusterError, attempt
+
+
+@contextmanager
+def scratch_folder(work: Path, name: str) -> Iterator[Path]:
+    """Make an empty folder for a block and delete it afterwards, with what killed runs left under the same name."""
+    work.mkdir(parents=True, exist_ok=True)
+    for left in work.glob(f"{name}-*"):
+        with suppress(ClusterError):  # something of the killed run still lives; a later run tries again
+            remove_tree(left)
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=work))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
 
 
 def remove_tree(root: Path) -> None:
