@@ -57,10 +57,15 @@ class Pulse:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Since when our own links are up without a break, in monotonic seconds; None while one is down."""
+    """Since when our own links are up without a break, in monotonic seconds; None while one is down.
+
+    Attributes:
+        awake_since_s: since when our own event loop runs without a stall, in which nothing could be heard either.
+    """
 
     nats_since_s: float | None
     kube_since_s: float | None
+    awake_since_s: float = 0.0
 
     def are_settled(self, now_s: float, windows: Windows) -> bool:
         """Return whether both were up for a full window."""
@@ -69,10 +74,10 @@ class Links:
 
     @property
     def since_s(self) -> float | None:
-        """Since when both are up."""
+        """Since when both are up and we are awake."""
         if self.nats_since_s is None or self.kube_since_s is None:
             return None
-        return max(self.nats_since_s, self.kube_since_s)
+        return max(self.nats_since_s, self.kube_since_s, self.awake_since_s)
 
 
 def judge_pod(facts: PodFacts, pulse: Pulse, links: Links, *, now_s: float, windows: Windows) -> Verdict:

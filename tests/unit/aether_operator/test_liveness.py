@@ -50,7 +50,7 @@ def test_a_pod_that_was_silent_before_we_came_is_dead_once_it_stays_so() -> None
     assert verdict(PodFacts(), Pulse(seen_s=10.0, ping_failed_s=99.0)) == "dead"
 
 
-@pytest.mark.parametrize("links", [Links(None, 0.0), Links(0.0, None), Links(96.0, 0.0), Links(0.0, 96.0)])
+@pytest.mark.parametrize("links", [Links(None, 0.0), Links(0.0, None), Links(96.0, 0.0), Links(0.0, 96.0), Links(0.0, 0.0, awake_since_s=96.0)])
 def test_nobody_is_dead_by_silence_unless_both_our_links_were_up_for_a_window(links: Links) -> None:
     assert verdict(PodFacts(), UNANSWERED, links) != "dead"
 

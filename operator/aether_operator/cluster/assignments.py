@@ -1,0 +1,82 @@
+"""Tells pods what to hold, over NATS and ahead of any status: a thousand API writes take seconds, this takes milliseconds.
+
+A message is for one process (pod UID and boot id) and carries at most `ITEMS_MAX` changes; its answer tells the fate of each.
+An answer that does not come changes nothing: the status follows all the same, and the pod finds its actors by its own watch.
+A `stale` item names the epoch that the pod knows, which becomes the floor of the next plan.
+
+The term is the time at which this operator took the lead: a late message of an older one is refused by the pods.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from aether_api import logs
+from aether_api.control import Action, Assignment, AssignmentItem, AssignmentReply, decode_assignment_reply, encode
+from aether_api.errors import Backpressure, Disconnected, InvalidEnvelope, NoResponders, RequestTimeout
+from aether_api.identity import Epoch, PoolName
+from aether_api.subjects import assign_subject
+from aether_kube.store import ObjectKey
+from aether_nats.connection import NatsConnection
+from aether_operator.cluster.observe import Memory
+from aether_operator.planning.snapshot import ActorView, PodView
+
+logger = logging.getLogger(__name__)
+
+ITEMS_MAX: Final = 500
+"""Actors in one message: about 100 KB, a tenth of NATS' default limit, and a pod takes them in some milliseconds."""
+
+ANSWER_TIMEOUT_S: Final = 1.0
+"""Seconds for an answer: a pod only notes what it shall hold; what takes longer is a pod in trouble."""
+
+TRIES_MAX: Final = 2
+"""Tries of one message: one may get lost with a link that breaks, two in a row mean that nobody hears."""
+
+UNANSWERED: Final = (RequestTimeout, NoResponders, Disconnected, Backpressure, InvalidEnvelope)
+
+
+class Assigner:
+    """Sends assignments and notes what the answers teach."""
+
+    def __init__(self, connection: NatsConnection, term: int, memory: Memory) -> None:
+        """Make an assigner for one term of leadership, unix milliseconds."""
+        self._connection = connection
+        self._term = term
+        self._memory = memory
+
+    async def send(self, pod: PodView, items: Sequence[AssignmentItem]) -> bool:
+        """Tell a pod's process the changes, and return whether it answered all of them."""
+        answered = True
+        for start in range(0, len(items), ITEMS_MAX):
+            answered = await self._send_batch(pod, items[start : start + ITEMS_MAX]) and answered
+        return answered
+
+    async def _send_batch(self, pod: PodView, items: Sequence[AssignmentItem]) -> bool:
+        payload = encode(Assignment(self._term, pod.uid, pod.boot_id, tuple(items)))
+        subject = assign_subject(pod.namespace, PoolName(pod.pool), pod.uid)
+        for tries_left in reversed(range(TRIES_MAX)):
+            try:
+                answer = await self._connection.request(subject, payload, timeout_s=ANSWER_TIMEOUT_S)
+                self._learn(pod, decode_assignment_reply(answer.payload))
+                return True
+            except UNANSWERED as exc:
+                level = logging.DEBUG if tries_left else logging.WARNING
+                logger.log(level, "a pod did not answer an assignment", extra={logs.POD: pod.name, logs.COUNT: len(items), logs.REASON: str(exc)})
+        return False
+
+    def _learn(self, pod: PodView, reply: AssignmentReply) -> None:
+        for result in reply.results:
+            key = ObjectKey(pod.namespace, result.name)
+            if result.verdict == "stale":
+                self._memory.epoch_floors[key] = max(self._memory.epoch_floors.get(key, Epoch(0)), Epoch(result.epoch))
+            if result.verdict in ("stale", "refused"):
+                extra = {logs.POD: pod.name, logs.ACTOR_ID: result.name, logs.EPOCH: result.epoch, logs.REASON: f"{result.verdict} {result.message}".strip()}
+                logger.warning("a pod refused an assignment", extra=extra)
+
+
+def build_item(action: Action, actor: ActorView, epoch: Epoch) -> AssignmentItem:
+    """Return one change for one actor; a release names the epoch that it ends."""
+    id_ = actor.identity.id if actor.identity is not None else actor.key.name
+    return AssignmentItem(action, actor.key.name, actor.uid, actor.model, id_, epoch, actor.generation, actor.snapshot_every)

@@ -1,0 +1,134 @@
+"""Looks for pods that fell silent and asks them directly; tells when the verdict on any pod changes.
+
+A missing answer is a witness only if our own link carried something meanwhile: either the server itself said that nobody
+listens, or a round trip to it succeeded after the answer stayed out. So a half-open link of ours condemns nobody. A stall of our
+own event loop is found by the ticks that it swallowed, and counts as a link that was down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aether_api import logs
+from aether_api.control import decode_heartbeat
+from aether_api.errors import Backpressure, Disconnected, InvalidEnvelope, NoResponders, RequestTimeout
+from aether_api.identity import PodUid
+from aether_api.subjects import ping_subject
+from aether_nats.connection import NatsConnection
+from aether_operator.cluster.heartbeats import Heartbeats
+from aether_operator.planning.snapshot import Verdict
+
+logger = logging.getLogger(__name__)
+
+TICK_S: Final = 0.1
+"""Seconds between looks: a tenth of the time after which a pod is suspected."""
+
+STALL_S: Final = 1.0
+"""Seconds between two looks that mean that we slept: ten ticks, and as long as a pod may be silent."""
+
+PING_AGAIN_S: Final = 1.0
+"""Seconds between pings of one silent pod; its heartbeats would tell as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A pod to be asked."""
+
+    namespace: str
+    uid: PodUid
+
+
+class Detector:
+    """The loop that looks and asks."""
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        heartbeats: Heartbeats,
+        *,
+        find_silent: Callable[[], list[Suspect]],
+        judge: Callable[[], Mapping[PodUid, Verdict]],
+        on_change: Callable[[], None],
+        ping_timeout_s: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make a detector; `run` looks.
+
+        Args:
+            find_silent: pods that should have been heard by now.
+            judge: the verdicts on all pods at this moment.
+            on_change: told when a verdict changed.
+        """
+        self._connection = connection
+        self._heartbeats = heartbeats
+        self._find_silent = find_silent
+        self._judge = judge
+        self._on_change = on_change
+        self._ping_timeout_s = ping_timeout_s
+        self._monotonic = monotonic
+        self._pinged_s: dict[PodUid, float] = {}
+        self._verdicts: Mapping[PodUid, Verdict] = {}
+        self.awake_since_s = monotonic()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        last_s = self._monotonic()
+        async with asyncio.TaskGroup() as pings:
+            while True:
+                now_s = self._monotonic()
+                if now_s - last_s > STALL_S:
+                    logger.warning("the operator itself stalled; silence of pods in that time does not count", extra={logs.DURATION_S: round(now_s - last_s, 1)})
+                    self.awake_since_s = now_s
+                last_s = now_s
+                for suspect in self._find_due(now_s):
+                    pings.create_task(self._ping(suspect), name=f"ping of pod {suspect.uid}")
+                self._compare()
+                await asyncio.sleep(TICK_S)
+
+    def _find_due(self, now_s: float) -> list[Suspect]:
+        suspects = self._find_silent()
+        silent = {suspect.uid for suspect in suspects}
+        self._pinged_s = {uid: pinged_s for uid, pinged_s in self._pinged_s.items() if uid in silent}
+        due = [suspect for suspect in suspects if now_s - self._pinged_s.get(suspect.uid, float("-inf")) >= PING_AGAIN_S]
+        self._pinged_s.update({suspect.uid: now_s for suspect in due})
+        return due
+
+    async def _ping(self, suspect: Suspect) -> None:
+        asked_s = self._monotonic()
+        try:
+            answer = await self._connection.request(ping_subject(suspect.namespace, suspect.uid), b"", timeout_s=self._ping_timeout_s)
+            self._heartbeats.take(decode_heartbeat(answer.payload))
+        except NoResponders:
+            self._condemn(suspect, asked_s)
+        except RequestTimeout:
+            if await self._link_works():
+                self._condemn(suspect, asked_s)
+        except (Disconnected, Backpressure, InvalidEnvelope) as exc:
+            logger.debug("a ping says nothing", extra={logs.POD_UID: suspect.uid, logs.REASON: str(exc)})
+
+    async def _link_works(self) -> bool:
+        try:
+            await self._connection.flush(self._ping_timeout_s)
+        except (RequestTimeout, Disconnected, Backpressure):
+            return False
+        return True
+
+    def _condemn(self, suspect: Suspect, asked_s: float) -> None:
+        self._heartbeats.note_failed_ping(suspect.uid, asked_s)
+        self._compare()
+
+    def _compare(self) -> None:
+        verdicts = self._judge()
+        if verdicts != self._verdicts:
+            for uid, verdict in verdicts.items():
+                before = self._verdicts.get(uid)
+                if before != verdict:
+                    level = logging.WARNING if verdict in ("suspect", "dead") and before is not None else logging.INFO
+                    logger.log(level, "the verdict on a pod changed", extra={logs.POD_UID: uid, logs.REASON: f"{before or 'unknown'} -> {verdict}"})
+            self._verdicts = verdicts
+            self._on_change()

@@ -1,0 +1,106 @@
+"""Keeps what pods say over NATS: when each process was last heard, which one it is, whether it leaves.
+
+A heartbeat is a fact about a process, so it is kept by pod UID whether or not the Pod object is known yet; what belongs to no
+Pod object for long is forgotten. Times are monotonic seconds. Callbacks come from the connection's read loop and only note.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Final
+
+from aether_api import logs
+from aether_api.control import Heartbeat, decode_heartbeat
+from aether_api.errors import InvalidEnvelope, InvalidName
+from aether_api.identity import BootId, PodUid
+from aether_api.subjects import heartbeat_wildcard, parse_heartbeat_subject
+from aether_nats.connection import NatsConnection, Subscription
+from aether_nats.message import Message
+from aether_operator.planning.liveness import Pulse
+from aether_operator.planning.snapshot import NO_BOOT
+
+logger = logging.getLogger(__name__)
+
+FORGET_AFTER_S: Final = 60.0
+"""Seconds without a Pod object after which a process is forgotten: longer than any lag of the API server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One pod's process as it is heard."""
+
+    pulse: Pulse
+    boot_id: BootId = NO_BOOT
+
+
+class Heartbeats:
+    """The processes of all pods."""
+
+    def __init__(self, on_change: Callable[[], None], monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Start with nobody heard.
+
+        Args:
+            on_change: told when a process appears, changes its boot id or its state; not of each heartbeat.
+        """
+        self._on_change = on_change
+        self._monotonic = monotonic
+        self._processes: dict[PodUid, Process] = {}
+
+    def subscribe(self, connection: NatsConnection, namespaces: Collection[str | None]) -> list[Subscription]:
+        """Listen to the heartbeats of the namespaces, None meaning all of them."""
+        subjects = [heartbeat_wildcard(namespace) if namespace else heartbeat_wildcard() for namespace in namespaces]
+        return [connection.subscribe(subject, self._on_message) for subject in subjects]
+
+    def process_of(self, uid: PodUid) -> Process | None:
+        """Return what is known of a pod's process."""
+        return self._processes.get(uid)
+
+    def see(self, uid: PodUid) -> Process:
+        """Return what is known of a pod's process, and begin to expect it if it is new."""
+        known = self._processes.get(uid)
+        if known is None:
+            known = self._processes[uid] = Process(Pulse(seen_s=self._monotonic()))
+        return known
+
+    def take(self, heartbeat: Heartbeat) -> None:
+        """Note a heartbeat or the answer to a ping."""
+        uid, boot_id = PodUid(heartbeat.pod_uid), BootId(heartbeat.boot_id)
+        known = self.see(uid)
+        first = known.pulse.heard_s is None or _was_given_up(known.pulse)
+        changed = first or known.boot_id != boot_id or known.pulse.state != heartbeat.state
+        self._processes[uid] = Process(replace(known.pulse, heard_s=self._monotonic(), state=heartbeat.state), boot_id)
+        if changed:
+            self._on_change()
+
+    def note_failed_ping(self, uid: PodUid, asked_s: float) -> None:
+        """Note that a ping stayed without answer; one that was asked before the last sound says nothing."""
+        known = self._processes.get(uid)
+        if known is not None and (known.pulse.heard_s is None or known.pulse.heard_s < asked_s):
+            self._processes[uid] = replace(known, pulse=replace(known.pulse, ping_failed_s=self._monotonic()))
+
+    def forget_others(self, existing: Collection[PodUid]) -> None:
+        """Forget processes that have no Pod object and were not heard for long."""
+        horizon_s = self._monotonic() - FORGET_AFTER_S
+        for uid in [uid for uid, process in self._processes.items() if uid not in existing and _last_sound_s(process.pulse) < horizon_s]:
+            del self._processes[uid]
+
+    def _on_message(self, message: Message) -> None:
+        try:
+            _, _, uid = parse_heartbeat_subject(message.subject)
+            heartbeat = decode_heartbeat(message.payload)
+        except (InvalidEnvelope, InvalidName) as exc:
+            logger.warning("a heartbeat cannot be read", extra={logs.REASON: str(exc)})
+            return
+        if heartbeat.pod_uid == uid:
+            self.take(heartbeat)
+
+
+def _was_given_up(pulse: Pulse) -> bool:
+    return pulse.ping_failed_s is not None and pulse.heard_s is not None and pulse.ping_failed_s > pulse.heard_s
+
+
+def _last_sound_s(pulse: Pulse) -> float:
+    return pulse.heard_s if pulse.heard_s is not None else pulse.seen_s

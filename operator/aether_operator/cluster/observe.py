@@ -1,0 +1,273 @@
+"""Sees the cluster: keeps the informers, and makes of them and of the heartbeats one snapshot for the planner.
+
+Changes that the planner does not care about (versions, phases that pods report) wake nobody, so traffic costs no planning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol, TypeVar
+
+from aether_api.errors import InternalError
+from aether_api.identity import BootId, Epoch, PodUid
+from aether_kube.client import KubeClient
+from aether_kube.documents import JsonObject
+from aether_kube.informer import Informer, InformerHealth, Selection
+from aether_kube.kinds import ACTOR_MODELS, ACTOR_POOLS, ACTORS, DEPLOYMENTS, PODS, ResourceKind
+from aether_kube.store import Change, ObjectKey
+from aether_operator.cluster.detector import Suspect
+from aether_operator.cluster.heartbeats import Heartbeats
+from aether_operator.cluster.overlay import Overlay
+from aether_operator.cluster.records import (
+    DeploymentRecord,
+    ModelRecord,
+    PodRecord,
+    PoolRecord,
+    parse_actor,
+    parse_deployment,
+    parse_model,
+    parse_pod,
+    parse_pool,
+)
+from aether_operator.manifests.pool import POOL_LABEL
+from aether_operator.planning.liveness import Links, Windows, is_silent, judge_pod
+from aether_operator.planning.snapshot import ActorView, ModelView, PodView, PoolView, Snapshot, Verdict
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the operator knows from its own doings; lost with the process, and found again by asking.
+
+    Attributes:
+        overlay: what was decided and does not show yet.
+        epoch_floors: the highest epochs that pods answered with.
+        introduced: the process of each pod that was told all that it holds.
+        vanished: Actors that were deleted while placed, and whose pods were not told.
+        purge_problems: why purges under way failed last.
+    """
+
+    overlay: Overlay = field(default_factory=Overlay)
+    epoch_floors: dict[ObjectKey, Epoch] = field(default_factory=dict[ObjectKey, Epoch])
+    introduced: dict[PodUid, BootId] = field(default_factory=dict[PodUid, BootId])
+    vanished: dict[ObjectKey, ActorView] = field(default_factory=dict[ObjectKey, ActorView])
+    purge_problems: dict[ObjectKey, str] = field(default_factory=dict[ObjectKey, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who is told of changes; all are quick and do not raise."""
+
+    plan: Callable[[], None]
+    model: Callable[[ObjectKey], None]
+    pool: Callable[[ObjectKey], None]
+
+
+class AnyInformer(Protocol):
+    """What can be asked of an informer of any kind."""
+
+    @property
+    def synced(self) -> asyncio.Event:
+        """Set once the collection was listed."""
+        ...
+
+    def health(self) -> InformerHealth:
+        """Return how the link is."""
+        ...
+
+    async def run(self) -> None:
+        """Keep the copy until cancelled."""
+        ...
+
+
+class Collection(Generic[T]):
+    """One kind of object over all watched namespaces."""
+
+    def __init__(self, informers: list[Informer[T]]) -> None:
+        """Join the informers of the namespaces, or the one of all of them."""
+        self.informers = informers
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over all objects."""
+        for informer in self.informers:
+            yield from informer.store.values()
+
+    def get(self, key: ObjectKey) -> T | None:
+        """Return one object."""
+        for informer in self.informers:
+            found = informer.store.get(key)
+            if found is not None:
+                return found
+        return None
+
+
+class Observer:
+    """The informers of one operator, and what is heard of pods."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        scopes: tuple[str | None, ...],
+        heartbeats: Heartbeats,
+        memory: Memory,
+        listeners: Listeners,
+        windows: Windows,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make the informers; `run` starts them.
+
+        Args:
+            scopes: namespaces to watch, or None alone for all.
+        """
+        self._client = client
+        self._scopes = scopes
+        self._heartbeats = heartbeats
+        self._memory = memory
+        self._listeners = listeners
+        self._windows = windows
+        self._monotonic = monotonic
+        self._informers: list[tuple[str, AnyInformer]] = []
+        self.actors = self._collect(ACTORS, parse_actor, self._on_actor)
+        self.pods = self._collect(PODS, parse_pod, self._on_pod, POOL_LABEL)
+        self.models = self._collect(ACTOR_MODELS, parse_model, self._on_model)
+        self.pools = self._collect(ACTOR_POOLS, parse_pool, self._on_pool)
+        self.deployments = self._collect(DEPLOYMENTS, parse_deployment, self._on_deployment, POOL_LABEL)
+        self._watches: tuple[AnyInformer, ...] = (*self.actors.informers, *self.pods.informers)
+        self.nats_since_s: Callable[[], float | None] = lambda: None
+        self.awake_since_s: Callable[[], float] = lambda: 0.0
+
+    async def run(self) -> None:
+        """Keep the informers until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for name, informer in self._informers:
+                tasks.create_task(informer.run(), name=f"informer of {name}")
+
+    async def wait_synced(self) -> None:
+        """Wait until every collection was listed once."""
+        for _, informer in self._informers:
+            await informer.synced.wait()
+
+    def health(self) -> Mapping[str, list[InformerHealth]]:
+        """Return how the informers are, by kind."""
+        found: dict[str, list[InformerHealth]] = {}
+        for name, informer in self._informers:
+            found.setdefault(name, []).append(informer.health())
+        return found
+
+    def links(self) -> Links:
+        """Return since when our own links are up: NATS, and the watches of Actors and Pods."""
+        since = [informer.health().healthy_since_s for informer in self._watches]
+        up = [moment for moment in since if moment is not None]
+        return Links(self.nats_since_s(), max(up) if len(up) == len(since) else None, self.awake_since_s())
+
+    def verdicts(self) -> Mapping[PodUid, Verdict]:
+        """Return the verdicts on all pods now."""
+        links, now_s = self.links(), self._monotonic()
+        return {pod.uid: judge_pod(pod.facts, self._heartbeats.see(pod.uid).pulse, links, now_s=now_s, windows=self._windows) for pod in self.pods}
+
+    def find_silent(self) -> list[Suspect]:
+        """Return the pods that should have been heard by now."""
+        links, now_s = self.links(), self._monotonic()
+        silent = [pod for pod in self.pods if is_silent(self._heartbeats.see(pod.uid).pulse, links, now_s=now_s, windows=self._windows)]
+        return [Suspect(pod.key.namespace, pod.uid) for pod in silent]
+
+    def snapshot(self, now_ms: int) -> Snapshot:
+        """Return the cluster as it is known now, with all decisions laid over it."""
+        verdicts = self.verdicts()
+        pods = {pod.uid: self._view_pod(pod, verdicts[pod.uid]) for pod in self.pods}
+        self._heartbeats.forget_others(pods)
+        actors = {actor.key: self._memory.overlay.apply(actor) for actor in self.actors}
+        self._tidy(actors, pods)
+        return Snapshot(
+            now_ms=now_ms,
+            actors=actors,
+            pods=pods,
+            pools={pool.key: PoolView(pool.spec.actors_per_pod) for pool in self.pools if pool.spec is not None and not pool.deleting},
+            models={model.key: ModelView(not model.problems) for model in self.models},
+            settled=self.links().are_settled(self._monotonic(), self._windows),
+            epoch_floors=dict(self._memory.epoch_floors),
+            vanished=tuple(self._memory.vanished.values()),
+            purge_problems=dict(self._memory.purge_problems),
+        )
+
+    def _view_pod(self, pod: PodRecord, verdict: Verdict) -> PodView:
+        boot_id = self._heartbeats.see(pod.uid).boot_id
+        introduced = self._memory.introduced.get(pod.uid) == boot_id
+        return PodView(pod.uid, pod.key.namespace, pod.key.name, pod.pool, boot_id, verdict, pod.ready, introduced)
+
+    def _tidy(self, actors: Mapping[ObjectKey, ActorView], pods: Mapping[PodUid, PodView]) -> None:
+        """Forget what no longer matters."""
+        memory = self._memory
+        floors = memory.epoch_floors.items()
+        memory.epoch_floors = {key: floor for key, floor in floors if key in actors and floor > _epoch(actors[key])}
+        memory.introduced = {uid: boot_id for uid, boot_id in memory.introduced.items() if uid in pods}
+        memory.purge_problems = {key: problem for key, problem in memory.purge_problems.items() if key in actors}
+
+    def _collect(self, kind: ResourceKind, parse: Callable[[JsonObject], T], on_change: Callable[[Change[T]], None], label_selector: str = "") -> Collection[T]:
+        selections = [Selection(kind, scope, label_selector=label_selector) for scope in self._scopes]
+        informers = [Informer(self._client, selection, parse=parse, on_change=on_change) for selection in selections]
+        self._informers += [(kind.plural, informer) for informer in informers]
+        return Collection(informers)
+
+    def _on_actor(self, change: Change[ActorView]) -> None:
+        if change.new is None:
+            self._note_vanished(change)
+        if change.old is None or change.new is None or matters(change.old, change.new):
+            self._listeners.plan()
+
+    def _note_vanished(self, change: Change[ActorView]) -> None:
+        if change.old is None:
+            raise InternalError(f"a deletion of {change.key} without the Actor")
+        last = self._memory.overlay.apply(change.old)
+        self._memory.overlay.drop(change.key)
+        if last.home is not None:
+            self._memory.vanished[change.key] = last
+
+    def _on_pod(self, change: Change[PodRecord]) -> None:
+        pod = change.new or change.old
+        if pod is not None:
+            self._listeners.pool(ObjectKey(pod.key.namespace, pod.pool))
+        if change.old != change.new:
+            self._listeners.plan()
+
+    def _on_model(self, change: Change[ModelRecord]) -> None:
+        self._listeners.model(change.key)
+        if _accepted(change.old) != _accepted(change.new):
+            self._listeners.plan()
+
+    def _on_pool(self, change: Change[PoolRecord]) -> None:
+        self._listeners.pool(change.key)
+        self._listeners.plan()
+
+    def _on_deployment(self, change: Change[DeploymentRecord]) -> None:
+        deployment = change.new or change.old
+        if deployment is not None:
+            self._listeners.pool(ObjectKey(deployment.key.namespace, deployment.pool))
+
+
+def matters(old: ActorView, new: ActorView) -> bool:
+    """Return whether the difference between two states of an Actor can change a plan."""
+    return _decisive(old) != _decisive(new)
+
+
+def _decisive(actor: ActorView) -> ActorView:
+    """Return the Actor without what its pod reports while it is placed."""
+    if actor.home is None:
+        return replace(actor, resource_version=0)
+    scheduled = actor.condition("Scheduled")
+    is_scheduled = scheduled is not None and scheduled.status == "True"
+    reported = max(actor.reported_epoch, actor.home.epoch)
+    return replace(actor, resource_version=0, phase=str(is_scheduled), conditions=(), reported_epoch=reported)
+
+
+def _accepted(record: ModelRecord | None) -> bool | None:
+    return None if record is None else not record.problems
+
+
+def _epoch(actor: ActorView) -> int:
+    return actor.placement.epoch if actor.placement is not None else 0

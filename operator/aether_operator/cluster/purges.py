@@ -1,0 +1,130 @@
+"""Puts the finalizer on and takes it off, and between the two deletes an actor's history.
+
+A purge is repeated until it succeeds, since it ends with a tombstone that makes repeating it harmless. Only then the finalizer
+goes, and with it the resource. Why one does not succeed is kept for the condition that says what a deletion waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from aether_api.errors import AetherError, InternalError, KubeNotFound, PermanentError
+from aether_api.identity import ActorId, Epoch
+from aether_kube.client import KubeClient
+from aether_kube.documents import JsonObject, text_at, value_at
+from aether_kube.kinds import ACTORS
+from aether_kube.store import ObjectKey
+from aether_nats.connection import NatsConnection
+from aether_nats.journal import purge_actor
+from aether_nats.streams import read_layout
+from aether_operator.cluster.keyed_queue import KeyedQueue
+from aether_operator.cluster.observe import Memory
+from aether_operator.planning.planner import FinalizerChange, Purge
+from aether_operator.planning.snapshot import FINALIZER
+
+WORKERS: Final = 8
+"""Purges at once: each is a few round trips to NATS and one write to the API server."""
+
+WRITER: Final = "operator"
+"""Who the tombstone names as its writer, in the place of a pod."""
+
+
+class Purger(Protocol):
+    """Deletes the history of an actor."""
+
+    async def purge(self, actor: ActorId, *, epoch: Epoch) -> None:
+        """Delete events and snapshots, fenced by the epoch; safe to repeat."""
+        ...
+
+
+class JetStreamPurger:
+    """The purger of actors whose history lies in JetStream."""
+
+    def __init__(self, connection: NatsConnection) -> None:
+        """Purge over this connection."""
+        self._connection = connection
+
+    async def purge(self, actor: ActorId, *, epoch: Epoch) -> None:
+        """Delete the history; a namespace without streams holds none."""
+        layout = await read_layout(self._connection, actor.namespace)
+        if layout is not None:
+            await purge_actor(self._connection, layout.partitions, actor, epoch=epoch, writer=WRITER)
+
+
+class Purges:
+    """Finalizers to change and histories to delete, by Actor."""
+
+    def __init__(self, client: KubeClient, purger: Purger, memory: Memory, replan: Callable[[], None]) -> None:
+        """Make the work; `queue` is to be run.
+
+        Args:
+            replan: asked for when a purge failed in a new way, so that its condition says so.
+        """
+        self._client = client
+        self._purger = purger
+        self._memory = memory
+        self._replan = replan
+        self._pending: dict[ObjectKey, FinalizerChange | Purge] = {}
+        self.queue: KeyedQueue[ObjectKey] = KeyedQueue("finalizer", self._handle, workers=WORKERS)
+
+    def submit(self, work: FinalizerChange | Purge) -> None:
+        """Do this soon; the same work is not begun twice, however often plans name it."""
+        key = work.actor.key
+        if not _is_same(self._pending.get(key), work):
+            self._pending[key] = work
+            self.queue.add(key)
+
+    async def _handle(self, key: ObjectKey) -> None:
+        work = self._pending.get(key)
+        if work is None:
+            return
+        if isinstance(work, Purge):
+            await self._purge(work)
+        await self._set_finalizer(work.actor.key, work.actor.uid, wanted=isinstance(work, FinalizerChange) and work.wanted)
+        self._memory.purge_problems.pop(key, None)
+        if self._pending.get(key) is work:
+            del self._pending[key]
+
+    async def _purge(self, work: Purge) -> None:
+        try:
+            await self._purger.purge(work.identity, epoch=work.epoch)
+        except InternalError:
+            raise
+        except AetherError as exc:
+            if self._memory.purge_problems.get(work.actor.key) != str(exc):
+                self._memory.purge_problems[work.actor.key] = str(exc)
+                self._replan()
+            if isinstance(exc, PermanentError):
+                # Planned again with the next snapshot: somebody may mend what is broken meanwhile.
+                self._pending.pop(work.actor.key, None)
+            raise
+
+    async def _set_finalizer(self, key: ObjectKey, uid: str, *, wanted: bool) -> None:
+        """Read the Actor and write its finalizers back, unless they are as they shall be.
+
+        Raises:
+            KubeConflict: somebody changed it meanwhile; try again.
+        """
+        path = ACTORS.path(key.namespace, key.name)
+        try:
+            document = await self._client.get(path)
+            finalizers = _finalizers(document)
+            if text_at(document, "metadata", "uid") != uid or (FINALIZER in finalizers) == wanted:
+                return
+            changed = [*finalizers, FINALIZER] if wanted else [name for name in finalizers if name != FINALIZER]
+            version = text_at(document, "metadata", "resourceVersion")
+            await self._client.patch_merge(path, {"metadata": {"resourceVersion": version, "finalizers": changed}})
+        except KubeNotFound:
+            return
+
+
+def _is_same(known: FinalizerChange | Purge | None, work: FinalizerChange | Purge) -> bool:
+    if known is None or type(known) is not type(work) or known.actor.uid != work.actor.uid:
+        return False
+    return not isinstance(known, FinalizerChange) or not isinstance(work, FinalizerChange) or known.wanted == work.wanted
+
+
+def _finalizers(document: JsonObject) -> list[str]:
+    value = value_at(document, "metadata", "finalizers")
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

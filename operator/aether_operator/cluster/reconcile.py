@@ -1,0 +1,82 @@
+"""The loop: observe, plan, check, execute. Level-based: it decides by what is, not by what happened.
+
+It runs on every change, gathered for a moment, and at least every `RESYNC_S`; one task owns it, so no two plans are ever made
+side by side. It rests at least as long as its last turn took, so that planning never takes more than half of the process.
+A plan that breaks a rule ends the process rather than being carried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from aether_api import logs
+from aether_operator.cluster.execute import Executor
+from aether_operator.cluster.observe import Observer
+from aether_operator.planning.checker import check_plan
+from aether_operator.planning.planner import Plan, make_plan
+
+logger = logging.getLogger(__name__)
+
+RESYNC_S: Final = 30.0
+"""Seconds after which a plan is made even if nothing was heard: bounds how long a missed change can matter."""
+
+GATHER_S: Final = 0.02
+"""Seconds to wait for more after the first change: an apply of many Actors becomes few plans, and nobody notices the delay."""
+
+
+class Reconciler:
+    """Makes plans and has them carried out."""
+
+    def __init__(self, observer: Observer, executor: Executor) -> None:
+        """Make the loop; `run` starts it."""
+        self._observer = observer
+        self._executor = executor
+        self._wanted = asyncio.Event()
+        self.last_turn_s = time.monotonic()
+        self.plans = 0
+
+    def kick(self) -> None:
+        """Ask for a plan soon."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Plan until cancelled, from the moment at which everything was listed once.
+
+        Raises:
+            InternalError: a plan breaks a rule.
+        """
+        await self._observer.wait_synced()
+        while True:
+            self._wanted.clear()
+            begun_s = time.monotonic()
+            self.turn()
+            self.last_turn_s = time.monotonic()
+            await asyncio.sleep(max(GATHER_S, self.last_turn_s - begun_s))
+            await self._wait()
+
+    def turn(self) -> Plan:
+        """Make one plan and begin to carry it out."""
+        begun_s = time.monotonic()
+        snapshot = self._observer.snapshot(int(time.time() * 1000))
+        plan = make_plan(snapshot)
+        check_plan(snapshot, plan)
+        self._executor.execute(snapshot, plan)
+        self.plans += 1
+        _log(plan, time.monotonic() - begun_s)
+        return plan
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(RESYNC_S):
+                await self._wanted.wait()
+        except TimeoutError:
+            return
+
+
+def _log(plan: Plan, duration_s: float) -> None:
+    causes = sorted({change.cause for change in plan.changes})
+    level = logging.INFO if plan.changes else logging.DEBUG
+    logger.log(level, "planned", extra={logs.COUNT: len(plan.changes), logs.REASON: ", ".join(causes), logs.DURATION_S: round(duration_s, 4)})
