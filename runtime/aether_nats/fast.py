@@ -59,8 +59,10 @@ class _FastClient(StrictClient):
         self._events = events
 
     def write(self, data: bytes) -> None:
-        """Hand bytes to the socket."""
-        self._transport.write(data)  # type: ignore[union-attr]  # a link that is up has a transport
+        """Hand bytes to the socket; they go nowhere when it was lost a moment ago, as bytes on a wire do."""
+        writer = self._find_writer()
+        if writer is not None and not writer.transport.is_closing():
+            writer.write(data)
 
     def count_buffered(self) -> int:
         """Return how many bytes the socket's buffer holds."""
