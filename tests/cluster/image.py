@@ -116,7 +116,7 @@ def _prepare_wheels(base: str, folders: Folders) -> None:
 
 def _download(target: Path, version: str, platforms: list[str], folders: Folders) -> None:
     sources = [word for name in REQUIREMENTS for word in ("--requirement", str(PROJECT / name))]
-    options = ["--require-hashes", "--only-binary=:all:", "--implementation=cp", f"--python-version={version}", f"--abi=cp{version.replace('.', '')}"]
+    options = ["--require-hashes", "--implementation=cp", f"--python-version={version}", f"--abi=cp{version.replace('.', '')}"]
     options += ["--abi=abi3", "--abi=none", *(f"--platform={platform}" for platform in platforms)]
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--dest", str(target), *options, *sources]
     work(*command, log=folders.log("wheels"))
