@@ -61,8 +61,8 @@ class _FastClient(StrictClient):
     def write(self, data: bytes) -> None:
         """Hand bytes to the socket; they go nowhere when it was lost a moment ago, as bytes on a wire do."""
         writer = self._find_writer()
-        if writer is not None and not writer.transport.is_closing():
-            writer.write(data)
+        if writer is None or not writer.transport.is_closing():
+            self._transport.write(data)  # type: ignore[union-attr]  # a link that is up has a transport
 
     def count_buffered(self) -> int:
         """Return how many bytes the socket's buffer holds."""
