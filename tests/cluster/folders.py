@@ -3,7 +3,7 @@
     <cache>/programs/<name>-<version>/   what was built from Go modules, complete or absent
     <cache>/bin/                         links to the kind, kubectl and helm in use: a folder for PATH
     <cache>/clusters/<name>/             one folder for each kind cluster made here: kubeconfig, markers
-    <cache>/work/, logs/, locks/         half-made things of a run, its logs, locks
+    <cache>/work, logs, locks            half-made things of a run, its logs, locks
 
 Folders are made under another name and renamed when they are complete, so that a run which is killed leaves nothing that
 the next one trusts.
