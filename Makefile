@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q --custom-compile-command "make lock"
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q --custom-compile-command "make lock"
 IMAGE_EXTRAS := --extra operator --extra runtime --extra gateway --extra cli
 
 .PHONY: help
@@ -62,8 +62,9 @@ image: $(STAMP) ## build the container image aether:dev
 
 .PHONY: lock
 lock: $(STAMP) ## pin every package anew, with hashes
-	@$(LOCK) $(IMAGE_EXTRAS) -o requirements/image.txt
-	@$(LOCK) $(IMAGE_EXTRAS) --extra dev -o requirements/dev.txt
+	@$(LOCK) requirements/build.in -o requirements/build.txt
+	@$(LOCK) pyproject.toml $(IMAGE_EXTRAS) -o requirements/image.txt
+	@$(LOCK) pyproject.toml $(IMAGE_EXTRAS) --extra dev -o requirements/dev.txt
 	@sed -i '/^aether-actors/d' requirements/image.txt requirements/dev.txt
 
 .PHONY: format
