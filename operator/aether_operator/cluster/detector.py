@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from aether_api import logs
 from aether_api.control import decode_heartbeat
@@ -43,44 +43,42 @@ class Suspect:
     uid: PodUid
 
 
+class PodJudge(Protocol):
+    """Whoever knows all pods: the observer."""
+
+    def find_silent(self) -> list[Suspect]:
+        """Return the pods that should have been heard by now."""
+        ...
+
+    def verdicts(self) -> Mapping[PodUid, Verdict]:
+        """Return the verdicts on all pods at this moment."""
+        ...
+
+
 class Detector:
     """The loop that looks and asks."""
 
-    def __init__(
-        self,
-        connection: NatsConnection,
-        heartbeats: Heartbeats,
-        *,
-        find_silent: Callable[[], list[Suspect]],
-        judge: Callable[[], Mapping[PodUid, Verdict]],
-        on_change: Callable[[], None],
-        ping_timeout_s: float,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, connection: NatsConnection, heartbeats: Heartbeats, pods: PodJudge, *, on_change: Callable[[], None], ping_timeout_s: float) -> None:
         """Make a detector; `run` looks.
 
         Args:
-            find_silent: pods that should have been heard by now.
-            judge: the verdicts on all pods at this moment.
             on_change: told when a verdict changed.
         """
         self._connection = connection
         self._heartbeats = heartbeats
-        self._find_silent = find_silent
-        self._judge = judge
+        self._pods = pods
         self._on_change = on_change
         self._ping_timeout_s = ping_timeout_s
-        self._monotonic = monotonic
         self._pinged_s: dict[PodUid, float] = {}
         self._verdicts: Mapping[PodUid, Verdict] = {}
-        self.awake_since_s = monotonic()
+        self.awake_since_s = time.monotonic()
 
     async def run(self) -> None:
         """Look until cancelled."""
-        last_s = self._monotonic()
+        last_s = time.monotonic()
         async with asyncio.TaskGroup() as pings:
             while True:
-                now_s = self._monotonic()
+                now_s = time.monotonic()
                 if now_s - last_s > STALL_S:
                     logger.warning("the operator itself stalled; silence of pods in that time does not count", extra={logs.DURATION_S: round(now_s - last_s, 1)})
                     self.awake_since_s = now_s
@@ -91,7 +89,7 @@ class Detector:
                 await asyncio.sleep(TICK_S)
 
     def _find_due(self, now_s: float) -> list[Suspect]:
-        suspects = self._find_silent()
+        suspects = self._pods.find_silent()
         silent = {suspect.uid for suspect in suspects}
         self._pinged_s = {uid: pinged_s for uid, pinged_s in self._pinged_s.items() if uid in silent}
         due = [suspect for suspect in suspects if now_s - self._pinged_s.get(suspect.uid, float("-inf")) >= PING_AGAIN_S]
@@ -99,7 +97,7 @@ class Detector:
         return due
 
     async def _ping(self, suspect: Suspect) -> None:
-        asked_s = self._monotonic()
+        asked_s = time.monotonic()
         try:
             answer = await self._connection.request(ping_subject(suspect.namespace, suspect.uid), b"", timeout_s=self._ping_timeout_s)
             self._heartbeats.take(decode_heartbeat(answer.payload))
@@ -123,7 +121,7 @@ class Detector:
         self._compare()
 
     def _compare(self) -> None:
-        verdicts = self._judge()
+        verdicts = self._pods.verdicts()
         if verdicts != self._verdicts:
             for uid, verdict in verdicts.items():
                 before = self._verdicts.get(uid)

@@ -56,6 +56,11 @@ class KeyedQueue(Generic[K]):
         """Return how many items wait, those that come back later included."""
         return len(self._waiting) + len(self._timers) + len(self._again)
 
+    def add_later(self, key: K, delay_s: float) -> None:
+        """Handle an item after a while, unless it is handled sooner; what is added in that time is handled with it."""
+        if key not in self._waiting and key not in self._timers:
+            self._timers[key] = asyncio.get_running_loop().call_later(delay_s, self._wake, key)
+
     def add(self, key: K) -> None:
         """Handle an item soon, however long it was to wait."""
         timer = self._timers.pop(key, None)
@@ -107,7 +112,7 @@ class KeyedQueue(Generic[K]):
         level = logging.WARNING if failures % LOUD_AFTER == 0 else logging.DEBUG
         logger.log(level, "work failed and is tried again", extra={logs.KIND: self._name, logs.NAME: str(key), logs.REASON: str(error), logs.COUNT: failures})
         if key not in self._again:
-            self._timers[key] = asyncio.get_running_loop().call_later(delay_s, self._wake, key)
+            self.add_later(key, delay_s)
 
     def _wake(self, key: K) -> None:
         self._timers.pop(key, None)

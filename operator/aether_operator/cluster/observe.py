@@ -60,11 +60,12 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Who is told of changes; all are quick and do not raise."""
+    """Who is told of changes; all are quick and do not raise. `pool_later` is for what may wait a while and comes in crowds."""
 
-    plan: Callable[[], None]
-    model: Callable[[ObjectKey], None]
-    pool: Callable[[ObjectKey], None]
+    plan: Callable[[], None] = lambda: None
+    model: Callable[[ObjectKey], None] = lambda _: None
+    pool: Callable[[ObjectKey], None] = lambda _: None
+    pool_later: Callable[[ObjectKey], None] = lambda _: None
 
 
 class AnyInformer(Protocol):
@@ -108,18 +109,8 @@ class Collection(Generic[T]):
 class Observer:
     """The informers of one operator, and what is heard of pods."""
 
-    def __init__(
-        self,
-        client: KubeClient,
-        scopes: tuple[str | None, ...],
-        heartbeats: Heartbeats,
-        memory: Memory,
-        listeners: Listeners,
-        windows: Windows,
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Make the informers; `run` starts them.
+    def __init__(self, client: KubeClient, scopes: tuple[str | None, ...], heartbeats: Heartbeats, memory: Memory, windows: Windows) -> None:
+        """Make the informers; `run` starts them, after whoever wants to hear of changes has set `listeners`.
 
         Args:
             scopes: namespaces to watch, or None alone for all.
@@ -128,9 +119,7 @@ class Observer:
         self._scopes = scopes
         self._heartbeats = heartbeats
         self._memory = memory
-        self._listeners = listeners
         self._windows = windows
-        self._monotonic = monotonic
         self._informers: list[tuple[str, AnyInformer]] = []
         self.actors = self._collect(ACTORS, parse_actor, self._on_actor)
         self.pods = self._collect(PODS, parse_pod, self._on_pod, POOL_LABEL)
@@ -138,6 +127,7 @@ class Observer:
         self.pools = self._collect(ACTOR_POOLS, parse_pool, self._on_pool)
         self.deployments = self._collect(DEPLOYMENTS, parse_deployment, self._on_deployment, POOL_LABEL)
         self._watches: tuple[AnyInformer, ...] = (*self.actors.informers, *self.pods.informers)
+        self.listeners = Listeners()
         self.nats_since_s: Callable[[], float | None] = lambda: None
         self.awake_since_s: Callable[[], float] = lambda: 0.0
 
@@ -167,12 +157,12 @@ class Observer:
 
     def verdicts(self) -> Mapping[PodUid, Verdict]:
         """Return the verdicts on all pods now."""
-        links, now_s = self.links(), self._monotonic()
+        links, now_s = self.links(), time.monotonic()
         return {pod.uid: judge_pod(pod.facts, self._heartbeats.see(pod.uid).pulse, links, now_s=now_s, windows=self._windows) for pod in self.pods}
 
     def find_silent(self) -> list[Suspect]:
         """Return the pods that should have been heard by now."""
-        links, now_s = self.links(), self._monotonic()
+        links, now_s = self.links(), time.monotonic()
         silent = [pod for pod in self.pods if is_silent(self._heartbeats.see(pod.uid).pulse, links, now_s=now_s, windows=self._windows)]
         return [Suspect(pod.key.namespace, pod.uid) for pod in silent]
 
@@ -189,11 +179,16 @@ class Observer:
             pods=pods,
             pools={pool.key: PoolView(pool.spec.actors_per_pod) for pool in self.pools if pool.spec is not None and not pool.deleting},
             models={model.key: ModelView(not model.problems) for model in self.models},
-            settled=self.links().are_settled(self._monotonic(), self._windows),
+            settled=self.links().are_settled(time.monotonic(), self._windows),
             epoch_floors=dict(self._memory.epoch_floors),
             vanished=tuple(self._memory.vanished.values()),
             purge_problems=dict(self._memory.purge_problems),
         )
+
+    def count_actors(self, pool: ObjectKey) -> int:
+        """Return how many Actors are placed on the pool's pods, as the API server knows it."""
+        uids = {pod.uid for pod in self.pods if pod.key.namespace == pool.namespace and pod.pool == pool.name}
+        return sum(1 for actor in self.actors if actor.home is not None and actor.home.pod_uid in uids)
 
     def _view_pod(self, pod: PodRecord, verdict: Verdict) -> PodView:
         boot_id = self._heartbeats.see(pod.uid).boot_id
@@ -218,7 +213,10 @@ class Observer:
         if change.new is None:
             self._note_vanished(change)
         if change.old is None or change.new is None or matters(change.old, change.new):
-            self._listeners.plan()
+            self.listeners.plan()
+            for actor in (change.old, change.new):
+                if actor is not None and actor.home is not None:
+                    self.listeners.pool_later(actor.pool_key)
 
     def _note_vanished(self, change: Change[ActorView]) -> None:
         if change.old is None:
@@ -231,23 +229,23 @@ class Observer:
     def _on_pod(self, change: Change[PodRecord]) -> None:
         pod = change.new or change.old
         if pod is not None:
-            self._listeners.pool(ObjectKey(pod.key.namespace, pod.pool))
+            self.listeners.pool(ObjectKey(pod.key.namespace, pod.pool))
         if change.old != change.new:
-            self._listeners.plan()
+            self.listeners.plan()
 
     def _on_model(self, change: Change[ModelRecord]) -> None:
-        self._listeners.model(change.key)
+        self.listeners.model(change.key)
         if _accepted(change.old) != _accepted(change.new):
-            self._listeners.plan()
+            self.listeners.plan()
 
     def _on_pool(self, change: Change[PoolRecord]) -> None:
-        self._listeners.pool(change.key)
-        self._listeners.plan()
+        self.listeners.pool(change.key)
+        self.listeners.plan()
 
     def _on_deployment(self, change: Change[DeploymentRecord]) -> None:
         deployment = change.new or change.old
         if deployment is not None:
-            self._listeners.pool(ObjectKey(deployment.key.namespace, deployment.pool))
+            self.listeners.pool(ObjectKey(deployment.key.namespace, deployment.pool))
 
 
 def matters(old: ActorView, new: ActorView) -> bool:

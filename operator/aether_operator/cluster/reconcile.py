@@ -30,17 +30,17 @@ GATHER_S: Final = 0.02
 class Reconciler:
     """Makes plans and has them carried out."""
 
-    def __init__(self, observer: Observer, executor: Executor) -> None:
-        """Make the loop; `run` starts it."""
+    def __init__(self, observer: Observer, executor: Executor, wanted: asyncio.Event) -> None:
+        """Make the loop; `run` starts it.
+
+        Args:
+            wanted: set by whoever wants a plan soon.
+        """
         self._observer = observer
         self._executor = executor
-        self._wanted = asyncio.Event()
+        self._wanted = wanted
         self.last_turn_s = time.monotonic()
         self.plans = 0
-
-    def kick(self) -> None:
-        """Ask for a plan soon."""
-        self._wanted.set()
 
     async def run(self) -> None:
         """Plan until cancelled, from the moment at which everything was listed once.

@@ -1,0 +1,73 @@
+"""`python -m aether_operator`: the operator as a process; also what `aether operator` runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import uvloop
+
+from aether_api.errors import SettingsInvalid
+from aether_api.logs import configure_logging
+from aether_operator.handlers.lifecycle import run_operator
+from aether_operator.settings import OperatorSettings, read_settings
+
+logger = logging.getLogger(__name__)
+
+EXIT_FAILED: Final = 1
+EXIT_SETTINGS: Final = 2
+"""As argparse: the caller has to change something first."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the operator until it is told to stop, and return the exit code."""
+    argparse.ArgumentParser(prog="aether operator", description="Run the Kubernetes operator. All settings are environment variables that begin with AETHER_.").parse_args(argv)
+    try:
+        settings = read_settings()
+    except SettingsInvalid as exc:
+        return _refuse(exc)
+    configure_logging(level=settings.log_level)
+    _calm_libraries(settings.log_level)
+    return _run(settings)
+
+
+def _run(settings: OperatorSettings) -> int:
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run_operator(settings))
+    except SettingsInvalid as exc:
+        return _refuse(exc)
+    except ExceptionGroup as group:
+        refusals = group.subgroup(SettingsInvalid)
+        if refusals is not None:
+            return _refuse(_first(refusals))
+        logger.critical("a part of the operator died, and the operator with it", exc_info=True)
+        return EXIT_FAILED
+    return 0
+
+
+def _refuse(error: Exception) -> int:
+    sys.stderr.write(f"aether operator: {error}\n")
+    return EXIT_SETTINGS
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the first error in the depth of a group."""
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _calm_libraries(level: str) -> None:
+    """Keep kopf's own progress out of our log unless somebody debugs."""
+    if level != "DEBUG":
+        logging.getLogger("kopf").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
