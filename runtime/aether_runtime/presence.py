@@ -58,7 +58,7 @@ class LivePods:
 class Presence:
     """Sends heartbeats, answers pings, and listens to the other pods."""
 
-    def __init__(self, connection: NatsConnection, namespace: str, pool: PoolName, pod: PodIdentity, pod_name: str, held: Callable[[], int]) -> None:
+    def __init__(self, connection: NatsConnection, namespace: str, pool: PoolName, pod: PodIdentity, *, pod_name: str, held: Callable[[], int]) -> None:
         self._connection = connection
         self._namespace, self._pool, self._pod, self._pod_name = namespace, pool, pod, pod_name
         self._held = held

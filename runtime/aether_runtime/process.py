@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from aether_api import logs
 from aether_api.errors import SettingsInvalid
-from aether_api.identity import PoolName
+from aether_api.identity import PodUid, PoolName
 from aether_nats.connection import NatsConnection
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
@@ -75,18 +75,16 @@ async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
         yield runtime
 
 
-async def _build_adapters(settings: RuntimeSettings, pod_uid: str, stack: AsyncExitStack) -> tuple[ActorSource, ReportSink]:
-    from aether_api.identity import PodUid
-
+async def _build_adapters(settings: RuntimeSettings, pod_uid: PodUid, stack: AsyncExitStack) -> tuple[ActorSource, ReportSink]:
     if settings.source == "folder":
         if settings.folder is None:
             raise SettingsInvalid("AETHER_FOLDER is not set")
-        return FolderSource(settings.folder, settings.namespace, PodUid(pod_uid)), LatestReports()
+        return FolderSource(settings.folder, settings.namespace, pod_uid), LatestReports()
     from aether_kube.client import KubeClient  # only here, so that the runtime without Kubernetes does not load its client
     from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource
 
     client = await stack.enter_async_context(await KubeClient.open())
-    return KubernetesSource(client, settings.namespace, PodUid(pod_uid)), KubernetesSink(client)
+    return KubernetesSource(client, settings.namespace, pod_uid), KubernetesSink(client)
 
 
 def _on_signal(loop: asyncio.AbstractEventLoop, number: int, stopping: asyncio.Event) -> None:

@@ -103,7 +103,7 @@ class Runtime(VmListener):
         self._converging: dict[ActorId, bool] = {}
         self._permits = asyncio.Semaphore(config.recovery_permits)
         self._tasks: asyncio.TaskGroup | None = None
-        self.presence = Presence(ports.connection, config.namespace, config.pool, config.pod, config.pod_name, lambda: len(self.registry.desired))
+        self.presence = Presence(ports.connection, config.namespace, config.pool, config.pod, pod_name=config.pod_name, held=lambda: len(self.registry.desired))
         self._reporter = Reporter(ports.sink, budget_per_s=self._status_budget)
         self._assignments = Assignments(ports.connection, config.namespace, config.pod, self.registry, self)
         self.router = Router(ports.connection, ports.source, self)
