@@ -34,7 +34,7 @@ class RuntimeSettings(BaseModel):
     nats_url: str = Field(default="nats://127.0.0.1:4222", description="Server URLs, comma separated.")
     nats_credentials: Path | None = Field(default=None, description="File with NATS credentials.")
     event_partitions: int = Field(default=4, ge=1, le=64, description="Event streams of a namespace; fixed once they exist.")
-    event_replicas: Literal[1, 3, 5] = Field(default=1, description="Copies of each stream.")
+    event_replicas: int = Field(default=1, ge=1, le=5, description="Copies of each stream.")
     actors_per_pod: int = Field(default=10_000, ge=1, description="Most actors that this process is meant to hold.")
     recovery_permits: int = Field(default=50, ge=1, le=10_000, description="Replays under way at once.")
     status_budget: float = Field(default=50.0, gt=0, description="Status writes a second of the whole namespace.")

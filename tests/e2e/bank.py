@@ -102,7 +102,7 @@ def install_bank(cluster: Cluster, namespace: str, *, say: Callable[[str], None]
     image = load_image(cluster, ensure_image())
     repository, _, tag = image.rpartition(":")
     say("helm install aether-crds and aether")
-    cluster.helm("upgrade", "--install", "aether-crds", str(PROJECT / "helm" / "aether-crds"), "--namespace", namespace, "--create-namespace")
+    cluster.helm("upgrade", "--install", "aether-crds", str(PROJECT / "helm" / "aether-crds"), "--namespace", namespace, "--create-namespace", "--take-ownership")
     values = {"image.repository": repository, "image.tag": tag, "image.pullPolicy": "IfNotPresent", "nats.persistence": "emptyDir", "nats.nodePort": str(NODE_PORT)}
     settings = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
     deadline = ("--wait", "--timeout", f"{INSTALL_S}s")
