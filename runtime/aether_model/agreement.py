@@ -28,7 +28,7 @@ def disagreement(schema: JsonSchema, given: CelType, *, null_allowed: bool) -> s
     if given == DYN or _agrees(schema, given, null_allowed=null_allowed):
         return None
     if given == NULL:
-        return f"gives null, but the field is a {schema.type} that is not nullable"
+        return f"gives null, but the field is {_describe(schema)} that is not nullable"
     if given == TIMESTAMP and schema.type == "string":
         return "gives a timestamp, but the field is a string: add `format: date-time` to it, or use string(...)"
     conversion = _CONVERSIONS.get((given.name, schema.type))

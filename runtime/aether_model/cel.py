@@ -336,12 +336,22 @@ def _character_at(source: str, line: int, column: int) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
+    """Say what may have been meant: a field of the same root before one of another, since roots are rarely misspelt."""
+    root, _, field = name.rpartition(".")
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
+    own = [candidate for candidate in names if candidate.partition(".")[0] == (root or name)]
+    if own and not root:
+        return f": it is no value by itself, name one of its fields, such as {own[0]}"
+    close = _with_similar_field(field, own) or _with_similar_field(field, names)
     if close:
         return "; did you mean " + " or ".join(f"'{candidate}'" for candidate in close) + "?"
     shown = [*names[:NAMES_SHOWN_MAX], *(["..."] if len(names) > NAMES_SHOWN_MAX else [])]
     return "; known here: " + (", ".join(shown) or "nothing")
+
+
+def _with_similar_field(field: str, names: list[str]) -> list[str]:
+    fields = {name.partition(".")[2] for name in names}
+    return [name for match in difflib.get_close_matches(field, fields, n=3, cutoff=0.7) for name in names if name.partition(".")[2] == match]
 
 
 def _explain_overload(function: str, operands: str) -> str:

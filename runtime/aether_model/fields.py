@@ -81,7 +81,7 @@ def build_json_schema(schema: JsonSchema, *, strict: bool = True) -> dict[str, o
         built["default"] = schema.default
     if schema.type == "object":
         extra = schema.additional_properties
-        built |= _build_object(schema.properties or {}, schema.required, strict=strict)
+        built = _build_object(schema.properties or {}, schema.required, strict=strict) | built
         built |= {"additionalProperties": build_json_schema(extra, strict=strict)} if isinstance(extra, JsonSchema) else {}
         built |= {"additionalProperties": True} if extra is True else {}
     if schema.items is not None:

@@ -1,0 +1,226 @@
+"""What holds for every model, state and command, not only for those that somebody thought of."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aether_api.errors import CommandFailed, EventInvalid
+from aether_api.v1alpha1 import ActorModelSpec
+from aether_model.cel import CelError, CelEvaluationError, Environment
+from aether_model.cel_types import DYN, INT, STRING
+from aether_model.check import check_model
+from aether_model.compile import compile_model
+from aether_model.decide import CommandInput, Emitted, advance, apply, decide
+from aether_model.variables import variables_of
+
+pytestmark = pytest.mark.slow
+
+TIME = "2026-07-01T12:00:00.000000Z"
+
+# Each example compiles a whole model, which takes milliseconds; what takes long is a machine with other work.
+slow = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, max_examples=100)
+
+MODEL = compile_model(
+    "cart",
+    ActorModelSpec.model_validate(
+        {
+            "state": {
+                "properties": {
+                    "lines": {"type": "array", "default": [], "items": {"type": "object", "properties": {"sku": {"type": "string"}, "count": {"type": "integer"}}}},
+                    "tags": {"type": "object", "additionalProperties": {"type": "string"}, "default": {}},
+                    "total": {"type": "number", "default": 0},
+                    "note": {"type": "string", "nullable": True, "default": None},
+                }
+            },
+            "commands": {
+                "Add": {
+                    "schema": {
+                        "required": ["sku"],
+                        "properties": {"sku": {"type": "string"}, "count": {"type": "integer", "default": 1}, "price": {"type": "number"}, "note": {"type": "string"}},
+                    },
+                    "guards": [{"rule": "command.count * 2 > 0", "reason": "Empty"}, {"rule": "size(state.lines) < 4", "reason": "Full"}],
+                    "emits": [{"event": "Added", "with": {"sku": "command.sku", "count": "command.count", "price": "command.price", "note": "command.note"}}],
+                }
+            },
+            "events": {
+                "Added": {
+                    "schema": {
+                        "required": ["sku", "count"],
+                        "properties": {"sku": {"type": "string"}, "count": {"type": "integer"}, "price": {"type": "number"}, "note": {"type": "string"}},
+                    },
+                    "set": {
+                        "lines": "state.lines + [{'sku': event.sku, 'count': event.count}]",
+                        "total": "state.total + (event.price == null ? 0.0 : double(event.price) * double(event.count))",
+                        "note": "event.note",
+                    },
+                }
+            },
+        }
+    ),
+)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats() | st.text(st.characters(codec=None), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+payloads: st.SearchStrategy[dict[str, object]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "sku": st.text(max_size=5) | json_values,
+        "count": st.integers(-(2**63), 2**63 - 1) | json_values,
+        "price": st.floats() | st.integers(-5, 5) | json_values,
+        "note": st.text(max_size=5),
+        "other": json_values,
+    },
+)
+
+
+def frozen(value: object) -> str:
+    return repr(value)
+
+
+@quick
+@given(st.lists(payloads, max_size=6))
+def test_deciding_is_deterministic_changes_nothing_and_gives_json(commands: list[dict[str, object]]) -> None:
+    state = MODEL.initial_state()
+    for version, payload in enumerate(commands):
+        command = CommandInput("Add", payload, "a", version, TIME)
+        before = frozen((state, payload))
+        try:
+            first, second = decide(MODEL, state, command), decide(MODEL, state, command)
+            after = advance(MODEL, state, command, event_time=TIME)
+        except CommandFailed:
+            assert frozen((state, payload)) == before
+            continue
+        assert first == second == after.decision
+        assert frozen((state, payload)) == before
+        state = after.state
+        assert orjson.loads(orjson.dumps(state)) == state
+
+
+@quick
+@given(st.lists(payloads, max_size=6))
+def test_what_was_decided_replays_from_storage_to_the_same_state(commands: list[dict[str, object]]) -> None:
+    live, replayed, version = MODEL.initial_state(), MODEL.initial_state(), 0
+    for payload in commands:
+        try:
+            after = advance(MODEL, live, CommandInput("Add", payload, "a", version, TIME), event_time=TIME)
+        except CommandFailed:
+            continue
+        for event in after.decision.events if isinstance(after.decision, Emitted) else ():
+            version += 1
+            stored = orjson.loads(orjson.dumps(event.data))
+            old = copy.deepcopy(replayed)
+            new = apply(MODEL, replayed, event.type, stored, time=TIME, version=version)
+            assert replayed == old
+            replayed = new
+        live = after.state
+        assert replayed == live
+
+
+@quick
+@given(st.dictionaries(st.sampled_from(["sku", "count", "price", "note", "x"]), json_values, max_size=5))
+def test_a_stored_event_is_applied_or_invalid_and_nothing_else(data: dict[str, object]) -> None:
+    state = MODEL.initial_state()
+    try:
+        orjson.dumps(apply(MODEL, state, "Added", data, time=TIME, version=1))
+    except EventInvalid:
+        pass
+    assert state == MODEL.initial_state()
+
+
+names = st.sampled_from(["a", "b", "time", "in", "type", "A", "Made", "x-y", "", "a.b", "\0", "ü", "x" * 70]) | st.text(max_size=5)
+
+schemas: st.SearchStrategy[Any] = st.deferred(
+    lambda: st.fixed_dictionaries(
+        {"type": st.sampled_from(["string", "integer", "number", "boolean", "array", "object"])},
+        optional={
+            "default": json_values,
+            "nullable": st.booleans(),
+            "enum": st.lists(json_values, max_size=2),
+            "format": st.just("date-time"),
+            "minimum": st.floats(),
+            "maximum": st.floats(),
+            "minLength": st.integers(0, 2**70),
+            "maxItems": st.integers(0, 5),
+            "pattern": st.sampled_from(["^a+$", "(", "(?=a)", "\\"]),
+            "items": schemas,
+            "properties": st.dictionaries(names, schemas, max_size=2),
+            "required": st.lists(names, max_size=2),
+            "additionalProperties": st.booleans() | schemas,
+        },
+    )
+)
+sources = st.sampled_from(
+    ["state.a", "command.a", "event.a + 1", "state.b == command.b", "event.time", "true", "1", "'x'", "null", "[state.a]", "{'a': 1}", "a b", "has(state.a)", "1 / 0", "'a\nb'"]
+) | st.lists(
+    st.sampled_from([*"().,?:+-*/!=<>&|[]{}'01 \n\\#", "map(", "has(", "event.a", "state.a", "command.a", "//", '"', "in", "é", "\0", "\u2028"]), min_size=1, max_size=25
+).map("".join)
+fields = st.fixed_dictionaries({}, optional={"properties": st.dictionaries(names, schemas, max_size=3), "required": st.lists(names, max_size=2)})
+members = st.sampled_from(["Make", "Made", "Do"]) | names
+specs = st.fixed_dictionaries(
+    {},
+    optional={
+        "state": st.fixed_dictionaries({"properties": st.dictionaries(names, schemas, max_size=3)}),
+        "commands": st.dictionaries(
+            members,
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "schema": fields,
+                    "guards": st.lists(st.fixed_dictionaries({"rule": sources}, optional={"messageExpression": sources, "reason": st.sampled_from(["Busy", "Mine"])}), max_size=2),
+                    "emits": st.lists(
+                        st.fixed_dictionaries({"event": st.sampled_from(["Made", "Gone"])}, optional={"when": sources, "with": st.dictionaries(names, sources, max_size=2)}),
+                        max_size=2,
+                    ),
+                },
+            ),
+            max_size=2,
+        ),
+        "events": st.dictionaries(members, st.fixed_dictionaries({}, optional={"schema": fields, "set": st.dictionaries(names, sources, max_size=2)}), max_size=2),
+    },
+)
+
+
+@slow
+@given(specs)
+def test_checking_ends_with_problems_or_a_model_that_compiles(content: dict[str, Any]) -> None:
+    spec = ActorModelSpec.model_validate(content)
+    problems = check_model(spec)
+    assert [str(problem) for problem in problems] == [str(problem) for problem in check_model(spec)]
+    assert len(set(problems)) == len(problems)
+    if not problems:
+        orjson.dumps(compile_model("any", spec).initial_state())
+
+
+@quick
+@given(sources)
+def test_any_text_is_an_expression_or_an_error_with_words(source: str) -> None:
+    environment = Environment(variables_of("command", {"a": INT, "b": STRING}, {"a": DYN}))
+    try:
+        outcome = f"gave {environment.compile(source).value(environment.bind({}))}"
+    except CelError as error:
+        outcome = error.message
+    except CelEvaluationError as error:
+        outcome = str(error)
+    except KeyError:
+        outcome = f"{source.strip()} has no value"
+        assert source.strip() in environment.variables
+    assert outcome
+
+
+@quick
+@given(json_values)
+def test_any_default_is_refused_or_kept_as_json_keeps_it(default: object) -> None:
+    spec = ActorModelSpec.model_validate({"state": {"properties": {"a": {"type": "object", "additionalProperties": True, "default": default}}}})
+    if not check_model(spec):
+        assert compile_model("any", spec).initial_state() == {"a": json.loads(orjson.dumps(default))}
