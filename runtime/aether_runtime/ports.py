@@ -103,6 +103,10 @@ class DesiredListener(Protocol):
         """This process shall no longer hold the actor at this or a lower epoch; idempotent."""
         ...
 
+    def on_status_overwritten(self, actor: ActorId, revision: int) -> None:
+        """Somebody else wrote the phase of an actor that this process holds, at a revision of the resource."""
+        ...
+
 
 class ActorSource(Directory, Protocol):
     """Where models and desired actors come from: Kubernetes, or a folder of manifests."""
@@ -129,8 +133,13 @@ class ActorReport:
 class ReportSink(Protocol):
     """Takes reports; slow, so the reporter spends its calls on a budget."""
 
-    async def write(self, report: ActorReport) -> None:
-        """Write one report, or raise a retryable error, or drop it for good with a permanent one."""
+    async def write(self, report: ActorReport) -> int:
+        """Write one report and return the revision of the write, 0 where there is no such thing.
+
+        Raises:
+            RetryableError: it should be tried again.
+            PermanentError: it will never be taken.
+        """
         ...
 
 

@@ -3,6 +3,9 @@
 A status write costs the API server over 5 ms, so reports are coalesced: an actor has at most one waiting, the newest.
 Changes of phase go first; a version is written when it has been quiet for a second, else the longest waiting one when there
 is room. An equal report is not written again, so an idle process writes nothing.
+
+The operator overwrites phase and readiness when it changes a placement, and since pods hear of placements over NATS first,
+its write may come after ours. `repeat` says that this happened; revisions (resourceVersions) tell which write was later.
 """
 
 from __future__ import annotations
@@ -85,6 +88,12 @@ class ReportQueue:
         """Remember what was written, so that it is not written again."""
         self._written[report.desired.actor] = report
 
+    def repeat(self, actor: ActorId) -> None:
+        """Write the last written report again, unless a newer one waits."""
+        report = self._written.pop(actor, None)
+        if report is not None and not self.has(actor):
+            self._urgent[actor] = report
+
 
 def _is_turn(written: ActorReport, report: ActorReport) -> bool:
     """Whether more than numbers changed."""
@@ -105,6 +114,8 @@ class Reporter:
         self._tokens = 0.0
         self._refilled_s = self._loop.time()
         self._writing: set[ActorId] = set()
+        self._written_at: dict[ActorId, int] = {}
+        self._overwritten_at: dict[ActorId, int] = {}
 
     def report(self, report: ActorReport) -> None:
         """Take a report; never waits."""
@@ -114,6 +125,18 @@ class Reporter:
     def forget(self, actor: ActorId) -> None:
         """Write nothing more about an actor."""
         self._queue.forget(actor)
+        self._written_at.pop(actor, None)
+        self._overwritten_at.pop(actor, None)
+
+    def repeat(self, actor: ActorId, revision: int) -> None:
+        """Write an actor's status again if somebody overwrote it at `revision`, after our last write."""
+        self._overwritten_at[actor] = revision
+        self._repeat_if_overwritten(actor)
+
+    def _repeat_if_overwritten(self, actor: ActorId) -> None:
+        if actor not in self._writing and self._overwritten_at.get(actor, 0) > self._written_at.get(actor, 0):
+            self._queue.repeat(actor)
+            self._wake.set()
 
     async def run(self) -> None:
         """Write reports until cancelled."""
@@ -153,8 +176,9 @@ class Reporter:
     async def _write(self, report: ActorReport, slots: asyncio.Semaphore) -> None:
         actor = report.desired.actor
         try:
-            await self._sink.write(report)
+            revision = await self._sink.write(report)
             self._queue.note_written(report)
+            self._written_at[actor] = revision
         except RetryableError as exc:
             logger.debug("a status could not be written, trying again", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
             await asyncio.sleep(exc.retry_after_s)
@@ -164,6 +188,7 @@ class Reporter:
         finally:
             self._writing.discard(actor)
             slots.release()
+            self._repeat_if_overwritten(actor)
 
     def _requeue(self, report: ActorReport) -> None:
         """Put a failed report back, unless a newer one waits already."""

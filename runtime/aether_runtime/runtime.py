@@ -227,6 +227,11 @@ class Runtime(VmListener):
             self.registry.unwant(actor)
             self._touch(actor)
 
+    def on_status_overwritten(self, actor: ActorId, revision: int) -> None:
+        """Say again how the actor is, if our last word was earlier."""
+        if actor in self.registry.desired:
+            self._reporter.repeat(actor, revision)
+
     def find_model(self, name: str) -> CompiledModel | None:
         """Return a model that compiled."""
         return self._models.get(name)

@@ -83,9 +83,10 @@ class LatestReports:
     def __init__(self) -> None:
         self.reports: dict[ActorId, ActorReport] = {}
 
-    async def write(self, report: ActorReport) -> None:
+    async def write(self, report: ActorReport) -> int:
         """Keep a report."""
         self.reports[report.desired.actor] = report
+        return 0
 
 
 def read_manifests(folder: Path, namespace: str) -> tuple[list[ActorModel], list[Actor]]:

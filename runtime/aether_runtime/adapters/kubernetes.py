@@ -19,7 +19,7 @@ from aether_api.identity import ActorId, Epoch, PodUid
 from aether_api.v1alpha1 import Actor, ActorModel, ActorPhase, Condition
 from aether_kube.client import KubeClient
 from aether_kube.conditions import condition_document, settle_conditions
-from aether_kube.documents import JsonObject
+from aether_kube.documents import JsonObject, text_at
 from aether_kube.informer import Informer, Selection
 from aether_kube.kinds import ACTOR_MODELS, ACTORS
 from aether_kube.store import Change
@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 MANAGER: Final = "aether-runtime"
 """Field manager of all pods: one name, so that fields move with the actor."""
+
+
+OPERATORS_PHASES: Final = (None, ActorPhase.PENDING, ActorPhase.SCHEDULED, ActorPhase.MOVING, ActorPhase.SUSPENDED)
+"""Phases that the operator writes, and none: seen on an actor that is placed here, they cover what this pod has to say."""
 
 
 class KubernetesSource:
@@ -78,13 +82,14 @@ class KubernetesSink:
         self._client = client
         self._conditions: dict[ActorId, tuple[str, tuple[Condition, ...]]] = {}
 
-    async def write(self, report: ActorReport) -> None:
-        """Apply one status; conditions keep their transition times while this pod holds the actor."""
+    async def write(self, report: ActorReport) -> int:
+        """Apply one status and return its resourceVersion; conditions keep their transition times while this pod holds the actor."""
         desired = report.desired
         uid, known = self._conditions.get(desired.actor, ("", ()))
         conditions = settle_conditions(build_conditions(report), known if uid == desired.uid else (), now=datetime.now(UTC))
-        await self._client.apply(ACTORS.path(desired.actor.namespace, desired.name, "status"), build_status_document(report, conditions), field_manager=MANAGER)
+        written = await self._client.apply(ACTORS.path(desired.actor.namespace, desired.name, "status"), build_status_document(report, conditions), field_manager=MANAGER)
         self._conditions[desired.actor] = (desired.uid, conditions)
+        return int(text_at(written, "metadata", "resourceVersion") or 0)
 
 
 def build_desired(actor: Actor) -> DesiredActor:
@@ -150,6 +155,8 @@ def _tell_actor(listener: DesiredListener, change: Change[Actor]) -> None:
     try:
         if change.new is not None:
             listener.on_adopt(build_desired(change.new))
+            if change.new.status.phase in OPERATORS_PHASES:
+                listener.on_status_overwritten(change.new.identity, int(change.new.metadata.resource_version))
         elif change.old is not None:
             listener.on_release(change.old.identity, build_desired(change.old).epoch)
     except InvalidName as exc:

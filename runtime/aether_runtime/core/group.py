@@ -168,7 +168,7 @@ def _decide(group: Group, history: History, command: Command) -> Emitted | Rejec
         return Rejected(Reason.INVALID_COMMAND.value, f"the payload is not JSON: {exc}")
     if not isinstance(payload, dict):
         return Rejected(Reason.INVALID_COMMAND.value, "the payload must be a JSON object with the command's fields")
-    return decide(history.model, group.state, CommandInput(command.name, cast("dict[str, object]", payload), command.actor.id, group.version))
+    return decide(history.model, group.state, CommandInput(command.name, cast("dict[str, object]", payload), command.actor.id, group.version, command.time))
 
 
 def _build_events(group: Group, history: History, command: Command, emitted: Sequence[DomainEvent], now: Now) -> tuple[list[Event], dict[str, Any]]:
