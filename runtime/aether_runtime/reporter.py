@@ -89,9 +89,11 @@ class ReportQueue:
         self._written[report.desired.actor] = report
 
     def repeat(self, actor: ActorId) -> None:
-        """Write the last written report again, unless a newer one waits."""
+        """Write the newest report at once, though it may have been written before."""
         report = self._written.pop(actor, None)
-        if report is not None and not self.has(actor):
+        if actor in self._versions:
+            report = self._versions.pop(actor)[0]
+        if report is not None and actor not in self._urgent:
             self._urgent[actor] = report
 
 
