@@ -7,7 +7,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import uvloop
 
@@ -55,18 +55,16 @@ def _refuse(error: Exception) -> int:
     return EXIT_SETTINGS
 
 
-def _first(group: ExceptionGroup[Exception]) -> Exception:
+def _first(error: Exception) -> Exception:
     """Return the first error in the depth of a group."""
-    error: Exception = group
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    return _first(cast("ExceptionGroup[Exception]", error).exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
 def _calm_libraries(level: str) -> None:
-    """Keep kopf's own progress out of our log unless somebody debugs."""
+    """Keep kopf's own progress, and each probe, out of our log unless somebody debugs."""
     if level != "DEBUG":
-        logging.getLogger("kopf").setLevel(logging.WARNING)
+        for name in ("kopf", "aiohttp.access"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,14 @@ class PodJudge(Protocol):
         """Return the verdicts on all pods at this moment."""
         ...
 
+    def is_settled(self) -> bool:
+        """Return whether our own links were up for a full window."""
+        ...
+
+    def name_of(self, uid: PodUid) -> str:
+        """Return a pod's name, for people."""
+        ...
+
 
 class Detector:
     """The loop that looks and asks."""
@@ -71,6 +79,7 @@ class Detector:
         self._ping_timeout_s = ping_timeout_s
         self._pinged_s: dict[PodUid, float] = {}
         self._verdicts: Mapping[PodUid, Verdict] = {}
+        self._settled = False
         self.awake_since_s = time.monotonic()
 
     async def run(self) -> None:
@@ -121,12 +130,19 @@ class Detector:
         self._compare()
 
     def _compare(self) -> None:
-        verdicts = self._pods.verdicts()
-        if verdicts != self._verdicts:
-            for uid, verdict in verdicts.items():
-                before = self._verdicts.get(uid)
-                if before != verdict:
-                    level = logging.WARNING if verdict in ("suspect", "dead") and before is not None else logging.INFO
-                    logger.log(level, "the verdict on a pod changed", extra={logs.POD_UID: uid, logs.REASON: f"{before or 'unknown'} -> {verdict}"})
-            self._verdicts = verdicts
-            self._on_change()
+        """Tell if anything is judged in another way than before; that our links settled counts, since the gone are judged by it."""
+        verdicts, settled = self._pods.verdicts(), self._pods.is_settled()
+        if verdicts == self._verdicts and settled == self._settled:
+            return
+        for uid, verdict in verdicts.items():
+            self._log(uid, self._verdicts.get(uid), verdict)
+        self._verdicts, self._settled = verdicts, settled
+        self._on_change()
+
+    def _log(self, uid: PodUid, before: Verdict | None, verdict: Verdict) -> None:
+        if before == verdict:
+            return
+        # A pod that was never heard has nothing to lose: that it does not answer yet is no news.
+        heard = before not in (None, "starting") or verdict in ("alive", "leaving")
+        level = logging.DEBUG if not heard else logging.WARNING if verdict in ("suspect", "dead") else logging.INFO
+        logger.log(level, "the verdict on a pod changed", extra={logs.POD: self._pods.name_of(uid), logs.POD_UID: uid, logs.REASON: f"{before or 'new'} -> {verdict}"})

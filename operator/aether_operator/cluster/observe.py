@@ -160,6 +160,14 @@ class Observer:
         links, now_s = self.links(), time.monotonic()
         return {pod.uid: judge_pod(pod.facts, self._heartbeats.see(pod.uid).pulse, links, now_s=now_s, windows=self._windows) for pod in self.pods}
 
+    def is_settled(self) -> bool:
+        """Return whether our own links were up for a full window."""
+        return self.links().are_settled(time.monotonic(), self._windows)
+
+    def name_of(self, uid: PodUid) -> str:
+        """Return a pod's name, for people."""
+        return next((f"{pod.key.namespace}/{pod.key.name}" for pod in self.pods if pod.uid == uid), uid)
+
     def find_silent(self) -> list[Suspect]:
         """Return the pods that should have been heard by now."""
         links, now_s = self.links(), time.monotonic()
@@ -179,7 +187,7 @@ class Observer:
             pods=pods,
             pools={pool.key: PoolView(pool.spec.actors_per_pod) for pool in self.pools if pool.spec is not None and not pool.deleting},
             models={model.key: ModelView(not model.problems) for model in self.models},
-            settled=self.links().are_settled(time.monotonic(), self._windows),
+            settled=self.is_settled(),
             epoch_floors=dict(self._memory.epoch_floors),
             vanished=tuple(self._memory.vanished.values()),
             purge_problems=dict(self._memory.purge_problems),

@@ -8,7 +8,6 @@ model of which it is not known whether it is accepted.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -171,11 +170,9 @@ def parse_deployment(document: JsonObject) -> DeploymentRecord:
     )
 
 
-def key_of(document: Mapping[str, object]) -> ObjectKey:
+def key_of(document: JsonObject) -> ObjectKey:
     """Return namespace and name of a document."""
-    metadata = document.get("metadata")
-    names = cast("Mapping[str, object]", metadata) if isinstance(metadata, Mapping) else {}
-    return ObjectKey(str(names.get("namespace") or ""), str(names.get("name") or ""))
+    return ObjectKey(text_at(document, "metadata", "namespace"), text_at(document, "metadata", "name"))
 
 
 def describe_invalid(error: ValidationError) -> tuple[str, ...]:

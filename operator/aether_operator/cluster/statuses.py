@@ -1,5 +1,9 @@
 """Writes the operator's part of an Actor's status, by server-side apply, each time whole.
 
+The pods are told first, so a new owner may have reported before the placement is written, and its report must survive. Every
+write therefore names the resourceVersion that it was built on; where that is no longer the newest, the Actor is read and the
+write built anew: with the phase and `Ready=Unknown` while the owner is silent, without them once it has spoken for this epoch.
+
 Writes wait by name, so a newer decision takes the place of an older one, and a decision that no longer stands is not written.
 Failures come back; what the API server refuses for good (the resource is gone, or its epoch is higher than the cache knew) is
 given up, and the next plan decides anew on what the caches then show.
@@ -9,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -23,8 +28,9 @@ from aether_kube.kube_events import Involved, KubeEvent, KubeEventRecorder
 from aether_kube.store import ObjectKey, resource_version_of
 from aether_operator.cluster.keyed_queue import KeyedQueue
 from aether_operator.cluster.overlay import Overlay
+from aether_operator.cluster.records import parse_actor
 from aether_operator.planning.snapshot import ActorView
-from aether_operator.planning.statuses import DesiredCondition, DesiredStatus
+from aether_operator.planning.statuses import READY, DesiredCondition, DesiredStatus
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +39,9 @@ MANAGER: Final = "aether-operator"
 
 WRITES_AT_ONCE: Final = 16
 """Status writes under way: two cores of an API server are busy with as many, more only wait longer."""
+
+REBUILDS_MAX: Final = 4
+"""Times that one write is built before it waits: two pods that report at once make two, more is a storm."""
 
 FORBIDDEN_RETRY_S: Final = 10.0
 """Seconds until a forbidden write is tried again: somebody has to act first."""
@@ -43,13 +52,15 @@ _QUIET_REASONS: Final = frozenset({"Suspended", "Deleting"})
 class StatusWriter:
     """Decided statuses on their way to the API server."""
 
-    def __init__(self, client: KubeClient, overlay: Overlay, recorder: KubeEventRecorder, replan: Callable[[], None]) -> None:
+    def __init__(self, client: KubeClient, overlay: Overlay, recorder: KubeEventRecorder, *, find: Callable[[ObjectKey], ActorView | None], replan: Callable[[], None]) -> None:
         """Make a writer; `queue` is to be run.
 
         Args:
+            find: returns an Actor as the cache shows it, without decisions laid over it.
             replan: asked for when a write was given up.
         """
         self._client = client
+        self._find = find
         self._overlay = overlay
         self._recorder = recorder
         self._replan = replan
@@ -73,15 +84,30 @@ class StatusWriter:
             del self._pending[key]
 
     async def _apply(self, actor: ActorView, status: DesiredStatus) -> bool:
+        """Write one status and return whether it stands now; a retryable failure is the queue's."""
+        latest = self._find(actor.key) or actor
+        for _ in range(REBUILDS_MAX):
+            if latest.uid != actor.uid:
+                self._overlay.drop(actor.key, status)
+                return False
+            try:
+                return await self._apply_once(latest, status)
+            except KubeConflict:
+                latest = await self._read(actor)
+        raise KubeUnavailable("the Actor changes faster than its status can be written")
+
+    async def _apply_once(self, actor: ActorView, status: DesiredStatus) -> bool:
         document = build_status_document(actor, status, now=datetime.now(UTC))
         path = ACTORS.path(actor.key.namespace, actor.key.name, "status")
         try:
             answer = await self._client.apply(path, document, field_manager=MANAGER)
-        except (KubeNotFound, KubeConflict, KubeInvalid) as exc:
+        except KubeNotFound:
             self._overlay.drop(actor.key, status)
-            if not isinstance(exc, KubeNotFound):
-                logger.warning("a status was refused and is decided anew", extra={logs.NAMESPACE: actor.key.namespace, logs.ACTOR_ID: actor.key.name, logs.REASON: str(exc)})
-                self._replan()
+            return False
+        except KubeInvalid as exc:
+            self._overlay.drop(actor.key, status)
+            logger.warning("a status was refused and is decided anew", extra={logs.NAMESPACE: actor.key.namespace, logs.ACTOR_ID: actor.key.name, logs.REASON: str(exc)})
+            self._replan()
             return False
         except KubeForbidden as exc:
             # Rights may be given later, and until then the decision stands: the pods know it.
@@ -89,18 +115,37 @@ class StatusWriter:
         self._overlay.note_written(actor.key, status, resource_version_of(answer))
         return True
 
+    async def _read(self, actor: ActorView) -> ActorView:
+        """Return the Actor as it is now; one that is gone has no UID."""
+        try:
+            return parse_actor(await self._client.get(ACTORS.path(actor.key.namespace, actor.key.name)))
+        except KubeNotFound:
+            return replace(actor, uid="")
+
 
 def build_status_document(actor: ActorView, status: DesiredStatus, *, now: datetime) -> JsonObject:
-    """Return the document to apply; its UID guards against a resource of the same name that was made anew."""
+    """Return the document to apply to the Actor as it was last seen.
+
+    Its UID guards against a resource of the same name that was made anew, its resourceVersion against a report in between.
+    """
     document = ACTORS.document(actor.key.namespace, actor.key.name)
-    object_at(document, "metadata")["uid"] = actor.uid
+    object_at(document, "metadata").update({"uid": actor.uid, "resourceVersion": str(actor.resource_version)})
+    spoken = has_spoken(actor, status)
+    wanted = [item for item in status.conditions if not (spoken and item.type == READY)]
     known = [Condition(type=item.type, status=item.status, last_transition_time=item.last_transition_time) for item in actor.conditions]
-    conditions = settle_conditions([_condition(item, status.generation) for item in status.conditions], known, now=now)
-    content: JsonObject = {"phase": status.phase.value, "conditions": [condition_document(condition) for condition in conditions]}
+    conditions = settle_conditions([_condition(item, status.generation) for item in wanted], known, now=now)
+    content: JsonObject = {"conditions": [condition_document(condition) for condition in conditions]}
+    if not spoken:
+        content["phase"] = status.phase.value
     if status.placement is not None:
         content["placement"] = {"pod": status.placement.pod, "podUID": status.placement.pod_uid, "epoch": int(status.placement.epoch)}
     document["status"] = content
     return document
+
+
+def has_spoken(actor: ActorView, status: DesiredStatus) -> bool:
+    """Return whether the new owner reported for its epoch already, so that phase and Ready are its own."""
+    return status.placement is not None and status.placement.is_somewhere and actor.reported_epoch >= status.placement.epoch
 
 
 def build_kube_event(actor: ActorView, status: DesiredStatus) -> KubeEvent:

@@ -42,7 +42,7 @@ class ControlPlane:
         heartbeats = Heartbeats(wanted.set)
         self._observer = Observer(client, settings.scopes, heartbeats, memory, Windows(settings.suspect_after_s, settings.detection_window_s))
         self._detector = Detector(connection, heartbeats, self._observer, on_change=wanted.set, ping_timeout_s=settings.ping_timeout_s)
-        self._statuses = StatusWriter(client, memory.overlay, self._recorder, wanted.set)
+        self._statuses = StatusWriter(client, memory.overlay, self._recorder, find=self._observer.actors.get, replan=wanted.set)
         self._purges = Purges(client, JetStreamPurger(connection), memory, wanted.set)
         self._executor = Executor(Assigner(connection, _now_ms(), memory), self._statuses, self._purges, memory, wanted.set)
         self._reconciler = Reconciler(self._observer, self._executor, wanted)

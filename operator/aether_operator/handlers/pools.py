@@ -27,7 +27,7 @@ from aether_nats.connection import NatsConnection
 from aether_nats.streams import StreamPlan, ensure_streams
 from aether_operator.cluster.keyed_queue import KeyedQueue
 from aether_operator.cluster.observe import Observer
-from aether_operator.cluster.records import DeploymentRecord, PoolRecord
+from aether_operator.cluster.records import DeploymentRecord, PoolRecord, key_of
 from aether_operator.cluster.statuses import MANAGER
 from aether_operator.manifests.pool import PoolIdentity, PoolObject, RuntimeDefaults, build_pool_objects, deployment_name, selector_text
 
@@ -104,12 +104,12 @@ class PoolKeeper:
 
     async def _keep_deployment(self, item: PoolObject) -> None:
         desired = with_fingerprint(item.document)
-        known = self._observer.deployments.get(_key(item))
+        known = self._observer.deployments.get(key_of(item.document))
         if known is not None and self._is_untouched(item, desired, known):
             return
         answer = await self._client.apply(item.path, desired, field_manager=MANAGER)
         self._generations[item.path] = integer_at(answer, "metadata", "generation")
-        logger.info("a Deployment was applied", extra={logs.NAMESPACE: _key(item).namespace, logs.NAME: _key(item).name})
+        logger.info("a Deployment was applied", extra={logs.NAMESPACE: key_of(item.document).namespace, logs.NAME: key_of(item.document).name})
 
     def _is_untouched(self, item: PoolObject, desired: JsonObject, known: DeploymentRecord) -> bool:
         return is_applied(desired, known.document) and integer_at(known.document, "metadata", "generation") == self._generations.get(item.path)
@@ -202,7 +202,3 @@ def _condition(record: PoolRecord, status: str, reason: str, message: str) -> Co
 
 def _reason_of(status: JsonObject) -> str:
     return next((text_at(item, "reason") for item in objects_at(status, "conditions") if text_at(item, "type") == READY), "")
-
-
-def _key(item: PoolObject) -> ObjectKey:
-    return ObjectKey(text_at(item.document, "metadata", "namespace"), text_at(item.document, "metadata", "name"))

@@ -180,9 +180,11 @@ class _Standing:
             self.stopped.append((actor, stop))
             return
         cause = self._find_cause(actor)
-        if cause is None or cause in ("EpochRaised", "StatusRepaired"):
+        if cause is None:
             self.staying[_pod_uid(actor)].append(actor)
-            self.renewed += [(actor, cause)] if cause else []
+        elif cause in ("EpochRaised", "StatusRepaired"):
+            self.staying[_pod_uid(actor)].append(actor)
+            self.renewed.append((actor, cause))
         else:
             self.movers[actor.pool_key].append((actor, cause))
             # It goes to another pool if that has room, so its seat here is not free yet.
