@@ -163,7 +163,7 @@ def test_the_pool_is_one_that_the_types_know(render: Render, words: tuple[str, .
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("events.partitions=65", "partitions"),
         ("watchNamespaces={A}", "watchNamespaces"),
-        ("operator.logLevel=LOUD", "logLevel"),
+        ("logLevel=LOUD", "logLevel"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(template: Helm, setting: str, says: str) -> None:
