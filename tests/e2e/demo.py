@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+from aether_api.messages import Reply
 from aether_nats.client import CommandClient
 from tests.cluster.lifecycle import ensure_cluster, release_cluster
 from tests.cluster.processes import ClusterError
@@ -57,9 +58,8 @@ async def play(bank: Bank) -> int:
                     await client.send(bank.actor(name), "Deposit", {"amount": amount})
             victim = bank.read("actor", "alice")["status"]["placement"]["pod"]
             show(bank, "delete", "pod", victim, "--grace-period=0", "--force", "--wait=false")
-            killed_at = time.monotonic()
-            replies = [await client.send(bank.actor(name), "Deposit", {"amount": 100}, timeout_s=60) for name in NAMES]
-            say(f"all three accounts answered {time.monotonic() - killed_at:.2f} s after the kill, at versions {[reply.version for reply in replies]}")
+            replies, slowest_s = await _deposit_until_moved(bank, client, victim)
+            say(f"the accounts live elsewhere now; the longest that a command had to wait meanwhile: {slowest_s:.2f} s")
             logs = [len(await bank.read_events(connection, name)) for name in NAMES]
         await asyncio.sleep(2)  # the status follows on its budget, and the watch shows it to the person who looks on
     finally:
@@ -68,6 +68,20 @@ async def play(bank: Bank) -> int:
     show(bank, "get", "actors", "--output=wide")
     say(f"the log holds {logs} events")
     return 0 if logs == [reply.version for reply in replies] else 1
+
+
+async def _deposit_until_moved(bank: Bank, client: CommandClient, victim: str) -> tuple[list[Reply], float]:
+    """Send deposits until no account is on the killed pod; return the last replies and the longest wait."""
+    slowest_s = 0.0
+    while True:
+        replies: list[Reply] = []
+        for name in NAMES:
+            began_s = time.monotonic()
+            replies.append(await client.send(bank.actor(name), "Deposit", {"amount": 100}, timeout_s=60))
+            slowest_s = max(slowest_s, time.monotonic() - began_s)
+        actors = await asyncio.to_thread(bank.read, "actors")
+        if all(actor["status"]["placement"]["pod"] != victim for actor in actors["items"]):
+            return replies, slowest_s
 
 
 def show(bank: Bank, *arguments: str) -> None:
