@@ -119,7 +119,7 @@ class StoredCommit:
         if self.tombstone:
             return []
         events = decode_events(self.payload)
-        if [event.version for event in events] != list(range(self.first_version, self.last_version + 1)):
+        if [event.id for event in events] != [build_event_id(self.incarnation, version) for version in range(self.first_version, self.last_version + 1)]:
             raise InvalidEnvelope(f"sequence {self.sequence}: the events do not carry the versions {self.first_version} to {self.last_version}")
         return events
 
@@ -187,22 +187,40 @@ def decode_commit(sequence: int, raw_headers: bytes, payload: bytes) -> StoredCo
     Raises:
         InvalidEnvelope: a header is missing or is not what its name says.
     """
-    found = headers.decode_headers(raw_headers)
     try:
-        first, _, last = found[headers.VERSIONS].partition("-")
+        found = headers.decode_headers(raw_headers)
+        tombstone = headers.TOMBSTONE in found
+        first, last = _parse_versions(found, tombstone=tombstone)
         return StoredCommit(
             id=found[headers.COMMIT],
             sequence=sequence,
-            n=int(found[headers.ORDINAL]),
+            n=_parse_count(found, headers.ORDINAL),
             index_text=found[headers.BACK],
-            first_version=int(first),
-            last_version=int(last),
-            epoch=Epoch(int(found[headers.EPOCH])),
+            first_version=first,
+            last_version=last,
+            epoch=Epoch(_parse_count(found, headers.EPOCH)),
             pod=found.get(headers.POD, ""),
             model=found.get(headers.MODEL, ""),
-            incarnation=int(found.get(headers.INCARNATION, "0")),
-            tombstone=headers.TOMBSTONE in found,
+            incarnation=_parse_count(found, headers.INCARNATION) if headers.INCARNATION in found else 0,
+            tombstone=tombstone,
             payload=payload,
         )
-    except (KeyError, ValueError) as exc:
-        raise InvalidEnvelope(f"sequence {sequence} is not a commit: header {exc}") from exc
+    except KeyError as exc:
+        raise InvalidEnvelope(f"sequence {sequence} is not a commit: header {exc.args[0]} is missing") from exc
+    except InvalidEnvelope as exc:
+        raise InvalidEnvelope(f"sequence {sequence} is not a commit: {exc}") from exc
+
+
+def _parse_versions(found: dict[str, str], *, tombstone: bool) -> tuple[int, int]:
+    first_text, dash, last_text = found[headers.VERSIONS].partition("-")
+    first, last = headers.parse_count(first_text), headers.parse_count(last_text)
+    if not dash or first is None or last is None or not (tombstone or 1 <= first <= last):
+        raise InvalidEnvelope(f"header {headers.VERSIONS} must be FIRST-LAST, not {found[headers.VERSIONS]!r}")
+    return first, last
+
+
+def _parse_count(found: dict[str, str], name: str) -> int:
+    count = headers.parse_count(found[name])
+    if count is None:
+        raise InvalidEnvelope(f"header {name} must be a whole number, not {found[name]!r}")
+    return count

@@ -37,6 +37,12 @@ CONTENT_TYPE: Final = "content-type"
 
 FIRST_LINE: Final = b"NATS/1.0"
 
+BLANKS: Final = " \t"
+"""What may surround a value; other white space belongs to it."""
+
+COUNT_DIGITS_MAX: Final = 18
+"""Digits of a number in a header: enough for a sequence or for milliseconds, and it always fits 64 bits."""
+
 
 def encode_headers(values: Mapping[str, str]) -> bytes:
     """Return `Name: value` lines, each ended by CRLF, without the protocol's first and last line.
@@ -53,10 +59,23 @@ def encode_headers(values: Mapping[str, str]) -> bytes:
 
 
 def decode_headers(raw: bytes) -> dict[str, str]:
-    """Return the headers of a raw block; names keep their spelling, the last of equal names wins."""
+    """Return the headers of a raw block; names keep their spelling, the last of equal names wins.
+
+    Raises:
+        InvalidEnvelope: the block is not UTF-8.
+    """
+    try:
+        _, *lines = raw.decode().split("\r\n")
+    except UnicodeDecodeError as exc:
+        raise InvalidEnvelope("the headers are not UTF-8") from exc
     headers: dict[str, str] = {}
-    for line in raw.split(b"\r\n")[1:]:
-        name, colon, value = line.partition(b":")
+    for line in lines:
+        name, colon, value = line.partition(":")
         if colon:
-            headers[name.decode()] = value.strip().decode()
+            headers[name] = value.strip(BLANKS)
     return headers
+
+
+def parse_count(text: str) -> int | None:
+    """Return a whole number of at least 0, or None for anything else, however long or in whatever script."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= COUNT_DIGITS_MAX else None

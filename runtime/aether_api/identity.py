@@ -77,7 +77,7 @@ def parse_actor_id(namespace: str, model: str, id: str) -> ActorId:
 
 def check_name(field: str, value: str) -> str:
     """Return a DNS label unchanged or raise `InvalidName` for `field`."""
-    if not _NAME.match(value):
+    if not _NAME.fullmatch(value):
         raise InvalidName(f"{field} {value!r} must be lower case letters, digits and '-', at most 63 characters, beginning and ending with a letter or digit")
     return value
 
@@ -86,13 +86,13 @@ def check_id(value: str) -> str:
     """Return an actor's id unchanged or raise `InvalidName`."""
     if len(value) > ID_LENGTH_MAX:
         raise InvalidName(f"id of {len(value)} characters is longer than {ID_LENGTH_MAX}")
-    if not _ID.match(value):
+    if not _ID.fullmatch(value):
         raise InvalidName(f"id {value!r} must be letters, digits and -_:@+=~ (no dots, '*', '>' or blanks), beginning and ending with a letter, digit, '-' or '_'")
     return value
 
 
 def check_member(field: str, value: str) -> str:
     """Return the name of a command or event unchanged or raise `InvalidName` for `field`."""
-    if not _MEMBER.match(value):
+    if not _MEMBER.fullmatch(value):
         raise InvalidName(f"{field} {value!r} must begin with a letter and hold letters, digits and '_', at most 63 characters")
     return value

@@ -68,3 +68,4 @@ def configure_logging(*, level: str = "INFO", as_json: bool | None = None) -> No
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # a line for each probe drowns everything else

@@ -24,6 +24,17 @@ TIMEOUT_DEFAULT_MS: Final = 10_000
 TIMEOUT_MAX_MS: Final = 120_000
 """Milliseconds; a command is never run after it is older than this, or an id could leave the window of known commands."""
 
+TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
+"""RFC 3339 in UTC with microseconds: equal length, so text order is time order."""
+
+TIME_LENGTH: Final = len("2026-01-31T12:00:00.000000Z")
+
+TIME_MIN: Final = datetime(1000, 1, 2, tzinfo=UTC)
+"""Before it a year has fewer than four digits, in some time zone."""
+
+TIME_MAX: Final = datetime(9999, 12, 30, tzinfo=UTC)
+"""After it some time zones have no date."""
+
 COMMAND_ID_LENGTH_MAX: Final = 128
 """Characters: a UUID, a trace id or a client's own composed key fit."""
 
@@ -148,13 +159,13 @@ def parse_command(actor: ActorId, name: str, raw_headers: bytes, payload: bytes,
         expected_version=expected,
         dry_run=_parse_bool(found, headers.DRY_RUN),
         forwards=_parse_int(found, headers.FORWARDS, 0, minimum=0),
-        traceparent=found.get(headers.TRACEPARENT, ""),
+        traceparent=trace if (trace := found.get(headers.TRACEPARENT, "")).isprintable() else "",
     )
 
 
 def format_time(unix_s: float) -> str:
     """Return RFC 3339 in UTC with microseconds: equal length, so text order is time order."""
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(unix_s, UTC).strftime(TIME_FORMAT)
 
 
 def parse_time(text: str) -> datetime:
@@ -169,19 +180,14 @@ def parse_time(text: str) -> datetime:
 
 
 def _parse_time(text: str) -> str:
-    if len(text) == 27 and text.endswith("Z"):
-        return text if _looks_canonical(text) else format_time(parse_time(text).timestamp())
-    return format_time(parse_time(text).timestamp())
-
-
-def _looks_canonical(text: str) -> bool:
-    return (
-        text[4] == text[7] == "-"
-        and text[10] == "T"
-        and text[13] == text[16] == ":"
-        and text[19] == "."
-        and (text[:4] + text[5:7] + text[8:10] + text[11:13] + text[14:16] + text[17:19] + text[20:26]).isdigit()
-    )
+    """Return a time in the form of `format_time`, whatever its offset and precision."""
+    try:
+        moment = parse_time(text)
+        if not TIME_MIN < moment < TIME_MAX:
+            raise InvalidEnvelope(f"{text!r} is not a time of this age")
+    except InvalidEnvelope as exc:
+        raise InvalidEnvelope(f"header {headers.TIME}: {exc}") from exc
+    return text if len(text) == TIME_LENGTH and text[10] == "T" and text[-1] == "Z" else moment.astimezone(UTC).strftime(TIME_FORMAT)
 
 
 def _parse_command_id(value: str) -> str:
@@ -194,9 +200,10 @@ def _parse_int(found: dict[str, str], name: str, default: int, *, minimum: int) 
     text = found.get(name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdigit() or int(text) < minimum:
-        raise InvalidEnvelope(f"header {name} must be a whole number of at least {minimum}, not {text!r}")
-    return int(text)
+    count = headers.parse_count(text)
+    if count is None or count < minimum:
+        raise InvalidEnvelope(f"header {name} must be a whole number of at least {minimum}, not {text[:40]!r}")
+    return count
 
 
 def _parse_bool(found: dict[str, str], name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -143,5 +143,5 @@ class ReportSink(Protocol):
         ...
 
 
-Spawn = Callable[[Awaitable[None], str], None]
+Spawn = Callable[[Coroutine[None, None, None], str], None]
 """Start a named background task that the process owns; its failure is reported, never lost."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from aether_api import logs
 from aether_api.errors import SettingsInvalid
@@ -39,22 +39,11 @@ async def run_process(settings: RuntimeSettings, *, started: Callable[[Runtime],
         SettingsInvalid, Disconnected: something it needs is not there; the message says what.
     """
     async with open_runtime(settings) as runtime:
-        stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _on_signal, loop, number, stopping)
+            loop.add_signal_handler(number, _on_signal, loop, number, runtime)
         logger.info("the runtime is up", extra={logs.POD: settings.pod_name, logs.NAMESPACE: settings.namespace, logs.POOL: settings.pool})
-        run = asyncio.ensure_future(runtime.run(started=lambda: started(runtime)))
-        wait = asyncio.ensure_future(stopping.wait())
-        try:
-            await asyncio.wait({run, wait}, return_when=asyncio.FIRST_COMPLETED)
-            if not run.done():
-                await runtime.leave()
-        finally:
-            wait.cancel()
-            run.cancel()
-            with suppress(asyncio.CancelledError):
-                await run
+        await runtime.run(started=lambda: started(runtime))
         logger.info("the runtime has stopped", extra={logs.POD: settings.pod_name})
 
 
@@ -87,7 +76,7 @@ async def _build_adapters(settings: RuntimeSettings, pod_uid: PodUid, stack: Asy
     return KubernetesSource(client, settings.namespace, pod_uid), KubernetesSink(client)
 
 
-def _on_signal(loop: asyncio.AbstractEventLoop, number: int, stopping: asyncio.Event) -> None:
+def _on_signal(loop: asyncio.AbstractEventLoop, number: int, runtime: Runtime) -> None:
     """Stop in order; the next signal of this kind has its usual, immediate effect."""
-    stopping.set()
+    runtime.request_stop()
     loop.remove_signal_handler(number)

@@ -132,7 +132,10 @@ class Router:
                     if reply is not None:
                         return waiting.answer(reply)
                 await asyncio.sleep(LOOK_AGAIN_S)
-            waiting.answer(build_error(Reason.BUSY, "no pod holds the actor now; it may be moving", command_id=waiting.command.id, retry_after_ms=MOVING_RETRY_MS))
+            waiting.answer(_nowhere(waiting))
+        except asyncio.CancelledError:
+            waiting.answer(_nowhere(waiting))
+            raise
         finally:
             self._calls -= 1
 
@@ -215,3 +218,8 @@ class Router:
                 logger.debug("a reply could not be sent; the caller asks again", extra={logs.REASON: str(exc)})
 
         return answer
+
+
+def _nowhere(waiting: Waiting) -> Reply:
+    message = "no pod holds the actor now; it may be moving"
+    return build_error(Reason.BUSY, message, command_id=waiting.command.id, retry_after_ms=MOVING_RETRY_MS)

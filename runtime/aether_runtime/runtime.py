@@ -11,12 +11,12 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from aether_api import logs
-from aether_api.errors import AetherError, Busy, ModelInvalid, NoResponders
+from aether_api.errors import AetherError, Busy, ModelInvalid, RetryableError
 from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName
 from aether_api.messages import Command, Reply
 from aether_api.subjects import command_wildcard
@@ -45,6 +45,9 @@ RESTART_MIN_S: Final = 1.0
 
 RESTART_MAX_S: Final = 30.0
 """Seconds between restarts of a VM that keeps failing: somebody must act, and the log must not drown."""
+
+DRAIN_TIMEOUT_S: Final = 1.0
+"""Seconds for the messages that are on their way to a VM that stops: one round trip, and callers repeat after a second."""
 
 STOPS_AT_ONCE: Final = 64
 """VMs stopped at once at the end of the process: each writes a snapshot."""
@@ -103,6 +106,8 @@ class Runtime(VmListener):
         self._converging: dict[ActorId, bool] = {}
         self._permits = asyncio.Semaphore(config.recovery_permits)
         self._tasks: asyncio.TaskGroup | None = None
+        self._owned: set[asyncio.Task[None]] = set()
+        self._stop_wanted = asyncio.Event()
         self.presence = Presence(ports.connection, config.namespace, config.pool, config.pod, pod_name=config.pod_name, held=lambda: len(self.registry.desired))
         self._reporter = Reporter(ports.sink, budget_per_s=self._status_budget)
         self._assignments = Assignments(ports.connection, config.namespace, config.pod, self.registry, self)
@@ -163,38 +168,53 @@ class Runtime(VmListener):
     # Life.
 
     async def run(self, *, started: Callable[[], None] = lambda: None) -> None:
-        """Serve until cancelled, then stop every VM in order.
+        """Serve until `request_stop` or cancellation, then leave in order.
 
         Args:
             started: called when all subscriptions are in place.
         """
-        namespace_calls = self.router.subscribe()
-        assignments = self._assignments.subscribe(self.config.pool)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
-                tasks.create_task(self._ports.source.run(self), name="source of actors")
-                tasks.create_task(self._reporter.run(), name="reporter")
-                tasks.create_task(self.presence.run(), name="presence")
-                started()
-        finally:
-            self._tasks = None
-            for subscription in (*namespace_calls, assignments):
-                subscription.unsubscribe()
-            await self._stop_all()
+        subscriptions = (*self.router.subscribe(), self._assignments.subscribe(self.config.pool))
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            self._create_task(self._ports.source.run(self), "source of actors")
+            self._create_task(self._reporter.run(), "reporter")
+            self._create_task(self.presence.run(), "presence")
+            started()
+            try:
+                await self._stop_wanted.wait()
+            finally:
+                await self._leave(subscriptions)
 
-    async def leave(self) -> None:
-        """Say that this process takes nothing new; the operator moves its actors away."""
-        self.presence.state = "leaving"
-        self.presence.beat()
+    def request_stop(self) -> None:
+        """Let `run` end in order."""
+        self._stop_wanted.set()
 
-    def spawn(self, work: Awaitable[None], name: str) -> None:
+    def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         """Run work in the background as long as the runtime lives; its failure is logged."""
         if self._tasks is None:
-            if asyncio.iscoroutine(work):
-                work.close()
-            return
-        self._tasks.create_task(_supervise(work, name), name=name)
+            work.close()
+        else:
+            self._create_task(_supervise(work, name), name)
+
+    def _create_task(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        if self._tasks is None:
+            work.close()
+            raise Busy("the runtime is stopping")
+        task = self._tasks.create_task(work, name=name)
+        self._owned.add(task)
+        task.add_done_callback(self._owned.discard)
+        return task
+
+    async def _leave(self, subscriptions: Sequence[Subscription]) -> None:
+        """Say that we go, take nothing new, stop every VM while its steps can still run, then end everything else."""
+        self.presence.state = "leaving"
+        self.presence.beat()
+        for subscription in subscriptions:
+            subscription.unsubscribe()
+        await self._stop_all()
+        self._tasks = None
+        for task in list(self._owned):
+            task.cancel()
 
     # What the source and the operator say.
 
@@ -326,9 +346,7 @@ class Runtime(VmListener):
             raise ModelInvalid(desired.actor.model, (self._refused.get(desired.actor.model, "it does not exist"),))
         vm = VirtualMachine(desired, model, self._services, self)
         self.registry.put(vm)
-        if self._tasks is None:
-            raise Busy("the runtime is stopping")
-        self._starting[desired.actor] = self._tasks.create_task(self._start(vm), name=f"start {desired.actor}")
+        self._starting[desired.actor] = self._create_task(self._start(vm), f"start {desired.actor}")
         return vm
 
     async def _start(self, vm: VirtualMachine) -> None:
@@ -349,8 +367,10 @@ class Runtime(VmListener):
         starting = self._starting.pop(actor, None)
         if starting is not None:
             starting.cancel()
-        self._drop_subscription(actor)
+        subscription = self._subscriptions.pop(actor, None)
         try:
+            if subscription is not None:
+                await _drain(subscription)
             await vm.stop(snapshot=snapshot)
         finally:
             self.registry.remove(vm)
@@ -384,11 +404,19 @@ class Runtime(VmListener):
         return self.config.status_budget_per_s / max(1, len(self.presence.pods.live()))
 
 
-async def _supervise(work: Awaitable[None], name: str) -> None:
+async def _drain(subscription: Subscription) -> None:
+    """Take what the server has sent already, so that no caller waits in vain."""
+    try:
+        await subscription.drain(DRAIN_TIMEOUT_S)
+    except RetryableError as exc:
+        logger.debug("a subscription could not be drained; its callers ask again", extra={logs.NAME: subscription.subject, logs.REASON: str(exc)})
+
+
+async def _supervise(work: Coroutine[None, None, None], name: str) -> None:
     """Run background work to its end; what it raises harms nothing else."""
     try:
         await work
-    except (AetherError, NoResponders) as exc:
+    except AetherError as exc:
         logger.warning("background work failed", extra={logs.NAME: name, logs.REASON: str(exc)})
     except Exception:
         logger.exception("background work met something that must not happen", extra={logs.NAME: name})

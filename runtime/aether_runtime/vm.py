@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -31,7 +31,7 @@ from aether_model.compile import CompiledModel
 from aether_runtime.core.group import COMMANDS_MAX, Group, Now, Waiting, decide_group
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.snapshots import build_snapshot
-from aether_runtime.ports import ActorReport, DesiredActor, EventStore, SnapshotStore
+from aether_runtime.ports import ActorReport, DesiredActor, EventStore, SnapshotStore, Spawn
 from aether_runtime.replay import catch_up, replay
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class VmServices:
     writer: str
     now: Callable[[], Now]
     new_id: Callable[[], str]
-    spawn: Callable[[Awaitable[None], str], None]
+    spawn: Spawn
     may_keep: Callable[[ActorId], bool]
     bytes_max: int
 
@@ -415,10 +415,10 @@ class VirtualMachine:
         self._report(fenced_by=epoch)
         self._listener.on_ended(self)
 
-    def _spawn(self, step: Awaitable[None], name: str) -> None:
+    def _spawn(self, step: Coroutine[None, None, None], name: str) -> None:
         self._services.spawn(self._guard(step), f"{name} {self.desired.actor}")
 
-    async def _guard(self, step: Awaitable[None]) -> None:
+    async def _guard(self, step: Coroutine[None, None, None]) -> None:
         try:
             await step
         except Exception as exc:
