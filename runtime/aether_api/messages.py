@@ -187,7 +187,12 @@ def _parse_time(text: str) -> str:
             raise InvalidEnvelope(f"{text!r} is not a time of this age")
     except InvalidEnvelope as exc:
         raise InvalidEnvelope(f"header {headers.TIME}: {exc}") from exc
-    return text if len(text) == TIME_LENGTH and text[10] == "T" and text[-1] == "Z" else moment.astimezone(UTC).strftime(TIME_FORMAT)
+    return text if _is_canonical(text) else moment.astimezone(UTC).strftime(TIME_FORMAT)
+
+
+def _is_canonical(text: str) -> bool:
+    """Tell whether a text that is a time has the form of `TIME_FORMAT`; ISO 8601 allows weeks, commas and other separators, too."""
+    return len(text) == TIME_LENGTH and (text[7], text[10], text[13], text[19], text[-1]) == ("-", "T", ":", ".", "Z")
 
 
 def _parse_command_id(value: str) -> str:

@@ -49,9 +49,7 @@ class EmbeddedServer:
 
     @classmethod
     @asynccontextmanager
-    async def start(
-        cls, store: Path | None = None, port: int | None = None, *, sync_always: bool = False, extra_config: str = ""
-    ) -> AsyncGenerator[EmbeddedServer, None]:
+    async def start(cls, store: Path | None = None, port: int | None = None, *, sync_always: bool = False, extra_config: str = "") -> AsyncGenerator[EmbeddedServer, None]:
         """Run a server for the length of a `with` block.
 
         Args:

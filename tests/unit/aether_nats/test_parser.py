@@ -20,7 +20,8 @@ STREAM = (
     b"MSG a.b 1 5\r\nhello\r\n"
     b"PING\r\n"
     b"MSG a.b 1 reply.to 12\r\nwith\r\nMSG 1 \r\n"
-    b"HMSG a.c 2 %d %d\r\n%bbody\r\n" % (len(BLOCK), len(BLOCK) + 4, BLOCK)
+    b"HMSG a.c 2 %d %d\r\n%bbody\r\n"
+    % (len(BLOCK), len(BLOCK) + 4, BLOCK)
     + b"HMSG a.c 2 reply.to %d %d\r\n%b\r\n" % (len(BLOCK), len(BLOCK), BLOCK)
     + b"MSG other 99 3\r\nxyz\r\n"
     b"PONG\r\n"
