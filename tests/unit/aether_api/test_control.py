@@ -1,0 +1,40 @@
+"""What operator and pods say to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from aether_api import control
+from aether_api.control import Assignment, AssignmentItem, AssignmentReply, AssignmentResult, Heartbeat
+from aether_api.errors import InvalidEnvelope
+
+ITEM = AssignmentItem("adopt", "alice", "u-1", "account", "alice", 7, 2, 500)
+
+
+def test_an_assignment_reads_back_as_it_was_sent() -> None:
+    assignment = Assignment(3, "pod-1", "boot-1", (ITEM, AssignmentItem("release", "bob", "u-2", "account", "bob", 6)))
+    assert control.decode_assignment(control.encode(assignment)) == assignment
+
+
+def test_the_answer_to_an_assignment_reads_back_as_it_was_sent() -> None:
+    reply = AssignmentReply(3, "boot-1", (AssignmentResult("alice", "done", 7), AssignmentResult("bob", "stale", 9, "term 4 rules")))
+    assert control.decode_assignment_reply(control.encode(reply)) == reply
+
+
+def test_a_heartbeat_reads_back_as_it_was_sent() -> None:
+    heartbeat = Heartbeat("pod-1", "boot-1", "runtime-x", "leaving", 12)
+    assert control.decode_heartbeat(control.encode(heartbeat)) == heartbeat
+
+
+@pytest.mark.parametrize("decode", [control.decode_assignment, control.decode_assignment_reply, control.decode_heartbeat])
+@pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b"\xff", b'{"term":"x"}'])
+def test_what_is_no_such_message_is_refused(decode: Callable[[bytes], object], payload: bytes) -> None:
+    with pytest.raises(InvalidEnvelope):
+        decode(payload)
+
+
+def test_fields_of_newer_versions_are_ignored() -> None:
+    raw = control.encode(Heartbeat("pod-1", "boot-1", "runtime-x", "ready", 1)).replace(b"{", b'{"loadAverage":1,', 1)
+    assert control.decode_heartbeat(raw).pod_uid == "pod-1"
