@@ -19,6 +19,7 @@ from typing import Final, Generic, TypeVar
 from aether_api import logs
 from aether_api.errors import PermanentError, RetryableError
 from aether_kube.backoff import Backoff
+from aether_kube.store import ObjectKey
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class KeyedQueue(Generic[K]):
             self._come_back(key, exc)
         except PermanentError as exc:
             self._failures.pop(key, None)
-            logger.error("work failed for good; it is tried again when something changes", extra={logs.KIND: self._name, logs.NAME: str(key), logs.REASON: str(exc)})
+            logger.error("work failed for good; it is tried again when something changes", extra={logs.KIND: self._name, logs.NAME: _name_of(key), logs.REASON: str(exc)})
         else:
             self._failures.pop(key, None)
 
@@ -110,10 +111,15 @@ class KeyedQueue(Generic[K]):
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         delay_s = self._backoff.delay_s(failures, random.random(), at_least_s=error.retry_after_s)
         level = logging.WARNING if failures % LOUD_AFTER == 0 else logging.DEBUG
-        logger.log(level, "work failed and is tried again", extra={logs.KIND: self._name, logs.NAME: str(key), logs.REASON: str(error), logs.COUNT: failures})
+        logger.log(level, "work failed and is tried again", extra={logs.KIND: self._name, logs.NAME: _name_of(key), logs.REASON: str(error), logs.COUNT: failures})
         if key not in self._again:
             self.add_later(key, delay_s)
 
     def _wake(self, key: K) -> None:
         self._timers.pop(key, None)
         self.add(key)
+
+
+def _name_of(key: object) -> str:
+    """Return a key as people write it: `shop/alice`."""
+    return "/".join(key) if isinstance(key, ObjectKey) else str(key)
