@@ -33,11 +33,10 @@ demo-kubernetes: $(STAMP) ## run the bank on a kind cluster with helm, and kill 
 .PHONY: check
 check: $(STAMP) ## lint, types, unit and architecture tests, in under a minute
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary -p aether_api -p aether_model -p aether_kube -p aether_nats -p aether_runtime -p aether_operator -p aether_cli
 	@$(BIN)/pyright
-	@$(BIN)/python -m aether_operator.crdgen --check
-	@$(BIN)/pytest -q tests/architecture tests/unit
+	@$(BIN)/pytest -q --numprocesses=2 tests/architecture tests/unit
 
 .PHONY: test
 test: $(STAMP) ## run everything, the real Kubernetes included
