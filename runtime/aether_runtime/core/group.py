@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 import orjson
 
 from aether_api.envelope import Event, build_event_id, build_source, encode_event
-from aether_api.errors import CommandFailed, EventInvalid, Reason
+from aether_api.errors import CommandFailed, EventInvalid, InternalError, Reason
 from aether_api.messages import Command, Reply, build_error, build_reply_events, format_time, parse_time
 from aether_model.decide import CommandInput, DomainEvent, Emitted, NoOp, Rejected, decide
 from aether_runtime.core.history import History, apply_event
@@ -27,7 +27,7 @@ COMMANDS_MAX: Final = 256
 """Commands of one group: more would make the first of them wait for the last without adding throughput (measured)."""
 
 SKEW_S: Final = 30.0
-"""Seconds by which a sender's clock may run ahead or behind ours."""
+"""Seconds by which a sender's clock may run ahead of ours: a command from later could outlive its id in the window, and a repeat would run."""
 
 
 @dataclass(slots=True)
@@ -138,6 +138,8 @@ def _check_time(command: Command, deadline: float, now: Now) -> str:
     age_s = now.unix_s - parse_time(command.time).timestamp()
     if age_s > AGE_MAX_S:
         return f"it was made {age_s:.0f} s ago, more than the {AGE_MAX_S:.0f} s after which a command is never run; send a new one, or check the clocks"
+    if age_s < -SKEW_S:
+        return f"it was made {-age_s:.0f} s in the future, more than clocks may differ ({SKEW_S:.0f} s); check the clocks"
     return ""
 
 
@@ -156,6 +158,10 @@ def _decide_one(group: Group, history: History, command: Command, now: Now) -> t
             return (reply, *nothing) if command.dry_run else (reply, events, [encode_event(event) for event in events], state)
     except (CommandFailed, EventInvalid) as exc:
         return build_error(Reason.COMMAND_FAILED, f"{exc}; nothing was stored", command_id=command.id, version=group.version), *nothing
+    except InternalError:
+        raise
+    except Exception as exc:  # noqa: BLE001  # whatever a model raises costs its own command and no other (R1)
+        return build_error(Reason.COMMAND_FAILED, f"{type(exc).__name__}: {exc}; nothing was stored", command_id=command.id, version=group.version), *nothing
     if isinstance(decision, Rejected):
         return Reply("rejected", group.version, (), decision.reason, decision.message, command_id=command.id, dry_run=command.dry_run, state=shown), *nothing
     return Reply("noop", group.version, command_id=command.id, dry_run=command.dry_run, state=shown), *nothing

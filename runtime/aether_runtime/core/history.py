@@ -66,6 +66,7 @@ class History:
             state = self.state
             for event in events:
                 state = apply_event(self.model, state, event)
+                parse_time(event.time)
         except (InvalidEnvelope, PermanentError) as exc:
             raise EventInvalid(f"sequence {commit.sequence}, versions {commit.first_version} to {commit.last_version}: {exc}") from exc
         last_time = events[-1].time if events else self.position.last_time

@@ -1,0 +1,194 @@
+"""Deciding a group of waiting commands: what is answered at once, what is stored, what waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from aether_api.commit_index import NO_COMMITS
+from aether_api.envelope import decode_events, join_events
+from aether_api.errors import Reason
+from aether_api.messages import Command, Reply
+from aether_runtime.core.group import COMMANDS_MAX, SKEW_S, Group, Now, Waiting, decide_group
+from aether_runtime.core.history import History, Position
+from aether_runtime.core.window import AGE_MAX_S
+from tests.histories.bank import START_S, build_command, compile_account
+
+BYTES_MAX = 1 << 20
+
+
+def build_history(balance: int = 100) -> History:
+    history = History.empty(compile_account())
+    history.state = {"owner": "alice", "balance": balance, "open": True}
+    history.position = Position(3, 30, NO_COMMITS.appended(10).appended(20).appended(30), 0, "c", "2026-07-01T11:00:00.000000Z")
+    return history
+
+
+def wait(command: Command, deadline_s: float = 10.0) -> Waiting:
+    def answer(reply: Reply) -> None:
+        raise AssertionError("a group answers nobody by itself")
+
+    return Waiting(command, deadline_s, answer)
+
+
+def decide(*commands: Command, history: History | None = None, elapsed_s: float = 0.0, bytes_max: int = BYTES_MAX) -> Group:
+    return decide_group(history or build_history(), [wait(command) for command in commands], Now(START_S + elapsed_s, elapsed_s), bytes_max=bytes_max)
+
+
+def deposit(amount: int = 1, id: str = "d", **options: object) -> Command:
+    return build_command("Deposit", {"amount": amount}, id=id, **options)  # type: ignore[arg-type]  # options of the command
+
+
+def replies(group: Group) -> list[Reply]:
+    return [reply for _, reply in group.answers]
+
+
+def test_each_command_is_decided_on_the_state_that_the_earlier_ones_made() -> None:
+    group = decide(deposit(20, "a"), build_command("Withdraw", {"amount": 120}, id="b"), build_command("Withdraw", {"amount": 1}, id="c"))
+    assert [(reply.outcome, reply.version, reply.reason) for reply in replies(group)] == [("accepted", 4, ""), ("accepted", 5, ""), ("rejected", 5, "InsufficientFunds")]
+    assert (group.state["balance"], group.version) == (0, 5)
+    assert [(event.id, event.type, event.command_id) for event in decode_events(join_events(group.encoded))] == [("4", "Deposited", "a"), ("5", "Withdrawn", "b")]
+
+
+def test_the_history_itself_does_not_move() -> None:
+    history = build_history()
+    decide(deposit(20), history=history)
+    assert (history.state["balance"], history.position.version, len(history.window)) == (100, 3, 0)
+
+
+def test_a_command_past_its_deadline_is_not_run() -> None:
+    group = decide(deposit(id="late"), elapsed_s=10.5)
+    assert group.answers == []
+    assert [(item.command.id, reply.reason) for item, reply in group.immediate] == [("late", Reason.EXPIRED)]
+
+
+def test_a_command_that_is_too_old_is_never_run() -> None:
+    old = deposit(id="old", time_s=START_S - AGE_MAX_S - 1)
+    group = decide(old, deposit(id="new", time_s=START_S - AGE_MAX_S + 1))
+    assert [(item.command.id, reply.reason) for item, reply in group.immediate] == [("old", Reason.EXPIRED)]
+    assert [reply.command_id for reply in replies(group)] == ["new"]
+
+
+def test_a_command_from_a_future_beyond_all_clock_skew_is_never_run() -> None:
+    """Its id could leave the window long before it is too old, and a repeat would then take effect twice."""
+    group = decide(deposit(id="future", time_s=START_S + SKEW_S + 1), deposit(id="ahead", time_s=START_S + SKEW_S - 1))
+    assert [(item.command.id, reply.reason) for item, reply in group.immediate] == [("future", Reason.EXPIRED)]
+    assert [reply.command_id for reply in replies(group)] == ["ahead"]
+
+
+def test_a_known_id_is_looked_up_instead_of_run() -> None:
+    history = build_history()
+    history.window.add("known", 20, START_S)
+    group = decide(deposit(id="known"), history=history)
+    assert ([(item.command.id, sequence) for item, sequence in group.repeats], group.answers, group.events) == ([("known", 20)], [], [])
+
+
+def test_the_same_id_twice_in_a_group_takes_effect_once() -> None:
+    group = decide(deposit(5, "same"), deposit(5, "same"))
+    assert replies(group)[0] == replies(group)[1]
+    assert (len(group.events), group.state["balance"]) == (1, 105)
+
+
+def test_a_rejected_id_is_decided_anew_in_the_same_group() -> None:
+    withdraw = build_command("Withdraw", {"amount": 110}, id="same")
+    group = decide(withdraw, deposit(20, "more"), withdraw)
+    assert [reply.outcome for reply in replies(group)] == ["rejected", "accepted", "accepted"]
+
+
+def test_the_expected_version_is_compared_with_the_version_that_earlier_commands_made() -> None:
+    group = decide(deposit(id="a", expected_version=3), deposit(id="b", expected_version=3), deposit(id="c", expected_version=4))
+    assert [(reply.outcome, reply.reason) for reply in replies(group)] == [("accepted", ""), ("rejected", Reason.WRONG_VERSION), ("accepted", "")]
+
+
+def test_a_dry_run_shows_what_would_be_and_stores_nothing() -> None:
+    group = decide(deposit(20, "try", dry_run=True), deposit(1, "real"))
+    dry, real = replies(group)
+    assert (dry.outcome, dry.dry_run, dry.version, dry.state) == ("accepted", True, 4, {"owner": "alice", "balance": 120, "open": True})
+    assert [event.type for event in dry.events] == ["Deposited"]
+    assert (real.version, group.state["balance"], len(group.events)) == (4, 101, 1)
+
+
+def test_a_rejected_dry_run_shows_the_state_as_it_is() -> None:
+    reply = replies(decide(build_command("Withdraw", {"amount": 500}, id="try", dry_run=True)))[0]
+    assert (reply.outcome, reply.dry_run, reply.state) == ("rejected", True, {"owner": "alice", "balance": 100, "open": True})
+
+
+def test_a_command_larger_than_a_commit_is_refused_and_the_others_go_on() -> None:
+    large = build_command("Open", {"owner": "x" * 90}, id="large")
+    history = History.empty(compile_account())
+    group = decide(large, build_command("Deposit", {"amount": 1}, id="next"), history=history, bytes_max=200)
+    assert [(reply.outcome, reply.reason) for reply in replies(group)] == [("error", Reason.COMMIT_TOO_LARGE), ("rejected", "AccountClosed")]
+    assert (group.events, group.state["open"]) == ([], False)
+
+
+def test_a_group_ends_before_the_command_that_would_not_fit() -> None:
+    size = len(decide(deposit(id="0")).encoded[0])
+    group = decide(*(deposit(id=str(number)) for number in range(5)), bytes_max=3 * size)
+    assert [reply.command_id for reply in replies(group)] == ["0", "1", "2"]
+    assert [item.command.id for item in group.rest] == ["3", "4"]
+
+
+def test_a_group_ends_at_its_largest_number_of_commands() -> None:
+    group = decide(*(deposit(id=str(number)) for number in range(COMMANDS_MAX + 2)))
+    assert (len(group.answers), [item.command.id for item in group.rest]) == (COMMANDS_MAX, ["256", "257"])
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"{", Reason.INVALID_COMMAND),
+        (b"[]", Reason.INVALID_COMMAND),
+        (b"null", Reason.INVALID_COMMAND),
+        (b"\xff", Reason.INVALID_COMMAND),
+        (b'{"amount":"1"}', Reason.INVALID_COMMAND),
+        (b'{"amount":0}', Reason.INVALID_COMMAND),
+        (b'{"amount":1,"more":2}', Reason.INVALID_COMMAND),
+        (b'{"amount":1.5}', Reason.INVALID_COMMAND),
+        (b"[" * 5000, Reason.INVALID_COMMAND),
+        (b'{"amount":' + b"[" * 900 + b"]" * 900 + b"}", Reason.INVALID_COMMAND),
+        (b'{"amount":9223372036854775807}', Reason.COMMAND_FAILED),
+        (b'{"amount":9223372036854775808}', None),
+        (b'{"amount":18446744073709551615}', None),
+        (b'{"amount":123456789012345678901234567890}', None),
+        (b'{"amount":1e400}', None),
+    ],
+)
+def test_a_hostile_payload_fails_only_its_own_command(payload: bytes, reason: Reason | None) -> None:
+    group = decide(deposit(id="bad", payload=payload), deposit(1, "good"))
+    bad, good = replies(group)
+    assert bad.outcome in ("rejected", "error")
+    assert reason is None or bad.reason == reason
+    assert (good.outcome, good.version, group.state["balance"]) == ("accepted", 4, 101)
+
+
+def test_an_unknown_command_is_rejected_by_name() -> None:
+    assert replies(decide(build_command("Steal", {}, id="s")))[0].reason == Reason.UNKNOWN_COMMAND
+
+
+def test_the_time_of_events_never_runs_back() -> None:
+    history = build_history()
+    history.position = Position(3, 30, history.position.index, 0, "c", "2026-07-01T13:00:00.000000Z")
+    assert decide(deposit(), history=history).events[0].time == "2026-07-01T13:00:00.000000Z"
+
+
+def test_events_after_a_purge_carry_their_incarnation() -> None:
+    history = History.empty(compile_account())
+    history.position = Position(0, 40, NO_COMMITS.appended(40), 2, "t", "")
+    assert [event.id for event in decide(build_command("Open", {"owner": "a"}, id="o"), history=history).events] == ["2.1"]
+
+
+def test_a_handler_that_meets_something_unforeseen_fails_only_its_own_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    import aether_runtime.core.group as module
+
+    decide_for_real: Callable[..., object] = module.decide
+
+    def raising(model: object, state: object, command: object) -> object:
+        if getattr(command, "payload", {}).get("amount") == 13:
+            raise ZeroDivisionError("unlucky")
+        return decide_for_real(model, state, command)
+
+    monkeypatch.setattr(module, "decide", raising)
+    group = decide(deposit(1, "a"), deposit(13, "b"), deposit(1, "c"))
+    assert [(reply.outcome, reply.reason) for reply in replies(group)] == [("accepted", ""), ("error", Reason.COMMAND_FAILED), ("accepted", "")]
+    assert group.state["balance"] == 102

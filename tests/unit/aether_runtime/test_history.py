@@ -1,0 +1,105 @@
+"""Folding stored commits: the only way in which an actor's history moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from aether_api import headers
+from aether_api.commit_index import CommitIndex
+from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, build_tombstone, decode_commit, encode_commit, encode_event, join_events
+from aether_api.errors import EventInvalid
+from aether_api.identity import Epoch
+from aether_runtime.core.history import History
+from tests.histories.bank import ALICE, compile_account
+
+TIME = "2026-07-01T12:00:00.000000Z"
+
+
+def store(commit: Commit, sequence: int) -> StoredCommit:
+    lines, payload = encode_commit(commit)
+    return decode_commit(sequence, headers.FIRST_LINE + b"\r\n" + lines + b"\r\n", payload)
+
+
+def commit_after(history: History, *facts: tuple[str, dict[str, Any]], time: str = TIME) -> Commit:
+    position = history.position
+    versions = range(position.version + 1, position.version + 1 + len(facts))
+    events = [
+        Event("1.0", build_event_id(position.incarnation, version), build_source(ALICE), type, time, data, f"c-{position.incarnation}-{version}")
+        for version, (type, data) in zip(versions, facts, strict=True)
+    ]
+    payload = join_events([encode_event(event) for event in events])
+    return Commit(f"id-{position.index.n}", ALICE, position.sequence, versions[0], versions[-1], position.index, Epoch(1), "p/b", "account@x", payload, position.incarnation)
+
+
+def build_history() -> History:
+    history = History.empty(compile_account())
+    history.fold_commit(store(commit_after(history, ("Opened", {"owner": "alice"}), ("Deposited", {"amount": 5})), 10))
+    history.fold_commit(store(commit_after(history, ("Withdrawn", {"amount": 2})), 12))
+    return history
+
+
+def test_folding_moves_state_version_position_and_window() -> None:
+    history = build_history()
+    assert (history.state, history.position.version, history.position.sequence) == ({"owner": "alice", "balance": 3, "open": True}, 3, 12)
+    assert history.position.index == CommitIndex().appended(10).appended(12)
+    assert [history.window.find(f"c-0-{version}") for version in (1, 2, 3)] == [10, 10, 12]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"first_version": 5, "last_version": 5},
+        {"first_version": 3, "last_version": 3},
+        {"n": 3},
+        {"n": 1},
+        {"incarnation": 1},
+    ],
+)
+def test_a_commit_that_does_not_follow_is_refused_and_nothing_changes(change: dict[str, int]) -> None:
+    history = build_history()
+    before = (history.state, history.position, history.window.entries())
+    stray = replace(store(commit_after(history, ("Deposited", {"amount": 1})), 14), **change)
+    with pytest.raises(EventInvalid, match="sequence 14"):
+        history.fold_commit(stray)
+    assert (history.state, history.position, history.window.entries()) == before
+
+
+@pytest.mark.parametrize(
+    ("facts", "word"),
+    [
+        ((("Deposited", {"amount": 1}), ("Stolen", {})), "Stolen"),
+        ((("Deposited", {"amount": 1}), ("Deposited", {})), "amount"),
+        ((("Deposited", {"amount": 1}), ("Deposited", {"amount": "1"})), "amount"),
+        ((("Deposited", {"amount": 2**63 - 1}),), "balance"),
+    ],
+)
+def test_an_event_that_cannot_be_applied_is_named_and_nothing_changes(facts: tuple[tuple[str, dict[str, Any]], ...], word: str) -> None:
+    history = build_history()
+    before = (history.state, history.position, history.window.entries())
+    with pytest.raises(EventInvalid, match=rf"sequence 14, versions 4 to {3 + len(facts)}.*{word}"):
+        history.fold_commit(store(commit_after(history, *facts), 14))
+    assert (history.state, history.position, history.window.entries()) == before
+
+
+def test_a_payload_that_is_no_batch_is_named() -> None:
+    history = build_history()
+    with pytest.raises(EventInvalid, match="sequence 14"):
+        history.fold_commit(replace(store(commit_after(history, ("Deposited", {"amount": 1})), 14), payload=b"garbage"))
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2026-07-01T12:00:00", "9999-99-99T99:99:99.999999Z"])
+def test_an_event_without_a_proper_time_is_named(time: str) -> None:
+    history = build_history()
+    with pytest.raises(EventInvalid, match="sequence 14"):
+        history.fold_commit(store(commit_after(history, ("Deposited", {"amount": 1}), time=time), 14))
+
+
+def test_a_tombstone_begins_a_new_life_from_version_one() -> None:
+    history = build_history()
+    history.fold_commit(store(build_tombstone(id="t", actor=ALICE, expected_sequence=12, epoch=Epoch(2), pod="p/b", incarnation=1), 20))
+    assert (history.state, history.position.version, history.position.incarnation, len(history.window)) == (compile_account().initial_state(), 0, 1, 0)
+    history.fold_commit(store(commit_after(history, ("Opened", {"owner": "bob"})), 22))
+    assert (history.state["owner"], history.position.version, history.position.index) == ("bob", 1, CommitIndex().appended(20).appended(22))

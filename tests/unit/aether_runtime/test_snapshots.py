@@ -1,0 +1,72 @@
+"""The form of a snapshot: what comes out is what went in, or nothing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aether_api import headers
+from aether_api.commit_index import NO_COMMITS
+from aether_api.errors import InvalidEnvelope
+from aether_runtime.core.history import History, Position
+from aether_runtime.core.snapshots import build_snapshot, decode_snapshot, restore_history
+from aether_runtime.core.window import CommandWindow
+from tests.histories.bank import START_S, compile_account
+
+INDEX = NO_COMMITS.appended(10).appended(12)
+
+
+def build_history(balance: int = 7) -> History:
+    window = CommandWindow()
+    window.add("c-1", 10, START_S)
+    window.add("c-2", 12, START_S + 0.25)
+    return History(compile_account(), Position(3, 12, INDEX, 1, "id-1", "2026-07-01T12:00:00.000000Z"), {"owner": "é", "balance": balance, "open": True}, window)
+
+
+def raw(lines: bytes) -> bytes:
+    return headers.FIRST_LINE + b"\r\n" + lines + b"\r\n"
+
+
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_a_history_comes_back_whole(balance: int) -> None:
+    history = build_history(balance)
+    snapshot = build_snapshot(history)
+    restored = restore_history(history.model, decode_snapshot(raw(snapshot.headers), snapshot.payload), INDEX)
+    assert (restored.state, restored.position, restored.window.entries()) == (history.state, history.position, history.window.entries())
+
+
+def test_its_name_is_that_of_the_fold_and_its_headers_name_the_commit() -> None:
+    snapshot = build_snapshot(build_history())
+    found = headers.decode_headers(raw(snapshot.headers))
+    assert (snapshot.fold, snapshot.version) == (compile_account().fold, 3)
+    assert (found["Aether-Format"], found["Aether-Commit"], found["Aether-Sequence"], found["Aether-Version"]) == ("1", "id-1", "12", "3")
+
+
+def test_one_wrong_bit_is_noticed() -> None:
+    snapshot = build_snapshot(build_history())
+    broken = snapshot.payload.replace(b'"balance":7', b'"balance":8')
+    assert broken != snapshot.payload
+    with pytest.raises(InvalidEnvelope, match="checksum"):
+        decode_snapshot(raw(snapshot.headers), broken)
+
+
+def test_another_format_is_no_snapshot() -> None:
+    snapshot = build_snapshot(build_history())
+    with pytest.raises(InvalidEnvelope, match="format '2'"):
+        decode_snapshot(raw(snapshot.headers.replace(b"Aether-Format: 1", b"Aether-Format: 2")), snapshot.payload)
+
+
+@pytest.mark.parametrize("lines", [b"", b"Aether-Format: \xff\r\n"])
+def test_a_foreign_message_is_no_snapshot(lines: bytes) -> None:
+    with pytest.raises(InvalidEnvelope):
+        decode_snapshot(raw(lines), b"{}")
+
+
+def test_a_body_that_is_not_ours_is_no_snapshot() -> None:
+    import hashlib
+
+    payload = b'{"state":[]}'
+    lines = headers.encode_headers({headers.SNAPSHOT_FORMAT: "1", headers.SNAPSHOT_SHA256: hashlib.sha256(payload).hexdigest()})
+    with pytest.raises(InvalidEnvelope, match="body"):
+        decode_snapshot(raw(lines), payload)
