@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -33,8 +33,6 @@ SUSPECT_AFTER_S: Final = 1.0
 PING_TIMEOUT_S: Final = 0.3
 """Seconds for the answer to a ping: 300 times a healthy one, and still a tenth of a goal of three seconds."""
 
-Texts = Annotated[tuple[str, ...], Field(default=())]
-
 
 class OperatorSettings(BaseModel):
     """All settings of the operator; attribute `nats_url` is variable `AETHER_NATS_URL`, and so on."""
@@ -44,10 +42,10 @@ class OperatorSettings(BaseModel):
     nats_url: str = Field(default=NATS_URL_DEFAULT, min_length=1)
     nats_credentials: Path | None = None
     namespace: str = "aether-system"
-    watch_namespaces: Texts
+    watch_namespaces: tuple[str, ...] = ()
     runtime_image: str = "aether:latest"
     runtime_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    runtime_image_pull_secrets: Texts
+    runtime_image_pull_secrets: tuple[str, ...] = ()
     runtime_cluster_role: str = "aether-runtime"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     event_partitions: int = Field(default=4, ge=1, le=PARTITIONS_MAX)

@@ -63,6 +63,7 @@ class ModelRecord:
     command_count: int
     event_count: int
     status: JsonObject
+    resource_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class PoolRecord:
     spec: ActorPoolSpec | None
     problems: tuple[str, ...]
     status: JsonObject
+    resource_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def parse_actor(document: JsonObject) -> ActorView:
         uid=text_at(metadata, "uid"),
         generation=integer_at(metadata, "generation"),
         created=text_at(metadata, "creationTimestamp"),
-        resource_version=int(text_at(metadata, "resourceVersion") or 0),
+        resource_version=_version(metadata),
         deleting=bool(text_at(metadata, "deletionTimestamp")),
         held_by_us=FINALIZER in _items(metadata, "finalizers"),
         identity=identity,
@@ -156,7 +158,7 @@ def parse_pool(document: JsonObject) -> PoolRecord:
     except ValidationError as exc:
         problems = describe_invalid(exc)
     deleting = bool(text_at(metadata, "deletionTimestamp"))
-    return PoolRecord(key, text_at(metadata, "uid"), integer_at(metadata, "generation"), deleting, spec, problems, object_at(document, "status"))
+    return PoolRecord(key, text_at(metadata, "uid"), integer_at(metadata, "generation"), deleting, spec, problems, object_at(document, "status"), _version(metadata))
 
 
 def parse_deployment(document: JsonObject) -> DeploymentRecord:
@@ -219,6 +221,10 @@ def _read_facts(metadata: JsonObject, status: JsonObject) -> PodFacts:
         process_down=down,
         grace_s=integer_at(metadata, "deletionGracePeriodSeconds") if deleted else None,
     )
+
+
+def _version(metadata: JsonObject) -> int:
+    return int(text_at(metadata, "resourceVersion") or 0)
 
 
 def _items(document: JsonObject, name: str) -> list[object]:

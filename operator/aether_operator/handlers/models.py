@@ -19,7 +19,8 @@ from aether_kube.conditions import condition_document, settle_conditions
 from aether_kube.documents import JsonObject, object_at, objects_at, text_at
 from aether_kube.kinds import ACTOR_MODELS
 from aether_kube.kube_events import Involved, KubeEvent, KubeEventRecorder
-from aether_kube.store import ObjectKey
+from aether_kube.store import ObjectKey, resource_version_of
+from aether_operator.cluster.echoes import Echoes
 from aether_operator.cluster.keyed_queue import KeyedQueue
 from aether_operator.cluster.observe import Observer
 from aether_operator.cluster.records import ModelRecord
@@ -45,6 +46,7 @@ class ModelKeeper:
         self._client = client
         self._observer = observer
         self._recorder = recorder
+        self._echoes = Echoes()
         self.queue: KeyedQueue[ObjectKey] = KeyedQueue("actormodel", self._check, workers=WORKERS)
 
     async def _check(self, key: ObjectKey) -> None:
@@ -52,15 +54,16 @@ class ModelKeeper:
         if record is None:
             return
         desired = build_model_status(record, now=datetime.now(UTC))
-        if not differs(desired, record.status, owned_conditions=_OWNED):
+        if not differs(desired, record.status, owned_conditions=_OWNED) or self._echoes.is_awaited(key, desired, record.resource_version):
             return
         document = ACTOR_MODELS.document(key.namespace, key.name)
         object_at(document, "metadata")["uid"] = record.uid
         document["status"] = desired
         try:
-            await self._client.apply(ACTOR_MODELS.path(key.namespace, key.name, "status"), document, field_manager=MANAGER)
+            answer = await self._client.apply(ACTOR_MODELS.path(key.namespace, key.name, "status"), document, field_manager=MANAGER)
         except (KubeNotFound, KubeConflict):
             return
+        self._echoes.note(key, desired, resource_version_of(answer))
         logger.info("an ActorModel was checked", extra={logs.NAMESPACE: key.namespace, logs.MODEL: key.name, logs.COUNT: len(record.problems), logs.REASON: _reason(record)})
         if _reason_of(record.status) != _reason(record):
             self._recorder.record(build_kube_event(record))

@@ -22,12 +22,13 @@ from aether_kube.conditions import condition_document, settle_conditions
 from aether_kube.documents import JsonObject, integer_at, object_at, objects_at, text_at
 from aether_kube.kinds import ACTOR_POOLS, DEPLOYMENTS, ROLE_BINDINGS
 from aether_kube.kube_events import Involved, KubeEvent, KubeEventRecorder
-from aether_kube.store import ObjectKey
+from aether_kube.store import ObjectKey, resource_version_of
 from aether_nats.connection import NatsConnection
 from aether_nats.streams import StreamPlan, ensure_streams
+from aether_operator.cluster.echoes import Echoes
 from aether_operator.cluster.keyed_queue import KeyedQueue
 from aether_operator.cluster.observe import Observer
-from aether_operator.cluster.records import DeploymentRecord, PoolRecord, key_of
+from aether_operator.cluster.records import PoolRecord, key_of
 from aether_operator.cluster.statuses import MANAGER
 from aether_operator.manifests.pool import PoolIdentity, PoolObject, RuntimeDefaults, build_pool_objects, deployment_name, selector_text
 
@@ -68,6 +69,7 @@ class PoolKeeper:
         self._observer = observer
         self._connection = connection
         self._recorder = recorder
+        self._echoes = Echoes()
         self._defaults = defaults
         self._seen_s: dict[str, float] = {}
         self._generations: dict[str, int] = {}
@@ -105,14 +107,24 @@ class PoolKeeper:
     async def _keep_deployment(self, item: PoolObject) -> None:
         desired = with_fingerprint(item.document)
         known = self._observer.deployments.get(key_of(item.document))
-        if known is not None and self._is_untouched(item, desired, known):
+        if known is not None and self._is_untouched(item, desired, known.document):
+            return
+        # The cache may be behind our own write, so the last word has the API server.
+        if item.path in self._generations and self._is_untouched(item, desired, await self._read(item)):
             return
         answer = await self._client.apply(item.path, desired, field_manager=MANAGER)
         self._generations[item.path] = integer_at(answer, "metadata", "generation")
         logger.info("a Deployment was applied", extra={logs.NAMESPACE: key_of(item.document).namespace, logs.NAME: key_of(item.document).name})
 
-    def _is_untouched(self, item: PoolObject, desired: JsonObject, known: DeploymentRecord) -> bool:
-        return is_applied(desired, known.document) and integer_at(known.document, "metadata", "generation") == self._generations.get(item.path)
+    def _is_untouched(self, item: PoolObject, desired: JsonObject, current: JsonObject) -> bool:
+        return is_applied(desired, current) and integer_at(current, "metadata", "generation") == self._generations.get(item.path)
+
+    async def _read(self, item: PoolObject) -> JsonObject:
+        """Return an object as it is, empty when there is none."""
+        try:
+            return await self._client.get(item.path)
+        except KubeNotFound:
+            return {}
 
     async def _keep_other(self, item: PoolObject, record: PoolRecord) -> None:
         """Look at an object now and then, and apply it if it is not as it shall be."""
@@ -120,10 +132,7 @@ class PoolKeeper:
         if time.monotonic() - self._seen_s.get(looked, float("-inf")) < LOOK_AGAIN_S:
             return
         manager = f"{MANAGER}/{record.key.name}" if item.shared else MANAGER
-        try:
-            current = await self._client.get(item.path)
-        except KubeNotFound:
-            current = {}
+        current = await self._read(item)
         if needs_apply(item.document, current):
             if item.kind is ROLE_BINDINGS and current and differs(item.document["roleRef"], current.get("roleRef")):
                 # The role of a binding cannot be changed, only made anew.
@@ -146,15 +155,16 @@ class PoolKeeper:
 
     async def _write(self, record: PoolRecord, state: PoolState) -> None:
         desired = build_pool_status(record, state, now=datetime.now(UTC))
-        if not differs(desired, record.status, owned_conditions=_OWNED):
+        if not differs(desired, record.status, owned_conditions=_OWNED) or self._echoes.is_awaited(record.key, desired, record.resource_version):
             return
         document = ACTOR_POOLS.document(record.key.namespace, record.key.name)
         object_at(document, "metadata")["uid"] = record.uid
         document["status"] = desired
         try:
-            await self._client.apply(ACTOR_POOLS.path(record.key.namespace, record.key.name, "status"), document, field_manager=MANAGER)
+            answer = await self._client.apply(ACTOR_POOLS.path(record.key.namespace, record.key.name, "status"), document, field_manager=MANAGER)
         except (KubeNotFound, KubeConflict):
             return
+        self._echoes.note(record.key, desired, resource_version_of(answer))
         condition = judge_pool(record, state)
         if _reason_of(record.status) != condition.reason:
             involved = Involved(ACTOR_POOLS, record.key.namespace, record.key.name, record.uid)
