@@ -5,15 +5,19 @@ Memory stays flat: one batch of commits at a time is decoded and folded. A snaps
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
+from aether_api import logs
 from aether_api.envelope import StoredCommit
-from aether_api.errors import EventInvalid, InvalidEnvelope
+from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError, RetryableError
 from aether_api.identity import ActorId, Epoch
 from aether_model.compile import CompiledModel
 from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import SnapshotBody, restore_history
 from aether_runtime.ports import EventStore, SnapshotStore
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +61,13 @@ async def replay(actor: ActorId, model: CompiledModel, events: EventStore, snaps
     return Replayed(history, start_version, folded, head.epoch)
 
 
-async def catch_up(history: History, actor: ActorId, events: EventStore, head: StoredCommit) -> list[StoredCommit]:
-    """Fold all commits from the history's position up to `head` and return them.
+async def catch_up(history: History, actor: ActorId, events: EventStore, head: StoredCommit, seen: list[StoredCommit]) -> None:
+    """Fold all commits from the history's position up to `head` and add them to `seen`, which is right after a failure, too.
 
     Raises:
         EventInvalid: the log does not continue the history.
+        RetryableError: the log cannot be read now; go on with the same arguments later.
     """
-    seen: list[StoredCommit] = []
     try:
         async for commits in events.read_commits(actor, head, from_n=history.position.index.n):
             for commit in commits:
@@ -71,15 +75,19 @@ async def catch_up(history: History, actor: ActorId, events: EventStore, head: S
                 seen.append(commit)
     except InvalidEnvelope as exc:
         raise EventInvalid(str(exc)) from exc
-    return seen
 
 
 async def _restore(actor: ActorId, model: CompiledModel, events: EventStore, snapshots: SnapshotStore, head: StoredCommit) -> History:
-    body = await snapshots.read_latest(actor, model.fold)
-    if body is None or body.sequence > head.sequence or body.incarnation != head.incarnation:
+    """Return the history of the newest snapshot that the log confirms; an unreadable one costs time and nothing else."""
+    try:
+        body = await snapshots.read_latest(actor, model.fold)
+        if body is None or body.sequence > head.sequence or body.incarnation != head.incarnation:
+            return History.empty(model)
+        commit = head if head.sequence == body.sequence else await events.read_at(actor, body.sequence)
+        return History.empty(model) if commit is None or not _confirms(commit, body) else restore_history(model, body, commit.next_index())
+    except (RetryableError, PermanentError) as exc:
+        logger.warning("a snapshot cannot be used, everything is replayed", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
         return History.empty(model)
-    commit = head if head.sequence == body.sequence else await events.read_at(actor, body.sequence)
-    return History.empty(model) if commit is None or not _confirms(commit, body) else restore_history(model, body, commit.next_index())
 
 
 def _confirms(commit: StoredCommit, body: SnapshotBody) -> bool:

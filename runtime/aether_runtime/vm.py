@@ -17,9 +17,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from aether_api import logs
 from aether_api.envelope import Commit, StoredCommit, join_events
@@ -73,6 +73,21 @@ class VmServices:
     spawn: Spawn
     may_keep: Callable[[ActorId], bool]
     bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What the log held beyond the history, which has folded it.
+
+    Attributes:
+        end: where the log ends: where the history did (`same`), later (`moved`), in another past (`other`: a purge, a restore), or
+            nobody knows, since the VM stops while the log cannot be read (`unread`).
+        head: the log's last commit.
+    """
+
+    end: Literal["same", "moved", "other", "unread"]
+    commits: list[StoredCommit]
+    head: StoredCommit | None = None
 
 
 class VmListener:
@@ -161,7 +176,9 @@ class VirtualMachine:
         self._history = replayed.history
         self.snapshot_version = replayed.snapshot_version
         if replayed.epoch > self.desired.epoch:
-            return self._end_fenced(replayed.epoch)
+            if self.desired.name:
+                return self._end_fenced(replayed.epoch)
+            self.desired = replace(self.desired, epoch=replayed.epoch)
         self.phase, self.reason, self.message = ActorPhase.READY, "Ready", f"replayed {replayed.events} events"
         self._listener.on_ready(self)
         self._report()
@@ -182,8 +199,11 @@ class VirtualMachine:
                 self._step()
 
     def take_placement(self, desired: DesiredActor) -> None:
-        """Go on under a newer placement of the same actor; what is under way keeps its epoch."""
-        self.desired = desired
+        """Go on under a newer placement of the same actor; what is under way keeps its epoch.
+
+        Without a resource there is no placement that could outrank the log: its epoch stays.
+        """
+        self.desired = desired if desired.name else replace(desired, epoch=max(desired.epoch, self.desired.epoch))
         self._report()
 
     def take_model(self, model: CompiledModel) -> None:
@@ -221,7 +241,11 @@ class VirtualMachine:
         """Decide the next group and start what it needs; called only when idle."""
         while self._mailbox and not self._stopping:
             waiting = [self._mailbox.popleft() for _ in range(min(len(self._mailbox), COMMANDS_MAX))]
-            group = decide_group(self._history, waiting, self._services.now(), bytes_max=self._services.bytes_max)
+            try:
+                group = decide_group(self._history, waiting, self._services.now(), bytes_max=self._services.bytes_max)
+            except Exception:
+                self._mailbox.extendleft(reversed(waiting))
+                raise
             self._mailbox.extendleft(reversed(group.rest))
             _send(group.immediate)
             if group.repeats:
@@ -231,8 +255,7 @@ class VirtualMachine:
             if group.answers:
                 self._busy = True
                 return self._spawn(self._confirm(group), "confirm")
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        self._become_idle()
 
     def _release_step(self) -> None:
         self._busy = False
@@ -240,8 +263,12 @@ class VirtualMachine:
 
     def _start_append(self, group: Group) -> None:
         self._busy = True
-        commit = self._build_commit(group)
-        self._append = self._services.events.append(commit)
+        try:
+            commit = self._build_commit(group)
+            self._append = self._services.events.append(commit)
+        except Exception:
+            self._mailbox.extendleft(reversed(group.members))
+            raise
         self._append.add_done_callback(partial(self._on_append, commit, group))
 
     def _build_commit(self, group: Group) -> Commit:
@@ -291,31 +318,44 @@ class VirtualMachine:
 
     async def _recover(self, commit: Commit, group: Group) -> None:
         """After a refusal: find out whether the commit was stored by an earlier try, else decide again."""
-        try:
-            tail, head = await self._read_tail(may_be_empty=False)
-        except EventInvalid as exc:
-            _send([(item, _unknown(item)) for item in group.members])
-            return self._quarantine(str(exc))
-        if any(found.id == commit.id for found in tail):
+        tail = await self._look(group, may_be_empty=False)
+        if tail is None:
+            return
+        if any(found.id == commit.id for found in tail.commits):
             _send(group.answers)
             self._conflicts = 0
+        elif tail.end in ("other", "unread"):
+            _send([(item, _unknown(item)) for item in group.members])
         else:
             self._decide_again(group)
         self._after_progress()
-        self._go_on_or_end(tail, head)
+        self._go_on_or_end(tail)
 
     async def _confirm(self, group: Group) -> None:
         """Send answers that store nothing once the log is known not to have moved."""
-        try:
-            tail, head = await self._read_tail(may_be_empty=True)
-        except EventInvalid as exc:
-            _send([(item, _unknown(item)) for item in group.members])
-            return self._quarantine(str(exc))
-        if tail:
+        tail = await self._look(group, may_be_empty=True)
+        if tail is None:
+            return
+        if tail.end == "same":
+            _send(group.answers)
+            self._conflicts = 0
+        elif tail.end == "moved":
             self._decide_again(group)
         else:
-            _send(group.answers)
-        self._go_on_or_end(tail, head)
+            _send([(item, _moving(item.command.id)) for item in group.members])
+        self._go_on_or_end(tail)
+
+    async def _look(self, group: Group, *, may_be_empty: bool) -> Tail | None:
+        """Read the tail on behalf of a group; where that fails for good, the group is answered and None returned."""
+        try:
+            return await self._read_tail(may_be_empty=may_be_empty)
+        except EventInvalid as exc:
+            _send([(item, _unknown(item)) for item in group.members])
+            self._quarantine(str(exc))
+            return None
+        except BaseException:
+            _send([(item, _unknown(item)) for item in group.members])
+            raise
 
     async def _answer_repeats(self, repeats: list[tuple[Waiting, int]]) -> None:
         """Answer commands whose ids took effect before, from the commits that hold them."""
@@ -333,7 +373,7 @@ class VirtualMachine:
             raise InvalidEnvelope(f"sequence {sequence} does not hold the command {item.command.id}")
         return Reply("accepted", events[-1].version, build_reply_events(events), command_id=item.command.id)
 
-    async def _read_tail(self, *, may_be_empty: bool) -> tuple[list[StoredCommit], StoredCommit | None]:
+    async def _read_tail(self, *, may_be_empty: bool) -> Tail:
         """Read and fold what the log holds beyond the history; waits while the log cannot be read.
 
         Args:
@@ -341,23 +381,30 @@ class VirtualMachine:
                 unmoved head is read again.
         """
         actor = self.desired.actor
+        seen: list[StoredCommit] = []
         while True:
             try:
                 head = await self._services.events.read_head(actor)
-                moved = head is not None and head.sequence != self._history.position.sequence
-                if moved and head is not None:
-                    if head.tombstone or head.incarnation != self._history.position.incarnation:
-                        return [], head
-                    return await catch_up(self._history, actor, self._services.events, head), head
-                if may_be_empty or self._stopping or (head is None and self._history.position.sequence):
-                    return [], head
+                if not self._continues(head):
+                    return Tail("other", seen, head)
+                if head is not None and head.sequence != self._history.position.sequence:
+                    await catch_up(self._history, actor, self._services.events, head, seen)
+                if seen or may_be_empty or self._stopping:
+                    return Tail("moved" if seen else "same", seen, head)
             except InvalidEnvelope as exc:
                 raise EventInvalid(str(exc)) from exc
             except RetryableError as exc:
                 logger.debug("reading the log has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
-            if self._stopping:
-                return [], None
+                if self._stopping:
+                    return Tail("unread", seen)
             await asyncio.sleep(RETRY_S)
+
+    def _continues(self, head: StoredCommit | None) -> bool:
+        """Whether the log that ends with `head` can be one that holds our past."""
+        position = self._history.position
+        if head is None:
+            return not position.sequence
+        return head.incarnation == position.incarnation and head.sequence >= position.sequence and not (head.tombstone and head.sequence != position.sequence)
 
     def _decide_again(self, group: Group) -> None:
         self._conflicts += 1
@@ -369,16 +416,14 @@ class VirtualMachine:
         else:
             self._mailbox.extendleft(reversed(group.members))
 
-    def _go_on_or_end(self, tail: list[StoredCommit], head: StoredCommit | None) -> None:
-        """Stop when the log shows another owner: a higher epoch, a tombstone, a lost tail, or an equal that should win."""
-        position = self._history.position
-        if head is None and position.sequence:
-            return self._end_fenced(self.desired.epoch)
-        if head is not None and (head.epoch > self.desired.epoch or head.incarnation != position.incarnation):
-            return self._end_fenced(head.epoch)
-        foreign = any(commit.epoch == self.desired.epoch and commit.pod != self._services.writer for commit in tail)
+    def _go_on_or_end(self, tail: Tail) -> None:
+        """Stop when the log shows another owner: a higher epoch, another past, or an equal that should win."""
+        head, epoch = tail.head, self.desired.epoch
+        if tail.end == "other" or (head is not None and head.epoch > epoch):
+            return self._end_fenced(head.epoch if head is not None else epoch)
+        foreign = any(commit.epoch == epoch and commit.pod != self._services.writer for commit in tail.commits)
         if foreign and not self._services.may_keep(self.desired.actor):
-            return self._end_fenced(self.desired.epoch)
+            return self._end_fenced(epoch)
         self._release_step()
 
     async def _write_snapshot(self) -> None:
@@ -402,6 +447,7 @@ class VirtualMachine:
         waiting, self._mailbox = list(self._mailbox), deque()
         for item in waiting:
             self.process_command(item)
+        self._become_idle()
         self._report()
 
     def _end_fenced(self, epoch: Epoch) -> None:
@@ -410,8 +456,7 @@ class VirtualMachine:
         self.message = f"another owner wrote at epoch {epoch}, ours is {self.desired.epoch}"
         logger.warning("an actor was fenced off", extra={logs.ACTOR_ID: str(self.desired.actor), logs.EPOCH: epoch})
         self._refuse_waiting()
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        self._become_idle()
         self._report(fenced_by=epoch)
         self._listener.on_ended(self)
 
@@ -427,9 +472,13 @@ class VirtualMachine:
     def _fail(self, error: Exception) -> None:
         self._stopping = True
         self._refuse_waiting()
+        self._become_idle()
+        self._listener.on_failed(self, error)
+
+    def _become_idle(self) -> None:
+        """Tell a stop that waits that nothing is under way any more."""
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
-        self._listener.on_failed(self, error)
 
     def _refuse_waiting(self) -> None:
         while self._mailbox:

@@ -25,12 +25,20 @@ class Fate(Enum):
 
 
 class FaultyEventStore:
-    """An `EventStore` around one in memory; `choose` decides the fate of each append, in order."""
+    """An `EventStore` around one in memory.
+
+    Attributes:
+        choose: decides the fate of each append, in order.
+        away: no read succeeds.
+        away_after: the link drops once, after so many commits were read.
+        read_error: what every read fails with.
+    """
 
     def __init__(self, inner: MemoryEventStore, choose: Callable[[Commit], Fate] = lambda commit: Fate.STORED) -> None:
         self.inner = inner
         self.choose = choose
         self.away = False
+        self.away_after: int | None = None
         self.read_error: AetherError | None = None
         self.appends: list[Commit] = []
         self._held: list[tuple[Commit, asyncio.Future[int]]] = []
@@ -86,6 +94,11 @@ class FaultyEventStore:
         async for batch in self.inner.read_commits(actor, head, from_n=from_n):
             for commit in batch:
                 self._check()
+                if self.away_after is not None:
+                    self.away_after -= 1
+                    if self.away_after < 0:
+                        self.away_after = None
+                        raise Disconnected("the link dropped")
                 yield [commit]
 
     async def purge(self, actor: ActorId, *, epoch: Epoch, writer: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from aether_api.commit_index import NO_COMMITS
 from aether_api.envelope import decode_events, join_events
 from aether_api.errors import Reason
 from aether_api.messages import Command, Reply
+from aether_model.compile import CompiledModel
+from aether_model.decide import CommandInput, Decision
+from aether_model.decide import decide as decide_for_real
 from aether_runtime.core.group import COMMANDS_MAX, SKEW_S, Group, Now, Waiting, decide_group
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.window import AGE_MAX_S
@@ -179,16 +180,13 @@ def test_events_after_a_purge_carry_their_incarnation() -> None:
 
 
 def test_a_handler_that_meets_something_unforeseen_fails_only_its_own_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    import aether_runtime.core.group as module
 
-    decide_for_real: Callable[..., object] = module.decide
-
-    def raising(model: object, state: object, command: object) -> object:
-        if getattr(command, "payload", {}).get("amount") == 13:
+    def raising(model: CompiledModel, state: dict[str, object], command: CommandInput) -> Decision:
+        if command.payload.get("amount") == 13:
             raise ZeroDivisionError("unlucky")
         return decide_for_real(model, state, command)
 
-    monkeypatch.setattr(module, "decide", raising)
+    monkeypatch.setattr("aether_runtime.core.group.decide", raising)
     group = decide(deposit(1, "a"), deposit(13, "b"), deposit(1, "c"))
     assert [(reply.outcome, reply.reason) for reply in replies(group)] == [("accepted", ""), ("error", Reason.COMMAND_FAILED), ("accepted", "")]
     assert group.state["balance"] == 102

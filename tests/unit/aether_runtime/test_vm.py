@@ -1,0 +1,605 @@
+"""One live actor on a log in memory: what it promises while appends are lost, refused or held, and while owners change."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aether_api.commit_index import NO_COMMITS
+from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, join_events
+from aether_api.errors import CommitTooLarge, Disconnected, InternalError, JetStreamError, Reason
+from aether_api.identity import Epoch
+from aether_api.messages import Command, Reply
+from aether_api.v1alpha1 import ActorPhase
+from aether_runtime.adapters.memory import MemoryEventStore, MemorySnapshotStore
+from aether_runtime.core.group import COMMANDS_MAX
+from aether_runtime.vm import CONFLICTS_MAX, MAILBOX_MAX
+from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard
+from tests.histories.faults import Fate, FaultyEventStore
+from tests.histories.invariants import check_answers, check_log, events_of, read_history
+from tests.histories.world import Pod, run_commands, settle
+
+OPEN = build_command("Open", {"owner": "alice"}, id="open")
+
+
+def deposit(id: str, amount: int = 1) -> Command:
+    return build_command("Deposit", {"amount": amount}, id=id)
+
+
+def withdraw(id: str, amount: int) -> Command:
+    return build_command("Withdraw", {"amount": amount}, id=id)
+
+
+def build_store(*fates: Fate) -> FaultyEventStore:
+    """Return a log whose appends have these fates, and then are stored."""
+    waiting = list(fates)
+    return FaultyEventStore(MemoryEventStore(), lambda commit: waiting.pop(0) if waiting else Fate.STORED)
+
+
+async def append_foreign(
+    events: FaultyEventStore, *facts: tuple[str, dict[str, object]], epoch: int = 1, writer: str = "other/boot", id: str = "foreign", command: str = ""
+) -> None:
+    """Store a commit as another owner would."""
+    commits = await read_history(events.inner, ALICE)
+    head: StoredCommit | None = commits[-1] if commits else None
+    version, incarnation = (head.last_version, head.incarnation) if head else (0, 0)
+    time = events_of(commits)[-1].time if events_of(commits) else "2026-07-01T12:00:00.000000Z"
+    encoded = [
+        encode_event(Event("1.0", build_event_id(incarnation, version + place), build_source(ALICE), type, time, dict(data), command))
+        for place, (type, data) in enumerate(facts, 1)
+    ]
+    index = head.next_index() if head else NO_COMMITS
+    commit = Commit(id, ALICE, head.sequence if head else 0, version + 1, version + len(facts), index, Epoch(epoch), writer, "account@x", join_events(encoded), incarnation)
+    await events.inner.append(commit)
+
+
+async def history_of(events: FaultyEventStore) -> list[StoredCommit]:
+    found = await read_history(events.inner, ALICE)
+    check_log(found)
+    return found
+
+
+def outcomes(replies: list[Reply]) -> list[tuple[str, int, str]]:
+    return [(reply.outcome, reply.version, reply.reason) for reply in replies]
+
+
+async def test_commands_are_stored_and_answered_with_their_own_versions() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    replies = await run_commands(pod, vm, OPEN, deposit("d1", 5), withdraw("w1", 9), deposit("d2", 2))
+    assert outcomes(replies) == [("accepted", 1, ""), ("accepted", 2, ""), ("rejected", 2, "InsufficientFunds"), ("accepted", 3, "")]
+    assert (vm.get_version(), vm.get_state()) == (3, {"owner": "alice", "balance": 7, "open": True})
+    check_answers(await history_of(events), replies)
+
+
+async def test_what_waits_while_an_append_is_under_way_becomes_one_commit() -> None:
+    events = build_store(Fate.STORED, Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    calls = [pod.send(vm, deposit(f"d{number}")) for number in range(20)]
+    await settle(pod)
+    assert [len(call.answers) for call in calls] == [0] * 20
+    events.release()
+    await settle(pod, until=lambda: all(call.answers for call in calls))
+    assert [(commit.first_version, commit.last_version) for commit in await history_of(events)] == [(1, 1), (2, 2), (3, 21)]
+    assert [call.reply.version for call in calls] == list(range(2, 22))
+
+
+async def test_a_lost_ack_is_found_in_the_log_and_answered_as_accepted() -> None:
+    events = build_store(Fate.STORED, Fate.STORED_ACK_LOST)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    replies = await run_commands(pod, vm, deposit("d1", 5), deposit("d2", 6))
+    assert outcomes(replies) == [("accepted", 2, ""), ("accepted", 3, "")]
+    check_answers(await history_of(events), replies)
+    assert (len(events_of(await history_of(events))), vm.get_state()["balance"]) == (3, 11)
+
+
+async def test_a_lost_ack_is_found_although_another_owner_wrote_after_it() -> None:
+    events = build_store(Fate.STORED, Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    call = pod.send(vm, deposit("d1", 5))
+    await settle(pod)
+    await events.inner.append(events.appends[-1])
+    await append_foreign(events, ("Deposited", {"amount": 100}))
+    events.release()
+    await settle(pod, until=lambda: bool(call.answers))
+    assert (call.reply.outcome, call.reply.version, vm.get_state()["balance"]) == ("accepted", 2, 105)
+    assert len(events_of(await history_of(events))) == 3
+
+
+async def test_a_refused_group_is_decided_again_on_the_new_state() -> None:
+    events = build_store(Fate.STORED, Fate.STORED, Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN, deposit("d1", 10))
+    call = pod.send(vm, withdraw("w1", 10))
+    await settle(pod, until=lambda: events.holds)
+    await append_foreign(events, ("Withdrawn", {"amount": 4}))
+    events.release()
+    await settle(pod, until=lambda: bool(call.answers))
+    assert (call.reply.outcome, call.reply.version, call.reply.reason) == ("rejected", 3, "InsufficientFunds")
+    assert vm.get_state()["balance"] == 6
+
+
+async def test_a_group_that_keeps_losing_is_answered_conflict_and_nothing_of_it_is_stored() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    events.choose = lambda commit: Fate.HELD
+    call = pod.send(vm, deposit("d1", 1000))
+    for round in range(CONFLICTS_MAX + 1):
+        await settle(pod, until=lambda: events.holds)
+        await append_foreign(events, ("Deposited", {"amount": 1}), id=f"foreign-{round}")
+        events.release()
+    await settle(pod, until=lambda: bool(call.answers))
+    assert (call.reply.outcome, call.reply.reason, call.reply.retry_after_ms > 0) == ("error", Reason.CONFLICT, True)
+    assert vm.get_state()["balance"] == CONFLICTS_MAX + 1
+    events.choose = lambda commit: Fate.STORED
+    assert outcomes(await run_commands(pod, vm, deposit("d2"))) == [("accepted", CONFLICTS_MAX + 3, "")]
+
+
+async def test_a_spurious_refusal_is_waited_out() -> None:
+    """A replicated stream refuses while another write is under way, and then shows that write."""
+    events = build_store(Fate.STORED, Fate.REFUSED)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    call = pod.send(vm, deposit("d1", 5))
+    await settle(pod, turns_max=50)
+    assert call.answers == []
+    await append_foreign(events, ("Deposited", {"amount": 1}))
+    async with asyncio.timeout(5):
+        while not call.answers:
+            await asyncio.sleep(0.01)
+    assert (call.reply.outcome, call.reply.version) == ("accepted", 3)
+
+
+async def test_a_rejection_is_sent_only_after_the_log_confirmed_it() -> None:
+    """L3: the actor believes that there is no money, but another owner has deposited some."""
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    await append_foreign(events, ("Deposited", {"amount": 50}))
+    replies = await run_commands(pod, vm, withdraw("w1", 10))
+    assert outcomes(replies) == [("accepted", 3, "")]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [withdraw("w1", 10), build_command("Deposit", {"amount": 1}, id="v", expected_version=7), build_command("Deposit", {"amount": 1}, id="dry", dry_run=True)],
+    ids=["rejection", "wrong version", "dry run"],
+)
+async def test_an_answer_that_stores_nothing_waits_while_the_log_is_away(command: Command) -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    events.away = True
+    call = pod.send(vm, command)
+    await settle(pod, turns_max=50)
+    assert call.answers == []
+    events.away = False
+    async with asyncio.timeout(5):
+        while not call.answers:
+            await asyncio.sleep(0.01)
+    assert call.reply.version in (1, 2)
+
+
+async def test_a_stop_while_the_log_is_away_never_confirms_what_it_does_not_know() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    events.away = True
+    call = pod.send(vm, withdraw("w1", 10))
+    await settle(pod, turns_max=20)
+    await vm.stop()
+    await settle(pod)
+    assert (call.reply.outcome, call.reply.retry_after_ms > 0) == ("error", True)
+    assert pod.ended == [], "a log that is away fences nobody"
+
+
+async def test_an_answer_from_before_a_purge_is_never_sent() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    await events.inner.purge(ALICE, epoch=Epoch(1), writer="operator")
+    call = pod.send(vm, withdraw("w1", 10))
+    await settle(pod, until=lambda: bool(call.answers))
+    assert (call.reply.outcome, call.reply.reason, call.reply.retry_after_ms > 0) == ("error", Reason.BUSY, True)
+    assert pod.ended == [vm]
+
+
+async def test_an_append_after_a_purge_is_refused_and_ends_the_vm() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    await events.inner.purge(ALICE, epoch=Epoch(1), writer="operator")
+    call = pod.send(vm, deposit("d1"))
+    await settle(pod, until=lambda: bool(call.answers))
+    assert (call.reply.reason, call.reply.retry_after_ms > 0, pod.ended) == (Reason.UNKNOWN, True, [vm])
+    heir = await pod.start(2)
+    assert outcomes(await run_commands(pod, heir, build_command("Open", {"owner": "bob"}, id="again"))) == [("accepted", 1, "")]
+
+
+async def test_a_log_that_lost_its_end_ends_the_vm() -> None:
+    """After a restore from a backup the actor's last commits are gone: nothing that the VM believes can be confirmed."""
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    await run_commands(pod, vm, deposit("d1", 5))
+    older = MemoryEventStore()
+    await older.append(events.appends[0])
+    events.inner = older
+    call = pod.send(vm, withdraw("w1", 100))
+    await settle(pod, until=lambda: bool(call.answers))
+    assert (call.reply.outcome, call.reply.reason, pod.ended) == ("error", Reason.BUSY, [vm])
+
+
+async def test_a_log_that_is_empty_again_ends_the_vm() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    events.inner = MemoryEventStore()
+    calls = [pod.send(vm, withdraw("w1", 100)), pod.send(vm, deposit("d1"))]
+    await settle(pod, until=lambda: all(call.answers for call in calls))
+    assert ([call.reply.reason for call in calls], pod.ended) == ([Reason.BUSY] * 2, [vm])
+
+
+async def test_a_commit_of_a_higher_epoch_fences_the_vm() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start(5)
+    await run_commands(pod, vm, OPEN)
+    await append_foreign(events, ("Deposited", {"amount": 1}), epoch=6)
+    calls = [pod.send(vm, deposit("d1")), pod.send(vm, deposit("d2"))]
+    await settle(pod, until=lambda: all(call.answers for call in calls))
+    assert [(call.reply.outcome, call.reply.reason, call.reply.retry_after_ms > 0) for call in calls] == [("error", Reason.BUSY, True)] * 2
+    assert pod.ended == [vm]
+    assert (pod.reports[-1].reason, pod.reports[-1].fenced_by) == (Reason.FENCED, 6)
+    assert len(events_of(await history_of(events))) == 2
+    assert pod.send(vm, deposit("d3")).reply.reason == Reason.BUSY
+
+
+async def test_a_rejection_under_a_higher_epoch_is_not_this_pods_to_give() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start(5)
+    await run_commands(pod, vm, OPEN)
+    await append_foreign(events, ("Deposited", {"amount": 1}), epoch=6)
+    call = pod.send(vm, withdraw("w1", 100))
+    await settle(pod, until=lambda: bool(call.answers))
+    assert (call.reply.reason, pod.ended) == (Reason.BUSY, [vm])
+
+
+async def test_a_vm_that_starts_below_the_epoch_of_the_log_is_fenced_at_once() -> None:
+    events = build_store()
+    await append_foreign(events, ("Opened", {"owner": "alice"}), epoch=9)
+    pod = Pod("a", events)
+    vm = await pod.start(8)
+    assert (pod.ended, pod.ready, pod.reports[-1].fenced_by) == ([vm], [], 9)
+
+
+@pytest.mark.parametrize("may_keep", [True, False])
+async def test_of_two_owners_with_equal_epoch_the_one_that_is_named_stays(may_keep: bool) -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    pod.may_keep = may_keep
+    vm = await pod.start(5)
+    await run_commands(pod, vm, OPEN)
+    await append_foreign(events, ("Deposited", {"amount": 1}), epoch=5)
+    call = pod.send(vm, deposit("d1"))
+    await settle(pod, until=lambda: bool(call.answers))
+    assert (call.reply.outcome, pod.ended) == (("accepted", []) if may_keep else ("error", [vm]))
+
+
+async def test_an_actor_without_a_resource_goes_on_at_the_epoch_of_its_log() -> None:
+    """Its resource was deleted and its events stayed: there is no placement that could outrank them any more."""
+    events = build_store()
+    await append_foreign(events, ("Opened", {"owner": "alice"}), epoch=9)
+    pod = Pod("a", events)
+    vm = await pod.start(0, name="")
+    assert (pod.ended, pod.ready) == ([], [vm])
+    assert outcomes(await run_commands(pod, vm, deposit("d1"))) == [("accepted", 2, "")]
+    assert [commit.epoch for commit in await history_of(events)] == [9, 9]
+    vm.take_placement(pod.build(0, name="").desired)
+    assert outcomes(await run_commands(pod, vm, deposit("d2"))) == [("accepted", 3, "")]
+    await append_foreign(events, ("Deposited", {"amount": 1}), epoch=10)
+    assert outcomes(await run_commands(pod, vm, deposit("d3"))) == [("error", -1, Reason.BUSY)]
+    assert pod.ended == [vm]
+
+
+async def test_a_repeat_of_an_accepted_command_gets_its_first_answer_from_any_pod() -> None:
+    events = build_store()
+    first = Pod("a", events)
+    vm = await first.start(1)
+    await run_commands(first, vm, OPEN)
+    original = (await run_commands(first, vm, deposit("d1", 5), deposit("d2", 6)))[0]
+    assert (await run_commands(first, vm, deposit("d1", 5)))[0] == original
+    second = Pod("b", events)
+    heir = await second.start(2)
+    assert (await run_commands(second, heir, deposit("d1", 5)))[0] == original
+    assert heir.get_state()["balance"] == 11
+
+
+async def test_a_repeat_that_cannot_be_looked_up_now_is_told_to_come_back() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    events.read_error = JetStreamError(500, 1, "broken")
+    reply = (await run_commands(pod, vm, OPEN))[0]
+    assert (reply.outcome, reply.retry_after_ms > 0) == ("error", True)
+
+
+async def test_a_poison_event_quarantines_the_actor_and_names_it() -> None:
+    events = build_store()
+    await append_foreign(events, ("Opened", {"owner": "alice"}))
+    await append_foreign(events, ("Stolen", {}), id="poison")
+    pod = Pod("a", events)
+    vm = await pod.start()
+    assert (vm.phase, pod.ready) == (ActorPhase.QUARANTINED, [])
+    assert "Stolen" in pod.reports[-1].message
+    assert "sequence 2" in pod.reports[-1].message
+    call = pod.send(vm, deposit("d1"))
+    assert (call.reply.outcome, call.reply.reason) == ("error", Reason.QUARANTINED)
+    await vm.stop()
+
+
+async def test_a_poison_event_of_another_writer_quarantines_a_live_actor_and_answers_everybody() -> None:
+    events = build_store(Fate.STORED, Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    calls = [pod.send(vm, deposit(f"d{number}")) for number in range(3)]
+    await settle(pod, until=lambda: events.holds)
+    await append_foreign(events, ("Stolen", {}))
+    events.release()
+    await settle(pod, until=lambda: all(call.answers for call in calls))
+    assert [call.reply.reason for call in calls] == [Reason.UNKNOWN, Reason.QUARANTINED, Reason.QUARANTINED]
+    assert vm.phase is ActorPhase.QUARANTINED
+
+
+async def test_a_full_mailbox_says_busy_at_once() -> None:
+    events = build_store(Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    first = pod.send(vm, OPEN)
+    calls = [pod.send(vm, deposit(f"d{number}")) for number in range(MAILBOX_MAX + 1)]
+    assert (calls[-1].reply.reason, calls[-1].reply.retry_after_ms > 0) == (Reason.BUSY, True)
+    events.release()
+    await settle(pod, until=lambda: all(call.answers for call in calls))
+    assert first.reply.version == 1
+    assert [call.reply.version for call in calls[:-1]] == list(range(2, MAILBOX_MAX + 2))
+    assert len(await history_of(events)) == 1 + MAILBOX_MAX // COMMANDS_MAX
+
+
+async def test_what_arrives_during_replay_waits_for_it() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = pod.build()
+    call = pod.send(vm, OPEN)
+    assert call.answers == []
+    await vm.start()
+    await settle(pod, until=lambda: bool(call.answers))
+    assert call.reply.version == 1
+
+
+async def test_a_stop_finishes_the_append_under_way_and_sends_everything_else_away() -> None:
+    events = build_store(Fate.STORED, Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    calls = [pod.send(vm, deposit(f"d{number}")) for number in range(3)]
+    async with asyncio.TaskGroup() as group:
+        stopping = group.create_task(vm.stop())
+        await settle(turns_max=10)
+        assert not stopping.done()
+        late = pod.send(vm, deposit("late"))
+        events.release()
+    assert [(call.reply.outcome, call.reply.reason) for call in calls] == [("accepted", ""), ("error", Reason.BUSY), ("error", Reason.BUSY)]
+    assert late.reply.reason == Reason.BUSY
+    assert len(events_of(await history_of(events))) == 2
+
+
+async def test_a_stop_that_learns_no_outcome_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.vm.STOP_TIMEOUT_S", 0.01)
+    events = build_store(Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    calls = [pod.send(vm, OPEN), pod.send(vm, deposit("d1"))]
+    await vm.stop()
+    await settle(pod)
+    assert [(call.reply.outcome, call.reply.reason) for call in calls] == [("error", Reason.UNKNOWN), ("error", Reason.BUSY)]
+
+
+async def test_a_stop_takes_a_snapshot_and_the_next_start_uses_it() -> None:
+    events, snapshots = build_store(), MemorySnapshotStore()
+    pod = Pod("a", events, snapshots)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN, *(deposit(f"d{number}") for number in range(9)))
+    await vm.stop()
+    assert vm.snapshot_version == 10
+    heir = await Pod("b", events, snapshots).start(2)
+    assert (heir.snapshot_version, heir.get_version(), heir.get_state()["balance"]) == (10, 10, 9)
+    assert heir.message == "replayed 0 events"
+
+
+async def test_snapshots_are_taken_every_so_many_events() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start(snapshot_every=5)
+    await run_commands(pod, vm, OPEN)
+    for number in range(12):
+        await run_commands(pod, vm, deposit(f"d{number}"))
+        await settle(pod)
+    assert vm.snapshot_version == 10
+
+
+async def test_a_snapshot_of_another_past_is_not_used() -> None:
+    events, snapshots = build_store(), MemorySnapshotStore()
+    pod = Pod("a", events, snapshots)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN, deposit("d1", 77))
+    await vm.stop()
+    other = build_store()
+    await append_foreign(other, ("Opened", {"owner": "mallory"}), ("Deposited", {"amount": 1}))
+    heir = await Pod("b", other, snapshots).start(2)
+    assert (heir.snapshot_version, heir.get_state()) == (0, {"owner": "mallory", "balance": 1, "open": True})
+
+
+async def test_an_actor_starts_without_its_snapshots_when_they_cannot_be_read() -> None:
+    class Broken(MemorySnapshotStore):
+        async def read_latest(self, actor: object, fold: str) -> None:
+            raise Disconnected("no leader")
+
+    events = build_store()
+    await append_foreign(events, ("Opened", {"owner": "alice"}))
+    vm = await Pod("a", events, Broken()).start()
+    assert (vm.phase, vm.get_version()) == (ActorPhase.READY, 1)
+
+
+async def test_the_start_waits_while_the_log_is_away() -> None:
+    events = build_store()
+    await append_foreign(events, ("Opened", {"owner": "alice"}))
+    events.away = True
+    pod = Pod("a", events)
+    vm = pod.build()
+    async with asyncio.TaskGroup() as group:
+        starting = group.create_task(vm.start())
+        await settle(turns_max=20)
+        assert (starting.done(), vm.phase) == (False, ActorPhase.REPLAYING)
+        events.away = False
+    assert (vm.phase, vm.get_version()) == (ActorPhase.READY, 1)
+
+
+async def test_a_new_model_of_equal_fold_decides_from_the_next_command_on() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN, deposit("d1", 5000))
+    stricter = compile_account_with_stricter_guard()
+    assert stricter.fold == compile_account().fold
+    vm.take_model(stricter)
+    assert outcomes(await run_commands(pod, vm, deposit("d2", 5000))) == [("rejected", 2, "TooMuch")]
+    assert vm.get_state()["balance"] == 5000
+
+
+async def test_a_model_of_another_fold_keeps_snapshots_of_its_own() -> None:
+    events, snapshots = build_store(), MemorySnapshotStore()
+    pod = Pod("a", events, snapshots)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN, deposit("d1", 3))
+    await vm.stop()
+    other = compile_account_in_other_units()
+    assert other.fold != compile_account().fold
+    heir = await Pod("b", events, snapshots).start(2, model=other)
+    assert (heir.snapshot_version, heir.get_state()["balance"]) == (0, 300)
+
+
+@pytest.mark.parametrize("error", [CommitTooLarge("too large"), JetStreamError(503, 10023, "no space")])
+async def test_an_append_that_fails_for_good_is_answered_and_the_actor_goes_on(error: Exception) -> None:
+    class Failing(FaultyEventStore):
+        fail = True
+
+        def append(self, commit: Commit) -> asyncio.Future[int]:
+            if not self.fail:
+                return super().append(commit)
+            outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            outcome.set_exception(error)
+            return outcome
+
+    events = Failing(MemoryEventStore())
+    pod = Pod("a", events)
+    vm = await pod.start()
+    reply = (await run_commands(pod, vm, OPEN))[0]
+    assert reply.outcome == "error"
+    assert "nothing was stored" in reply.message
+    events.fail = False
+    assert outcomes(await run_commands(pod, vm, OPEN)) == [("accepted", 1, "")]
+
+
+@pytest.mark.parametrize("command", [deposit("d1"), withdraw("w1", 100)], ids=["recover", "confirm"])
+async def test_a_log_that_fails_for_good_leaves_no_caller_without_an_answer(command: Command) -> None:
+    events = build_store(Fate.STORED, Fate.REFUSED)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    events.read_error = JetStreamError(404, 10059, "stream not found")
+    calls = [pod.send(vm, command), pod.send(vm, deposit("d2"))]
+    await settle(pod, until=lambda: all(call.answers for call in calls))
+    assert [(call.reply.outcome, call.reply.retry_after_ms > 0) for call in calls] == [("error", True)] * 2
+    assert len(pod.failures) == 1
+
+
+async def test_a_broken_invariant_of_the_model_leaves_no_caller_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise InternalError("the state has no field")
+
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    monkeypatch.setattr("aether_runtime.core.group.decide", broken)
+    calls = [pod.send(vm, OPEN), pod.send(vm, deposit("d1"))]
+    await settle(pod, until=lambda: all(call.answers for call in calls))
+    assert [(call.reply.outcome, call.reply.retry_after_ms > 0) for call in calls] == [("error", True)] * 2
+    assert [type(error) for error in pod.failures] == [InternalError]
+
+
+async def test_a_catch_up_that_is_interrupted_still_finds_its_own_commit() -> None:
+    """The link drops after the first of two commits was read: what was found before the drop counts."""
+    events = build_store(Fate.STORED, Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    calls = [pod.send(vm, deposit("d1", 5))]
+    await settle(pod, until=lambda: events.holds)
+    await events.inner.append(events.appends[-1])
+    await append_foreign(events, ("Deposited", {"amount": 1}), epoch=1)
+    pod.may_keep = False
+    events.away_after = 1
+    events.release()
+    async with asyncio.timeout(5):
+        while not all(call.answers for call in calls):
+            await asyncio.sleep(0.01)
+    assert (calls[0].reply.outcome, calls[0].reply.version) == ("accepted", 2)
+
+
+async def test_moved_confirmations_do_not_add_up_to_a_conflict() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    for number in range(CONFLICTS_MAX + 3):
+        await append_foreign(events, ("Deposited", {"amount": 1}), id=f"foreign-{number}")
+        assert outcomes(await run_commands(pod, vm, withdraw(f"w{number}", 1000))) == [("rejected", number + 2, "InsufficientFunds")]
+
+
+async def test_state_that_is_not_stored_is_never_shown() -> None:
+    events = build_store(Fate.STORED, Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    pod.send(vm, deposit("d1", 5))
+    await settle(pod, until=lambda: events.holds)
+    assert (vm.get_version(), vm.get_state()["balance"]) == (1, 0)
+    assert max(report.version for report in pod.reports) == 1
+    events.release()
+    await settle(pod, until=lambda: vm.get_version() == 2)
+
+
+def test_the_id_of_an_activation_names_actor_and_epoch() -> None:
+    assert Pod("a", build_store()).build(4).get_id() == "default/account/alice@4"
