@@ -287,13 +287,16 @@ class NatsConnection:
         if self._closed:
             return
         self._link.restore()
+        self._last_error = None
         self._connected_since = time.monotonic()
         self._up.set()
         logger.warning("the link to NATS is up again", extra={logs.URL: self._settings.describe_servers()})
         _notify(self._on_reconnect)
 
     def _on_error(self, error: Exception) -> None:
-        self._last_error = error
+        # What the server said explains more than the reset of the socket that follows it.
+        if self._last_error is None or isinstance(self._last_error, OSError) or not isinstance(error, OSError):
+            self._last_error = error
         if "permissions violation" in str(error).lower():
             logger.error("NATS denies a subject that we need; check the user's permissions", extra={logs.REASON: str(error)})
         else:
