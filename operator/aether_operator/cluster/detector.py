@@ -79,6 +79,7 @@ class Detector:
         self._ping_timeout_s = ping_timeout_s
         self._pinged_s: dict[PodUid, float] = {}
         self._verdicts: Mapping[PodUid, Verdict] = {}
+        self._left: set[PodUid] = set()
         self._settled = False
         self.awake_since_s = time.monotonic()
 
@@ -136,13 +137,15 @@ class Detector:
             return
         for uid, verdict in verdicts.items():
             self._log(uid, self._verdicts.get(uid), verdict)
+        self._left = {uid for uid, verdict in verdicts.items() if verdict == "leaving" or (uid in self._left and verdict != "alive")}
         self._verdicts, self._settled = verdicts, settled
         self._on_change()
 
     def _log(self, uid: PodUid, before: Verdict | None, verdict: Verdict) -> None:
         if before == verdict:
             return
-        # A pod that was never heard has nothing to lose: that it does not answer yet is no news.
-        heard = before not in (None, "starting") or verdict in ("alive", "leaving")
-        level = logging.DEBUG if not heard else logging.WARNING if verdict in ("suspect", "dead") else logging.INFO
+        # A pod that was never heard, or that said good-bye, has nothing to lose: that it does not answer is no news.
+        unheard = before in (None, "starting") and verdict not in ("alive", "leaving")
+        quiet = unheard or uid in self._left
+        level = logging.DEBUG if quiet else logging.WARNING if verdict in ("suspect", "dead") else logging.INFO
         logger.log(level, "the verdict on a pod changed", extra={logs.POD: self._pods.name_of(uid), logs.POD_UID: uid, logs.REASON: f"{before or 'new'} -> {verdict}"})
