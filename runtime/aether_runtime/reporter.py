@@ -46,6 +46,7 @@ class ReportQueue:
         self._urgent: OrderedDict[ActorId, ActorReport] = OrderedDict()
         self._versions: OrderedDict[ActorId, tuple[ActorReport, float, float]] = OrderedDict()
         self._written: dict[ActorId, ActorReport] = {}
+        self._refused: dict[ActorId, ActorReport] = {}
 
     def __len__(self) -> int:
         return len(self._urgent) + len(self._versions)
@@ -69,6 +70,7 @@ class ReportQueue:
         self._urgent.pop(actor, None)
         self._versions.pop(actor, None)
         self._written.pop(actor, None)
+        self._refused.pop(actor, None)
 
     def take(self, now_s: float) -> ActorReport | None:
         """Remove and return the report that is due; None when none is."""
@@ -87,10 +89,16 @@ class ReportQueue:
     def note_written(self, report: ActorReport) -> None:
         """Remember what was written, so that it is not written again."""
         self._written[report.desired.actor] = report
+        self._refused.pop(report.desired.actor, None)
+
+    def note_refused(self, report: ActorReport) -> None:
+        """Remember what was refused for good, so that it is said again when somebody else has changed the status."""
+        self._written.pop(report.desired.actor, None)
+        self._refused[report.desired.actor] = report
 
     def repeat(self, actor: ActorId) -> None:
-        """Write the newest report at once, though it may have been written before."""
-        report = self._written.pop(actor, None)
+        """Write the newest report at once, though it may have been written or refused before."""
+        report = self._written.pop(actor, None) or self._refused.pop(actor, None)
         if actor in self._versions:
             report = self._versions.pop(actor)[0]
         if report is not None and actor not in self._urgent:
@@ -115,7 +123,7 @@ class Reporter:
         self._wake = asyncio.Event()
         self._tokens = 0.0
         self._refilled_s = self._loop.time()
-        self._writing: set[ActorId] = set()
+        self._writing: dict[ActorId, ActorReport] = {}
         self._written_at: dict[ActorId, int] = {}
         self._overwritten_at: dict[ActorId, int] = {}
 
@@ -125,8 +133,9 @@ class Reporter:
         self._wake.set()
 
     def forget(self, actor: ActorId) -> None:
-        """Write nothing more about an actor."""
+        """Write nothing more about an actor; a write under way is left alone, and what becomes of it no longer counts."""
         self._queue.forget(actor)
+        self._writing.pop(actor, None)
         self._written_at.pop(actor, None)
         self._overwritten_at.pop(actor, None)
 
@@ -156,7 +165,7 @@ class Reporter:
                         self._tokens += 1
                         break
                     await slots.acquire()
-                    self._writing.add(report.desired.actor)
+                    self._writing[report.desired.actor] = report
                     writers.create_task(self._write(report, slots), name=f"report {report.desired.actor}")
 
     async def _wait_for_work(self) -> None:
@@ -179,18 +188,27 @@ class Reporter:
         actor = report.desired.actor
         try:
             revision = await self._sink.write(report)
-            self._queue.note_written(report)
-            self._written_at[actor] = revision
+            if self._is_current(report):
+                self._queue.note_written(report)
+                self._written_at[actor] = revision
         except RetryableError as exc:
             logger.debug("a status could not be written, trying again", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
             await asyncio.sleep(exc.retry_after_s)
-            self._requeue(report)
+            if self._is_current(report):
+                self._requeue(report)
         except PermanentError as exc:
             logger.warning("a status was refused", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+            if self._is_current(report):
+                self._queue.note_refused(report)
         finally:
-            self._writing.discard(actor)
             slots.release()
-            self._repeat_if_overwritten(actor)
+            if self._is_current(report):
+                del self._writing[actor]
+                self._repeat_if_overwritten(actor)
+
+    def _is_current(self, report: ActorReport) -> bool:
+        """Whether a write under way is still about an actor that this process holds."""
+        return self._writing.get(report.desired.actor) is report
 
     def _requeue(self, report: ActorReport) -> None:
         """Put a failed report back, unless a newer one waits already."""

@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from aether_api import logs
-from aether_api.errors import InvalidName, KubeNotFound
+from aether_api.errors import InvalidName, KubeForbidden, KubeNotFound, KubeUnavailable
 from aether_api.identity import ActorId, Epoch, PodUid
 from aether_api.v1alpha1 import Actor, ActorModel, ActorPhase, Condition
 from aether_kube.client import KubeClient
@@ -34,6 +34,10 @@ MANAGER: Final = "aether-runtime"
 
 OPERATORS_PHASES: Final = (None, ActorPhase.PENDING, ActorPhase.SCHEDULED, ActorPhase.MOVING, ActorPhase.SUSPENDED)
 """Phases that the operator writes, and none: seen on an actor that is placed here, they cover what this pod has to say."""
+
+
+FORBIDDEN_RETRY_S: Final = 1.0
+"""Seconds until a forbidden status is tried again: the operator's writes lag by a few seconds when it moves thousands."""
 
 
 class KubernetesSource:
@@ -69,9 +73,9 @@ class KubernetesSource:
         return found if found.identity == actor else None
 
     async def _read_by_spec(self, actor: ActorId) -> Actor | None:
-        query = {"fieldSelector": f"spec.model={actor.model},spec.id={actor.id}"}
-        documents = await self._client.list_all(ACTORS.path(actor.namespace), query=query)
-        found = [Actor.model_validate(document) for document in documents]
+        escaped = actor.id.replace("=", "\\=")
+        documents = await self._client.list_all(ACTORS.path(actor.namespace), query={"fieldSelector": f"spec.model={actor.model},spec.id={escaped}"})
+        found = [parsed for document in documents if (parsed := _parse_actor(document)) is not None]
         return min(found, key=lambda one: (one.metadata.creation_timestamp, one.metadata.name), default=None)
 
 
@@ -87,7 +91,12 @@ class KubernetesSink:
         desired = report.desired
         uid, known = self._conditions.get(desired.actor, ("", ()))
         conditions = settle_conditions(build_conditions(report), known if uid == desired.uid else (), now=datetime.now(UTC))
-        written = await self._client.apply(ACTORS.path(desired.actor.namespace, desired.name, "status"), build_status_document(report, conditions), field_manager=MANAGER)
+        path, document = ACTORS.path(desired.actor.namespace, desired.name, "status"), build_status_document(report, conditions)
+        try:
+            written = await self._client.apply(path, document, field_manager=MANAGER)
+        except KubeForbidden as exc:
+            # The placement may be on its way into the resource still; only the log or a release ends a VM.
+            raise KubeUnavailable(f"the status of {desired.name} is not ours to write now: {exc}", retry_after_s=FORBIDDEN_RETRY_S) from exc
         self._conditions[desired.actor] = (desired.uid, conditions)
         return int(text_at(written, "metadata", "resourceVersion") or 0)
 
@@ -141,6 +150,15 @@ def _parse_model(document: JsonObject) -> ActorModel:
         return ActorModel.model_validate(document)
     except ValidationError as exc:
         raise ValueError(describe_invalid(exc)) from exc
+
+
+def _parse_actor(document: JsonObject) -> Actor | None:
+    """Read a resource; one that by-passed the API server's checks is nobody's home."""
+    try:
+        return Actor.model_validate(document)
+    except ValidationError as exc:
+        logger.warning("a resource cannot be read and is ignored", extra={logs.REASON: describe_invalid(exc)})
+        return None
 
 
 def _tell_model(listener: DesiredListener, change: Change[ActorModel]) -> None:

@@ -74,8 +74,8 @@ class Life:
             return self.random.choice(self.commands)
         number, amount = len(self.commands), self.random.randint(1, 9)
         name = self.random.choice(("Deposit", "Deposit", "Withdraw"))
-        options = {"expected_version": self.random.randrange(20)} if self.random.random() < 0.2 else {}
-        self.commands.append(build_command(name, {"amount": amount}, id=f"c-{number}", **options))
+        expected = self.random.randrange(20) if self.random.random() < 0.2 else None
+        self.commands.append(build_command(name, {"amount": amount}, id=f"c-{number}", expected_version=expected))
         return self.commands[0] if number == 1 else self.commands[-1]
 
     async def _come_to_rest(self) -> None:

@@ -1,0 +1,121 @@
+"""Assignments over NATS: what is for this process and not out of date is carried out, everything else is answered."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from aether_api.control import Action, Assignment, AssignmentItem, AssignmentReply, AssignmentResult
+from aether_api.identity import ActorId, BootId, Epoch, PodIdentity, PodUid
+from aether_api.v1alpha1 import ActorModel
+from aether_nats.connection import NatsConnection
+from aether_runtime.assignments import Assignments
+from aether_runtime.ports import DesiredActor
+from aether_runtime.registry import VMRegistry
+from tests.histories.bank import ALICE
+
+
+class Listener:
+    """What the runtime does with the registry, and nothing else."""
+
+    def __init__(self, registry: VMRegistry) -> None:
+        self.registry = registry
+
+    def on_adopt(self, desired: DesiredActor) -> None:
+        self.registry.want(desired)
+
+    def on_release(self, actor: ActorId, epoch: Epoch) -> None:
+        self.registry.unwant(actor)
+
+    def on_model(self, model: ActorModel) -> None:
+        raise AssertionError
+
+    def on_model_gone(self, name: str) -> None:
+        raise AssertionError
+
+    def on_synced(self) -> None:
+        raise AssertionError
+
+    def on_status_overwritten(self, actor: ActorId, revision: int) -> None:
+        raise AssertionError
+
+
+class Pod:
+    def __init__(self) -> None:
+        self.registry = VMRegistry()
+        pod = PodIdentity(PodUid("uid"), BootId("boot"))
+        self.assignments = Assignments(cast("NatsConnection", None), "default", pod, self.registry, Listener(self.registry))
+
+    def take(self, *items: AssignmentItem, term: int = 1, uid: str = "uid", boot: str = "boot") -> AssignmentReply:
+        return self.assignments.take(Assignment(term, uid, boot, items))
+
+    def say(self, action: Action, epoch: int, *, term: int = 1) -> AssignmentResult:
+        return self.take(AssignmentItem(action, "alice", "u", "account", "alice", epoch, 3, 50), term=term).results[0]
+
+    def held_epoch(self) -> int | None:
+        desired = self.registry.desired.get(ALICE)
+        return None if desired is None else desired.epoch
+
+
+def test_an_adopted_actor_is_held_as_the_assignment_says() -> None:
+    pod = Pod()
+    assert pod.say("adopt", 5) == AssignmentResult("alice", "done", 5)
+    assert pod.registry.desired[ALICE] == DesiredActor(ALICE, "alice", "u", Epoch(5), 3, 50)
+
+
+def test_everything_may_be_said_twice() -> None:
+    pod = Pod()
+    assert [pod.say("adopt", 5).verdict, pod.say("adopt", 5).verdict, pod.held_epoch()] == ["done", "done", 5]
+    assert [pod.say("release", 5).verdict, pod.say("release", 5).verdict, pod.held_epoch()] == ["done", "done", None]
+
+
+def test_a_lower_epoch_than_a_known_one_is_stale_and_the_known_one_is_told() -> None:
+    pod = Pod()
+    pod.say("adopt", 5)
+    assert pod.say("adopt", 4) == AssignmentResult("alice", "stale", 5)
+    assert pod.say("release", 4) == AssignmentResult("alice", "stale", 5)
+    assert pod.held_epoch() == 5
+
+
+def test_a_placement_that_was_released_can_be_given_again() -> None:
+    """An operator that ended between the release and the new status finds the old placement there, and stands by it."""
+    pod = Pod()
+    pod.say("adopt", 5)
+    pod.say("release", 5)
+    assert (pod.say("adopt", 5).verdict, pod.held_epoch()) == ("done", 5)
+
+
+def test_a_released_actor_is_still_known_by_its_epoch() -> None:
+    pod = Pod()
+    pod.say("adopt", 5)
+    pod.say("release", 5)
+    assert (pod.say("adopt", 4), pod.held_epoch()) == (AssignmentResult("alice", "stale", 5), None)
+
+
+def test_an_older_leader_is_refused_whatever_it_says() -> None:
+    pod = Pod()
+    pod.say("adopt", 5, term=3)
+    result = pod.say("adopt", 9, term=2)
+    assert (result.verdict, result.message, pod.held_epoch()) == ("stale", "term 3 rules", 5)
+    assert pod.take(term=2).term == 3
+    assert pod.say("adopt", 9, term=3).verdict == "done"
+
+
+def test_an_assignment_for_another_process_of_the_same_pod_is_not_taken() -> None:
+    pod = Pod()
+    item = AssignmentItem("adopt", "alice", "u", "account", "alice", 5)
+    assert [result.verdict for result in pod.take(item, boot="earlier").results] == ["wrong-pod"]
+    assert [result.verdict for result in pod.take(item, uid="other").results] == ["wrong-pod"]
+    assert pod.held_epoch() is None
+
+
+def test_an_assignment_for_another_process_does_not_teach_a_term() -> None:
+    pod = Pod()
+    pod.take(term=9, boot="earlier")
+    assert pod.say("adopt", 5, term=1).verdict == "done"
+
+
+def test_an_impossible_name_is_refused_and_the_others_are_carried_out() -> None:
+    pod = Pod()
+    reply = pod.take(AssignmentItem("adopt", "bad", "u", "account", "a b", 5), AssignmentItem("adopt", "alice", "u", "account", "alice", 5))
+    assert [(result.name, result.verdict) for result in reply.results] == [("bad", "refused"), ("alice", "done")]
+    assert "a b" in reply.results[0].message

@@ -1,0 +1,119 @@
+"""What a pod makes of resources, and the status that it writes."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from aether_api.errors import KubeForbidden, KubeInvalid, RetryableError
+from aether_api.identity import Epoch, PodUid, parse_actor_id
+from aether_api.v1alpha1 import Actor, ActorPhase
+from aether_kube.client import KubeClient
+from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource, build_conditions, build_desired, build_status_document
+from aether_runtime.ports import ActorReport, DesiredActor
+from tests.histories.bank import ALICE
+
+
+def build_actor(**status: Any) -> Actor:
+    document = {"metadata": {"name": "alice", "uid": "u-1", "generation": 4}, "spec": {"model": "account", "snapshot": {"every": 7}}, "status": status}
+    return Actor.model_validate(document)
+
+
+def build_report(phase: ActorPhase = ActorPhase.READY, **changes: Any) -> ActorReport:
+    values = {"version": 3, "snapshot_version": 2, "model_version": "account@x", "reason": "Ready", "message": "", **changes}
+    return ActorReport(DesiredActor(ALICE, "alice", "u-1", Epoch(6), 4, 7), phase, **values)
+
+
+def test_what_is_desired_comes_from_spec_and_placement() -> None:
+    actor = build_actor(placement={"pod": "p", "podUID": "uid", "epoch": 6})
+    assert build_desired(actor) == DesiredActor(ALICE, "alice", "u-1", Epoch(6), 4, 7)
+
+
+def test_the_status_holds_every_field_of_the_pod_and_the_uid_of_the_resource() -> None:
+    document = build_status_document(build_report(), build_conditions(build_report()))
+    assert document["metadata"] == {"name": "alice", "namespace": "default", "uid": "u-1"}
+    status = cast("dict[str, Any]", document["status"])
+    assert {name: value for name, value in status.items() if name != "conditions"} == {
+        "observedGeneration": 4,
+        "phase": "Ready",
+        "version": 3,
+        "snapshotVersion": 2,
+        "modelVersion": "account@x",
+        "reportedEpoch": 6,
+    }
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        (build_report(), {"Ready": "True", "Replayed": "True"}),
+        (build_report(ActorPhase.REPLAYING, reason="Replaying"), {"Ready": "False", "Replayed": "False"}),
+        (build_report(ActorPhase.PASSIVE), {"Ready": "False", "Replayed": "True"}),
+        (build_report(ActorPhase.QUARANTINED, reason="Quarantined"), {"Ready": "False", "Replayed": "False", "Quarantined": "True"}),
+        (build_report(ActorPhase.STOPPING, reason="Fenced", fenced_by=Epoch(9)), {"Ready": "False", "Replayed": "False", "Fenced": "True"}),
+        (build_report(ActorPhase.SCHEDULED, reason="ModelNotFound"), {"Ready": "False", "Replayed": "False"}),
+    ],
+)
+def test_abnormal_conditions_are_there_only_while_they_are_true(report: ActorReport, expected: dict[str, str]) -> None:
+    assert {condition.type: condition.status for condition in build_conditions(report)} == expected
+
+
+def test_a_fenced_pod_reports_the_epoch_that_it_met() -> None:
+    document = build_status_document(build_report(fenced_by=Epoch(9)), ())
+    assert cast("dict[str, Any]", document["status"])["reportedEpoch"] == 9
+
+
+class Client:
+    """Answers as the API server does, as far as the adapter asks."""
+
+    def __init__(self, *, error: Exception | None = None, found: list[dict[str, Any]] | None = None) -> None:
+        self.error = error
+        self.found = found or []
+        self.queries: list[dict[str, str]] = []
+
+    async def apply(self, path: str, document: object, *, field_manager: str) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        return {"metadata": {"resourceVersion": "12"}}
+
+    async def get(self, path: str) -> dict[str, Any]:
+        from aether_api.errors import KubeNotFound
+
+        raise KubeNotFound(path)
+
+    async def list_all(self, path: str, *, query: dict[str, str]) -> list[dict[str, Any]]:
+        self.queries.append(query)
+        return self.found
+
+
+async def test_a_status_that_the_policy_forbids_is_tried_again() -> None:
+    """The pod may hear of its placement before the resource names it; the policy then refuses its status for a moment."""
+    sink = KubernetesSink(cast("KubeClient", Client(error=KubeForbidden("the placement names another pod"))))
+    with pytest.raises(RetryableError):
+        await sink.write(build_report())
+
+
+async def test_a_status_that_is_not_valid_is_given_up() -> None:
+    sink = KubernetesSink(cast("KubeClient", Client(error=KubeInvalid("no"))))
+    with pytest.raises(KubeInvalid):
+        await sink.write(build_report())
+
+
+async def test_an_id_that_means_something_to_field_selectors_is_escaped() -> None:
+    client = Client()
+    source = KubernetesSource(cast("KubeClient", client), "default", PodUid("uid"))
+    assert await source.find(parse_actor_id("default", "account", "a=b")) is None
+    assert client.queries == [{"fieldSelector": "spec.model=account,spec.id=a\\=b"}]
+
+
+async def test_of_several_resources_with_one_identity_the_oldest_counts() -> None:
+    def document(name: str, created: str, uid: str) -> dict[str, Any]:
+        placement = {"pod": "p", "podUID": uid, "epoch": 3}
+        return {"metadata": {"name": name, "creationTimestamp": created}, "spec": {"model": "account", "id": "x"}, "status": {"placement": placement}}
+
+    broken = {"metadata": {"name": "broken"}, "spec": {"model": "account", "id": "x", "unknown": 1}}
+    client = Client(found=[broken, document("b", "2026-02-01T00:00:00Z", "newer"), document("a", "2026-01-01T00:00:00Z", "older")])
+    home = await KubernetesSource(cast("KubeClient", client), "default", PodUid("uid")).find(parse_actor_id("default", "account", "x"))
+    assert home is not None
+    assert home.pod_uid == "older"

@@ -1,0 +1,237 @@
+"""Status on a budget: what is written next, and what is never written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from aether_api.errors import KubeInvalid, KubeUnavailable
+from aether_api.identity import Epoch, parse_actor_id
+from aether_api.v1alpha1 import ActorPhase
+from aether_runtime.ports import ActorReport, DesiredActor
+from aether_runtime.reporter import OVERDUE_S, QUIET_S, Reporter, ReportQueue
+
+
+def build_report(name: str = "alice", version: int = 0, phase: ActorPhase = ActorPhase.READY, epoch: int = 1) -> ActorReport:
+    return ActorReport(DesiredActor(parse_actor_id("default", "account", name), name, "u", Epoch(epoch)), phase, version, 0, "account@x", "Ready")
+
+
+def drain(queue: ReportQueue, now_s: float) -> list[ActorReport]:
+    taken = []
+    while (report := queue.take(now_s)) is not None:
+        taken.append(report)
+        queue.note_written(report)
+    return taken
+
+
+def test_the_first_report_and_every_change_of_phase_are_due_at_once() -> None:
+    queue = ReportQueue()
+    queue.put(build_report(phase=ActorPhase.REPLAYING), 0.0)
+    assert [report.phase for report in drain(queue, 0.0)] == [ActorPhase.REPLAYING]
+    queue.put(build_report(), 0.1)
+    assert [report.phase for report in drain(queue, 0.1)] == [ActorPhase.READY]
+
+
+def test_a_version_is_due_when_it_has_been_quiet() -> None:
+    queue = ReportQueue()
+    queue.put(build_report(), 0.0)
+    drain(queue, 0.0)
+    queue.put(build_report(version=1), 1.0)
+    queue.put(build_report(version=2), 1.5)
+    assert drain(queue, 1.4 + QUIET_S) == []
+    assert [report.version for report in drain(queue, 1.5 + QUIET_S)] == [2]
+
+
+def test_a_version_that_never_rests_is_written_all_the_same() -> None:
+    queue = ReportQueue()
+    queue.put(build_report(), 0.0)
+    drain(queue, 0.0)
+    written = []
+    for tick in range(1, 201):
+        queue.put(build_report(version=tick), tick / 10)
+        written += drain(queue, tick / 10)
+    assert [report.version for report in written] == pytest.approx([1 + OVERDUE_S * 10 * n + n - 1 for n in (1, 2, 3)], abs=3)
+
+
+def test_phases_go_before_versions_and_the_longest_waiting_version_first() -> None:
+    queue = ReportQueue()
+    for name in ("a", "b", "c"):
+        queue.put(build_report(name), 0.0)
+    drain(queue, 0.0)
+    queue.put(build_report("b", version=1), 1.0)
+    queue.put(build_report("a", version=1), 1.1)
+    queue.put(build_report("c", phase=ActorPhase.QUARANTINED), 1.2)
+    assert [report.desired.actor.id for report in drain(queue, 10.0)] == ["c", "b", "a"]
+
+
+def test_an_equal_report_is_not_written_again_and_takes_the_one_that_waits_with_it() -> None:
+    queue = ReportQueue()
+    queue.put(build_report(), 0.0)
+    drain(queue, 0.0)
+    queue.put(build_report(), 1.0)
+    assert len(queue) == 0
+    queue.put(build_report(version=1), 1.0)
+    queue.put(build_report(), 1.1)
+    assert (len(queue), drain(queue, 100.0)) == (0, [])
+
+
+def test_a_new_placement_is_due_at_once() -> None:
+    queue = ReportQueue()
+    queue.put(build_report(), 0.0)
+    drain(queue, 0.0)
+    queue.put(build_report(epoch=2), 0.1)
+    assert [report.desired.epoch for report in drain(queue, 0.1)] == [2]
+
+
+def test_only_the_newest_report_of_an_actor_waits() -> None:
+    queue = ReportQueue()
+    for version in range(5):
+        queue.put(build_report(version=version), 0.0)
+    assert [report.version for report in drain(queue, 0.0)] == [4]
+
+
+def test_nothing_is_written_about_an_actor_that_was_given_away() -> None:
+    queue = ReportQueue()
+    queue.put(build_report(), 0.0)
+    queue.forget(build_report().desired.actor)
+    assert (len(queue), drain(queue, 10.0)) == (0, [])
+
+
+class Sink:
+    """A sink whose writes fail as told, and then wait for `go`."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.tried: list[ActorReport] = []
+        self.written: list[ActorReport] = []
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def write(self, report: ActorReport) -> int:
+        self.tried.append(report)
+        await self.go.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        self.written.append(report)
+        return len(self.tried)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def turn(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_failed_write_is_tried_again() -> None:
+    sink = Sink(KubeUnavailable("away", retry_after_s=0.0))
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    reporter.report(build_report())
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        await until(lambda: sink.written)
+        running.cancel()
+    assert len(sink.tried) == 2
+
+
+async def test_a_newer_report_replaces_the_one_whose_write_failed() -> None:
+    sink = Sink(KubeUnavailable("away", retry_after_s=0.0))
+    sink.go.clear()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    reporter.report(build_report(version=1))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        await until(lambda: sink.tried)
+        reporter.report(build_report(version=2))
+        sink.go.set()
+        await until(lambda: sink.written)
+        running.cancel()
+    assert [report.version for report in sink.written] == [2]
+
+
+async def test_a_write_that_fails_after_the_actor_was_given_away_is_not_repeated() -> None:
+    sink = Sink(KubeUnavailable("away", retry_after_s=0.0))
+    sink.go.clear()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    reporter.report(build_report("alice"))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        await until(lambda: sink.tried)
+        reporter.forget(build_report("alice").desired.actor)
+        reporter.report(build_report("bob"))
+        sink.go.set()
+        await until(lambda: sink.written)
+        await turn()
+        running.cancel()
+    assert [report.desired.actor.id for report in sink.tried] == ["alice", "bob"]
+
+
+async def test_a_write_that_ends_after_the_actor_was_given_away_hides_nothing_later() -> None:
+    sink = Sink()
+    sink.go.clear()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    reporter.report(build_report())
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        await until(lambda: sink.tried)
+        reporter.forget(build_report().desired.actor)
+        sink.go.set()
+        await turn()
+        reporter.report(build_report())
+        await until(lambda: len(sink.written) == 2)
+        running.cancel()
+    assert len(sink.written) == 2
+
+
+async def test_a_refused_write_harms_no_other_and_is_said_again_when_the_status_was_overwritten() -> None:
+    sink = Sink(KubeInvalid("no"))
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    reporter.report(build_report("alice"))
+    reporter.report(build_report("bob"))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        await until(lambda: sink.written)
+        assert [report.desired.actor.id for report in sink.written] == ["bob"]
+        reporter.repeat(build_report("alice").desired.actor, 2)
+        await until(lambda: len(sink.written) == 2)
+        running.cancel()
+    assert sink.written[-1] == build_report("alice")
+
+
+async def test_a_status_is_repeated_only_if_it_was_overwritten_after_our_write() -> None:
+    sink = Sink()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    actor = build_report().desired.actor
+    reporter.report(build_report())
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        await until(lambda: sink.written)
+        reporter.repeat(actor, 1)
+        await turn()
+        assert len(sink.written) == 1
+        reporter.repeat(actor, 2)
+        await until(lambda: len(sink.written) == 2)
+        running.cancel()
+    assert sink.written == [build_report(), build_report()]
+
+
+async def test_the_budget_is_never_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.reporter.TICK_S", 0.001)
+    sink = Sink()
+    reporter = Reporter(sink, budget_per_s=lambda: 20.0)
+    for number in range(100):
+        reporter.report(build_report(f"a{number}"))
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        while len(sink.written) < 4:
+            await asyncio.sleep(0.005)
+        running.cancel()
+    assert len(sink.written) <= 1 + (loop.time() - began_s) * 20

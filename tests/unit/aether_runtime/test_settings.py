@@ -1,0 +1,68 @@
+"""The settings of a runtime process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aether_api.errors import SettingsInvalid
+from aether_runtime.settings import read_settings
+
+FOLDER = {"AETHER_FOLDER": "/somewhere"}
+
+
+def test_a_folder_is_all_that_a_person_must_name() -> None:
+    settings = read_settings(FOLDER)
+    assert (settings.source, settings.folder, settings.namespace, settings.pool, settings.nats_url) == ("folder", Path("/somewhere"), "default", "default", "nats://127.0.0.1:4222")
+
+
+def test_what_the_command_line_says_wins_and_what_it_leaves_out_does_not() -> None:
+    settings = read_settings(FOLDER | {"AETHER_NAMESPACE": "bank", "AETHER_HTTP_PORT": "9000"}, namespace="shop", http_port=None, nats_url="nats://n:1")
+    assert (settings.namespace, settings.http_port, settings.nats_url) == ("shop", 9000, "nats://n:1")
+
+
+def test_without_a_folder_it_says_what_to_do() -> None:
+    with pytest.raises(SettingsInvalid, match="AETHER_FOLDER"):
+        read_settings({})
+    assert read_settings({"AETHER_SOURCE": "kubernetes"}).source == "kubernetes"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AETHER_SOURCE", "cloud"),
+        ("AETHER_NAMESPACE", "a.b"),
+        ("AETHER_NAMESPACE", "Bank"),
+        ("AETHER_POOL", "*"),
+        ("AETHER_POD_UID", "a b"),
+        ("AETHER_POD_UID", "a.b"),
+        ("AETHER_EVENT_PARTITIONS", "0"),
+        ("AETHER_EVENT_PARTITIONS", "65"),
+        ("AETHER_HTTP_PORT", "many"),
+        ("AETHER_HTTP_PORT", "70000"),
+        ("AETHER_STATUS_BUDGET", "0"),
+        ("AETHER_LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_wrong_variable_is_named(variable: str, value: str) -> None:
+    with pytest.raises(SettingsInvalid, match=variable):
+        read_settings(FOLDER | {variable: value})
+
+
+def test_all_wrong_variables_are_named_at_once() -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        read_settings(FOLDER | {"AETHER_POOL": "*", "AETHER_HTTP_PORT": "x"})
+    assert "AETHER_POOL" in str(caught.value)
+    assert "AETHER_HTTP_PORT" in str(caught.value)
+
+
+def test_every_process_has_a_boot_id_of_its_own() -> None:
+    settings = read_settings(FOLDER | {"AETHER_POD_UID": "uid-1"})
+    first, second = settings.build_identity(), settings.build_identity()
+    assert first.uid == second.uid == "uid-1"
+    assert first.boot_id != second.boot_id
+
+
+def test_variables_of_others_are_ignored() -> None:
+    assert read_settings(FOLDER | {"AETHER_FROM_THE_FUTURE": "1", "PATH": "/bin"}).pool == "default"
