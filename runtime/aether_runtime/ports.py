@@ -95,6 +95,10 @@ class DesiredListener(Protocol):
         """A model was deleted."""
         ...
 
+    def on_synced(self) -> None:
+        """Every model that there was has been told; what is not known now does not exist."""
+        ...
+
     def on_adopt(self, desired: DesiredActor) -> None:
         """This process shall hold the actor; idempotent."""
         ...

@@ -103,6 +103,9 @@ class Router:
 
     def serve(self, command: Command, answer: Answer) -> None:
         """Find the actor of a command and have it answered, whatever that takes within the deadline."""
+        if not self._runtime.is_running:
+            answer(build_error(Reason.BUSY, "this process is stopping; send the command again with the same id", command_id=command.id, retry_after_ms=MOVING_RETRY_MS))
+            return
         if self._calls >= CALLS_MAX:
             answer(build_error(Reason.BUSY, f"{CALLS_MAX} calls look for their actors already", command_id=command.id, retry_after_ms=MOVING_RETRY_MS))
             return
@@ -163,6 +166,8 @@ class Router:
     def _route_on_demand(self, command: Command) -> Route:
         actor = command.actor
         model = self._runtime.find_model(actor.model)
+        if model is None and not self._runtime.is_synced:
+            return LookAgain()
         if model is None:
             return Refuse(build_error(Reason.UNKNOWN_MODEL, f"there is no accepted ActorModel {actor.model} in namespace {actor.namespace}", command_id=command.id))
         if not model.on_demand:

@@ -99,6 +99,7 @@ class Runtime(VmListener):
         self._loop = asyncio.get_running_loop()
         self._models: dict[str, CompiledModel] = {}
         self._refused: dict[str, str] = {}
+        self._synced = False
         self._subscriptions: dict[ActorId, Subscription] = {}
         self._starting: dict[ActorId, asyncio.Task[None]] = {}
         self._fenced: dict[ActorId, Epoch] = {}
@@ -232,6 +233,10 @@ class Runtime(VmListener):
         self._models.pop(name, None)
         self._refused.pop(name, None)
 
+    def on_synced(self) -> None:
+        """From now on a model that is not known does not exist."""
+        self._synced = True
+
     def on_adopt(self, desired: DesiredActor) -> None:
         """Hold an actor; an older placement than a known one is ignored."""
         if desired.epoch >= self.registry.known_epoch(desired.actor):
@@ -252,6 +257,16 @@ class Runtime(VmListener):
         if actor in self.registry.desired:
             self._reporter.repeat(actor, revision)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether work can be started."""
+        return self._tasks is not None
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether all models are known that there are."""
+        return self._synced
+
     def find_model(self, name: str) -> CompiledModel | None:
         """Return a model that compiled."""
         return self._models.get(name)
@@ -271,8 +286,10 @@ class Runtime(VmListener):
         self._subscriptions[actor] = self._ports.connection.subscribe(command_wildcard(actor), lambda message: self.router.on_direct(vm, message), OWN_QUEUE)
 
     def on_ended(self, vm: VirtualMachine) -> None:
-        """A newer owner exists: hold the actor no longer, until a newer placement names us."""
+        """A newer owner exists: hold the actor no longer, until a newer placement names us, or without a resource the next call."""
         self._fenced[vm.get_actor_id()] = vm.desired.epoch
+        if not vm.desired.name:
+            self.registry.unwant(vm.get_actor_id())
         self._drop(vm)
 
     def on_failed(self, vm: VirtualMachine, error: Exception) -> None:
@@ -388,8 +405,10 @@ class Runtime(VmListener):
                 stops.create_task(stop(vm), name=f"stop {vm.get_actor_id()}")
 
     def _drop(self, vm: VirtualMachine) -> None:
-        self.registry.remove(vm)
-        self._drop_subscription(vm.get_actor_id())
+        """Forget a VM, and its subscription unless another VM has taken its place."""
+        if self.registry.get(vm.get_actor_id()) is vm:
+            self.registry.remove(vm)
+            self._drop_subscription(vm.get_actor_id())
 
     def _drop_subscription(self, actor: ActorId) -> None:
         subscription = self._subscriptions.pop(actor, None)

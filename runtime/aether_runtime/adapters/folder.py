@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -17,7 +19,7 @@ from pydantic import ValidationError
 
 from aether_api import logs
 from aether_api.errors import InvalidName, SettingsInvalid
-from aether_api.identity import ActorId, Epoch, PodUid
+from aether_api.identity import ActorId, Epoch, PodUid, check_name
 from aether_api.v1alpha1 import Actor, ActorModel
 from aether_api.v1alpha1.meta import API_VERSION
 from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Home
@@ -44,12 +46,13 @@ class FolderSource:
 
     async def run(self, listener: DesiredListener) -> None:
         """Tell of everything in the folder and of every change, until cancelled."""
-        seen: dict[Path, tuple[int, int]] = {}
+        seen: Mapping[Path, tuple[int, int]] | None = None
         while True:
-            stamps = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(self._folder.glob("*.y*ml"))}
+            stamps = _read_stamps(self._folder)
             if stamps != seen:
                 seen = stamps
                 self._take(listener, *read_manifests(self._folder, self._namespace))
+                listener.on_synced()
             await asyncio.sleep(POLL_S)
 
     async def find(self, actor: ActorId) -> Home | None:
@@ -103,27 +106,46 @@ def read_manifests(folder: Path, namespace: str) -> tuple[list[ActorModel], list
     return models, actors
 
 
+def _read_stamps(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Return time and size of each manifest; a file that vanishes meanwhile is not there."""
+    stamps: dict[Path, tuple[int, int]] = {}
+    for path in sorted(folder.glob("*.y*ml")):
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            stamps[path] = (found.st_mtime_ns, found.st_size)
+    return stamps
+
+
 def _read_documents(path: Path) -> list[dict[str, Any]]:
     try:
         documents: list[Any] = list(yaml.safe_load_all(path.read_text()))
-    except yaml.YAMLError as exc:
-        logger.error("a manifest is not YAML", extra={logs.NAME: path.name, logs.REASON: str(exc)})
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as exc:
+        logger.error("a manifest cannot be read", extra={logs.NAME: path.name, logs.REASON: str(exc)})
         return []
-    return [cast("dict[str, Any]", document) for document in documents if isinstance(document, dict) and API_VERSION in document.values()]
+    return [cast("dict[str, Any]", document) for document in documents if isinstance(document, dict) and document.get("apiVersion") == API_VERSION]
 
 
 def _parse(path: Path, document: dict[str, Any], namespace: str) -> ActorModel | Actor | None:
-    document = {**document, "metadata": {"namespace": namespace, **document.get("metadata", {})}}
-    if document["metadata"]["namespace"] != namespace:
-        return None
+    metadata = document.get("metadata")
+    if isinstance(metadata, dict):
+        document = {**document, "metadata": {"namespace": namespace, **metadata}}
     try:
-        if document.get("kind") == "ActorModel":
-            return ActorModel.model_validate(document)
-        if document.get("kind") == "Actor":
-            actor = Actor.model_validate(document)
-            return actor if actor.identity else None
+        parsed = _read_kind(document)
+        return parsed if parsed is not None and parsed.metadata.namespace == namespace else None
     except (ValidationError, InvalidName) as exc:
         logger.error("a manifest is not valid and is ignored", extra={logs.NAME: path.name, logs.REASON: describe_invalid(exc)})
+        return None
+
+
+def _read_kind(document: dict[str, Any]) -> ActorModel | Actor | None:
+    """Read a document of a kind that a runtime holds, its names included."""
+    if document.get("kind") == "ActorModel":
+        model = ActorModel.model_validate(document)
+        check_name("metadata.name", model.metadata.name)
+        return model
+    if document.get("kind") == "Actor":
+        actor = Actor.model_validate(document)
+        return actor if actor.identity else None
     return None
 
 

@@ -56,6 +56,8 @@ class KubernetesSource:
         async with asyncio.TaskGroup() as informers:
             informers.create_task(models.run(), name="informer of models")
             informers.create_task(actors.run(), name="informer of actors")
+            await models.synced.wait()
+            listener.on_synced()
 
     async def find(self, actor: ActorId) -> Home | None:
         """Look the actor's resource up: by its name, which is the id of most actors, else by its spec."""
