@@ -1,0 +1,101 @@
+"""The contract of the store of snapshots, on memory and on JetStream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from aether_api.commit_index import NO_COMMITS
+from aether_api.identity import ActorId, Epoch, parse_actor_id
+from aether_nats.connection import NatsConnection
+from aether_nats.embedded import EmbeddedServer
+from aether_nats.jetstream import JetStream
+from aether_nats.journal import Journal
+from aether_nats.settings import NatsSettings
+from aether_nats.streams import StreamPlan, ensure_streams
+from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
+from aether_runtime.adapters.memory import MemoryEventStore, MemorySnapshotStore
+from aether_runtime.core.history import History, Position
+from aether_runtime.core.snapshots import Snapshot, build_snapshot
+from aether_runtime.core.window import CommandWindow
+from aether_runtime.ports import EventStore, SnapshotStore
+from tests.histories.bank import compile_account
+
+ALICE, BOB = parse_actor_id("default", "account", "alice"), parse_actor_id("default", "account", "bob")
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+async def stores(request: pytest.FixtureRequest) -> AsyncIterator[tuple[SnapshotStore, EventStore]]:
+    if request.param == "memory":
+        memory = MemorySnapshotStore()
+        yield memory, MemoryEventStore(memory)
+        return
+    async with EmbeddedServer.start() as server:
+        connection = await NatsConnection.open(NatsSettings((server.url,)))
+        try:
+            layout = await ensure_streams(connection, "default", StreamPlan(partitions=1))
+            yield JetStreamSnapshotStore(JetStream(connection)), Journal(JetStream(connection), layout.partitions)
+        finally:
+            await connection.close()
+
+
+@pytest.fixture
+def snapshots(stores: tuple[SnapshotStore, EventStore]) -> SnapshotStore:
+    return stores[0]
+
+
+def build(version: int, **state: Any) -> Snapshot:
+    window = CommandWindow([(2**63 + version, version, 1_782_907_200.25)])
+    position = Position(version, version * 10, NO_COMMITS.appended(version * 10), 0, f"c-{version}", "2026-07-01T12:00:00.000000Z")
+    return build_snapshot(History(compile_account(), position, {"owner": "alice", "balance": version, "open": True, **state}, window))
+
+
+async def version_of(snapshots: SnapshotStore, actor: ActorId = ALICE, fold: str = compile_account().fold) -> int | None:
+    body = await snapshots.read_latest(actor, fold)
+    return None if body is None else body.version
+
+
+async def test_there_is_none_at_first(snapshots: SnapshotStore) -> None:
+    assert await version_of(snapshots) is None
+
+
+async def test_a_snapshot_comes_back_whole(snapshots: SnapshotStore) -> None:
+    await snapshots.write(ALICE, build(3))
+    body = await snapshots.read_latest(ALICE, compile_account().fold)
+    assert body is not None
+    assert (body.state, body.version, body.sequence, body.n, body.incarnation, body.commit_id) == ({"owner": "alice", "balance": 3, "open": True}, 3, 30, 0, 0, "c-3")
+    assert body.window == [(2**63 + 3, 3, 1_782_907_200.25)]
+
+
+async def test_the_newest_counts(snapshots: SnapshotStore) -> None:
+    for version in (1, 2, 3):
+        await snapshots.write(ALICE, build(version))
+    assert await version_of(snapshots) == 3
+
+
+async def test_actors_and_folds_have_snapshots_of_their_own(snapshots: SnapshotStore) -> None:
+    await snapshots.write(ALICE, build(3))
+    await snapshots.write(ALICE, replace(build(5), fold="another"))
+    assert (await version_of(snapshots), await version_of(snapshots, fold="another"), await version_of(snapshots, BOB)) == (3, 5, None)
+
+
+async def test_a_broken_snapshot_is_ignored(snapshots: SnapshotStore) -> None:
+    await snapshots.write(ALICE, replace(build(3), payload=b"garbage"))
+    assert await version_of(snapshots) is None
+
+
+async def test_a_purge_takes_the_snapshots_of_all_folds_with_it(stores: tuple[SnapshotStore, EventStore]) -> None:
+    snapshots, events = stores
+    await snapshots.write(ALICE, build(3))
+    await snapshots.write(ALICE, replace(build(3), fold="another"))
+    await snapshots.write(BOB, build(4))
+    await events.purge(ALICE, epoch=Epoch(1), writer="operator")
+    assert (await version_of(snapshots), await version_of(snapshots, fold="another"), await version_of(snapshots, BOB)) == (None, None, 4)
+
+
+async def test_a_large_state_fits(snapshots: SnapshotStore) -> None:
+    await snapshots.write(ALICE, build(3, owner="x" * 1_000_000))
+    assert await version_of(snapshots) == 3
