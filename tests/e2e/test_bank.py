@@ -92,7 +92,7 @@ async def test_a_pod_killed_under_load_loses_nothing_and_its_actors_answer_elsew
             assert (await client.send(bank.actor(name), "Open", {"owner": name})).outcome == "accepted"
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_send_all(bank, client, names, traffic), name="traffic")
-            tasks.create_task(_kill_a_pod(bank, traffic), name="kill")
+            tasks.create_task(_kill_a_pod(bank, names, traffic), name="kill")
         await _probe_all(bank, client, names, traffic)
         logs = {name: await bank.read_events(connection, name) for name in names}
 
@@ -119,10 +119,10 @@ async def _send_all(bank: Bank, client: CommandClient, names: list[str], traffic
             workers.create_task(work(), name=f"client {number}")
 
 
-async def _kill_a_pod(bank: Bank, traffic: Traffic) -> None:
+async def _kill_a_pod(bank: Bank, names: list[str], traffic: Traffic) -> None:
     await traffic.enough.wait()
-    placed = Counter(actor["status"]["placement"]["pod"] for actor in (await asyncio.to_thread(bank.read, "actors"))["items"])
-    traffic.victim = next(pod for pod, _ in placed.most_common() if pod)
+    actors = (await asyncio.to_thread(bank.read, "actors", *names))["items"]
+    traffic.victim = Counter(actor["status"]["placement"]["pod"] for actor in actors).most_common(1)[0][0]
     traffic.killed_at = time.monotonic()
     await asyncio.to_thread(bank.kubectl, "delete", "pod", traffic.victim, "--grace-period=0", "--force", "--wait=false")
 
