@@ -155,6 +155,16 @@ class JetStream:
         """Read one message by its sequence from any replica; None when it is not there."""
         return stored_of(await self._direct(stream, b'{"seq":%d}' % sequence))
 
+    async def leader_message(self, stream: str, sequence: int) -> StoredMessage | None:
+        """Read one message by its sequence from the stream's leader: for what a replica may not have yet."""
+        try:
+            answer = await self._call(f"STREAM.MSG.GET.{stream}", {"seq": sequence}, _leader_decoder)
+        except JetStreamError as exc:
+            if exc.error_code == ERROR_NO_MESSAGE:
+                return None
+            raise
+        return answer.stored()
+
     async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[StoredMessage | None]:
         """Read messages by their sequences, pipelined, in the order of `sequences`."""
         subject, found = f"{API}.DIRECT.GET.{stream}", list[StoredMessage | None]()

@@ -16,6 +16,9 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from aether_api import logs
@@ -26,7 +29,6 @@ from aether_api.errors import (
     Backpressure,
     CommitTooLarge,
     Disconnected,
-    InternalError,
     InvalidEnvelope,
     NoResponders,
     PayloadTooLarge,
@@ -56,7 +58,30 @@ BATCH_COMMITS: Final = 256
 PURGE_ATTEMPTS_MAX: Final = 5
 """Tries to place a tombstone while another writer still appends; each lost race means that a live VM made progress."""
 
-UNKNOWN_OUTCOMES: Final = (RequestTimeout, Disconnected, StreamUnavailable, NoResponders, Backpressure)
+UNKNOWN_OUTCOMES: Final = (RequestTimeout, Disconnected, StreamUnavailable, NoResponders, Backpressure, InvalidEnvelope)
+"""What does not tell whether an append was stored, if it was sent at all."""
+
+
+@dataclass(slots=True)
+class _Append:
+    """An append under way; `may_be_stored` after a try whose outcome is unknown."""
+
+    commit: Commit
+    subject: str
+    headers: bytes
+    payload: bytes
+    outcome: asyncio.Future[int]
+    may_be_stored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Where an actor's log ends: the last sequence, the last incarnation, the highest epoch."""
+
+    sequence: int
+    incarnation: int
+    epoch: Epoch
+    tombstone: bool = False
 
 
 class Journal:
@@ -77,7 +102,7 @@ class Journal:
         """
         outcome: asyncio.Future[int] = self._loop.create_future()
         headers, payload = encode_commit(commit)
-        self._send(commit, event_subject(commit.actor, self._partitions), headers, payload, outcome)
+        self._send(_Append(commit, event_subject(commit.actor, self._partitions), headers, payload, outcome))
         return outcome
 
     async def read_head(self, actor: ActorId) -> StoredCommit | None:
@@ -99,10 +124,19 @@ class Journal:
         Raises:
             InvalidEnvelope: the log does not hold what the index names, and a scan did not find it either.
         """
-        sequences = await self._find_sequences(actor, head, from_n)
-        for start in range(0, len(sequences), BATCH_COMMITS):
-            found = await self._read_sequences(actor, sequences[start : start + BATCH_COMMITS])
-            yield [_expect(actor, sequence, commit) for sequence, commit in zip(sequences[start:], found, strict=False)]
+        sequences, scanned = await self._find_sequences(actor, head, from_n)
+        next_n = from_n
+        while next_n < head.n:
+            start = next_n - from_n
+            wanted = sequences[start : start + BATCH_COMMITS]
+            commits = _check_run(await self._read_sequences(actor, wanted), next_n, head.incarnation)
+            if commits:
+                yield commits
+                next_n += len(commits)
+            elif scanned:
+                raise InvalidEnvelope(f"{actor}: commit {next_n} is missing from the log")
+            else:
+                sequences, scanned = sequences[:start] + await self._scan(actor, head, next_n), True
         if head.n >= from_n:
             yield [head]
 
@@ -113,90 +147,112 @@ class Journal:
             VersionConflictError: a live writer kept winning; try again.
         """
         for _ in range(PURGE_ATTEMPTS_MAX):
-            head = await self.read_head(actor)
-            if head is None:
+            end = await self._find_end(actor)
+            if end is None:
                 break
-            if head.tombstone and head.epoch >= epoch:
-                await self._delete_before_head(actor)
+            if end.tombstone and end.epoch >= epoch:
+                await self._delete_before(actor, end.sequence)
                 break
             tombstone = build_tombstone(
-                id=secrets.token_hex(8), actor=actor, expected_sequence=head.sequence, epoch=max(epoch, head.epoch), pod=writer, incarnation=head.incarnation + 1
+                id=secrets.token_hex(8), actor=actor, expected_sequence=end.sequence, epoch=max(epoch, end.epoch), pod=writer, incarnation=end.incarnation + 1
             )
             try:
-                await self.append(tombstone)
+                await self._delete_before(actor, await self.append(tombstone))
+                break
             except VersionConflictError:
                 continue
-            await self._delete_before_head(actor)
-            break
         else:
             raise VersionConflictError(str(actor), 0, 0)
         await self._js.purge(snapshot_stream(actor.namespace), snapshot_wildcard(actor))
 
-    async def _delete_before_head(self, actor: ActorId) -> None:
-        await self._js.purge(event_stream(actor.namespace, partition_of(actor, self._partitions)), event_subject(actor, self._partitions), keep=1)
-
-    def _send(self, commit: Commit, subject: str, headers: bytes, payload: bytes, outcome: asyncio.Future[int]) -> None:
-        if outcome.done():
-            return
-
-        def again() -> None:
-            self.resent += 1
-            self._send(commit, subject, headers, payload, outcome)
-
-        def settle(answer: asyncio.Future[Message]) -> None:
-            if outcome.done():
-                if not answer.cancelled():
-                    answer.exception()
-                return
-            try:
-                outcome.set_result(ack_of(answer.result()).sequence)
-            except UNKNOWN_OUTCOMES as exc:
-                logger.debug("the outcome of an append is unknown, sending it again", extra={logs.ACTOR_ID: str(commit.actor), logs.REASON: str(exc)})
-                self._loop.call_later(0.0 if isinstance(exc, RequestTimeout) else APPEND_RETRY_S, again)
-            except AetherError as exc:
-                outcome.set_exception(_translate(commit, exc))
-
+    async def _find_end(self, actor: ActorId) -> _End | None:
+        """Return where the actor's log ends, even if it ends with something that is no commit."""
+        message = await self._js.message_by_last(event_stream(actor.namespace, partition_of(actor, self._partitions)), event_subject(actor, self._partitions))
+        if message is None:
+            return None
         try:
-            self._js.connection.request(subject, payload, headers, APPEND_TIMEOUT_S).add_done_callback(settle)
-        except (Disconnected, Backpressure):
-            self._loop.call_later(APPEND_RETRY_S, again)
+            head = _decode(message)
+            return _End(head.sequence, head.incarnation, head.epoch, head.tombstone)
+        except InvalidEnvelope:
+            commits = await self._walk(actor, message.sequence)
+            return _End(message.sequence, max((commit.incarnation for commit in commits), default=0), max((commit.epoch for commit in commits), default=Epoch(0)))
+
+    async def _delete_before(self, actor: ActorId, sequence: int) -> None:
+        """Delete what lies before a tombstone; never the newest but one, since a new life may have begun meanwhile."""
+        stream = event_stream(actor.namespace, partition_of(actor, self._partitions))
+        await self._js.purge(stream, event_subject(actor, self._partitions), before_sequence=sequence)
+
+    def _send(self, append: _Append) -> None:
+        if append.outcome.done():
+            return
+        try:
+            self._js.connection.request(append.subject, append.payload, append.headers, APPEND_TIMEOUT_S).add_done_callback(partial(self._settle, append))
         except AetherError as exc:
-            outcome.set_exception(_translate(commit, exc))
+            self._fail(append, exc, sent=False)
+
+    def _settle(self, append: _Append, answer: asyncio.Future[Message]) -> None:
+        if append.outcome.done():
+            if not answer.cancelled():
+                answer.exception()
+            return
+        try:
+            append.outcome.set_result(ack_of(answer.result()).sequence)
+        except AetherError as exc:
+            self._fail(append, exc, sent=True)
+
+    def _fail(self, append: _Append, error: AetherError, *, sent: bool) -> None:
+        """Send the append again unless it is known that it was not stored: then nothing but an ack or a conflict settles it."""
+        unknown = isinstance(error, UNKNOWN_OUTCOMES)
+        append.may_be_stored |= unknown and sent
+        if isinstance(error, WrongLastSequence) or not (unknown or append.may_be_stored):
+            append.outcome.set_exception(_translate(append.commit, error))
+            return
+        self.resent += sent
+        logger.debug("the outcome of an append is unknown, sending it again", extra={logs.ACTOR_ID: str(append.commit.actor), logs.REASON: str(error)})
+        self._loop.call_later(0.0 if isinstance(error, RequestTimeout) else APPEND_RETRY_S, self._send, append)
 
     async def _read_sequences(self, actor: ActorId, sequences: Sequence[int]) -> list[StoredCommit | None]:
+        """Read the actor's commits at some sequences; what a replica does not have yet, the leader has."""
         stream = event_stream(actor.namespace, partition_of(actor, self._partitions))
         subject = event_subject(actor, self._partitions)
         messages = await self._js.messages_by_sequence(stream, sequences)
+        for place, message in enumerate(messages):
+            if message is None:
+                messages[place] = await self._js.leader_message(stream, sequences[place])
         return [_decode(message) if message is not None and message.subject == subject else None for message in messages]
 
-    async def _find_sequences(self, actor: ActorId, head: StoredCommit, from_n: int) -> list[int]:
-        """Return the sequences of the commits [from_n, head.n), oldest first, by expanding blocks in rounds."""
+    async def _find_sequences(self, actor: ActorId, head: StoredCommit, from_n: int) -> tuple[list[int], bool]:
+        """Return the sequences of the commits [from_n, head.n), oldest first, and whether it took a scan to find them."""
         known: dict[int, int] = {}
-        pending = [block for block in head.index().blocks() if block.last >= from_n]
-        while pending:
-            known.update((block.last, block.sequence) for block in pending)
-            closed = [block for block in pending if block.first < block.last]
-            commits = await self._read_sequences(actor, [block.sequence for block in closed])
-            if any(commit is None for commit in commits):
-                return await self._scan(actor, head, from_n)
-            pending = _expand(closed, commits, from_n)
-        if len(known) != max(0, head.n - from_n):
-            raise InternalError(f"{actor}: the index of commit {head.n} names {len(known)} commits from {from_n} on")
-        return [known[n] for n in sorted(known)]
+        try:
+            pending = [block for block in head.index().blocks() if block.last >= from_n]
+            while pending:
+                known.update((block.last, block.sequence) for block in pending)
+                closed = [block for block in pending if block.first < block.last]
+                pending = _expand(closed, await self._read_sequences(actor, [block.sequence for block in closed]), from_n)
+        except InvalidEnvelope as exc:
+            logger.debug("the commit index cannot be used", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+            return await self._scan(actor, head, from_n), True
+        return [known[n] for n in sorted(known)], False
 
     async def _scan(self, actor: ActorId, head: StoredCommit, from_n: int) -> list[int]:
         """Find commits by walking the subject: slow for everybody, so only where the index is broken."""
         self.scans += 1
         logger.warning("the commit index is broken, scanning the actor's subject", extra={logs.ACTOR_ID: str(actor), logs.SEQUENCE: head.sequence})
+        return [commit.sequence for commit in await self._walk(actor, head.sequence) if commit.incarnation == head.incarnation and commit.n >= from_n]
+
+    async def _walk(self, actor: ActorId, end: int) -> list[StoredCommit]:
+        """Return every commit of the actor before the sequence `end`, without its events; what is no commit is left out."""
         stream = event_stream(actor.namespace, partition_of(actor, self._partitions))
-        sequences: list[int] = []
+        commits: list[StoredCommit] = []
         next_sequence = 1
         while True:
             batch, _ = await self._js.read_batch(stream, event_subject(actor, self._partitions), next_sequence, BATCH_COMMITS)
-            older = [commit for commit in map(_decode, batch) if commit.sequence < head.sequence and commit.incarnation == head.incarnation and commit.n >= from_n]
-            sequences += [commit.sequence for commit in older]
-            if not batch or batch[-1].sequence >= head.sequence:
-                return sequences
+            for message in batch:
+                with suppress(InvalidEnvelope):
+                    commits += [replace(_decode(message), payload=b"")] if message.sequence < end else []
+            if not batch or batch[-1].sequence >= end:
+                return commits
             next_sequence = batch[-1].sequence + 1
 
 
@@ -206,21 +262,27 @@ async def purge_actor(connection: NatsConnection, partitions: int, actor: ActorI
 
 
 def _expand(closed: Sequence[Block], commits: Sequence[StoredCommit | None], from_n: int) -> list[Block]:
+    """Return the blocks inside closed ones, from the commits that end them.
+
+    Raises:
+        InvalidEnvelope: one of them is not the commit that ends its block.
+    """
     inner: list[Block] = []
     for block, commit in zip(closed, commits, strict=True):
-        if commit is not None:
-            inner += [found for found in inner_blocks(block, commit.index()) if found.last >= from_n]
+        if commit is None or commit.n != block.last:
+            raise InvalidEnvelope(f"sequence {block.sequence} does not hold commit {block.last}")
+        inner += [found for found in inner_blocks(block, commit.index()) if found.last >= from_n]
     return inner
+
+
+def _check_run(commits: Sequence[StoredCommit | None], first_n: int, incarnation: int) -> list[StoredCommit]:
+    """Return the commits if they are those from `first_n` on, else nothing."""
+    found = [commit for commit in commits if commit is not None and commit.incarnation == incarnation]
+    return found if len(found) == len(commits) and [commit.n for commit in found] == list(range(first_n, first_n + len(found))) else []
 
 
 def _decode(message: StoredMessage) -> StoredCommit:
     return decode_commit(message.sequence, message.raw_headers, message.payload)
-
-
-def _expect(actor: ActorId, sequence: int, commit: StoredCommit | None) -> StoredCommit:
-    if commit is None:
-        raise InvalidEnvelope(f"{actor}: the commit at sequence {sequence} is missing from the log")
-    return commit
 
 
 def _translate(commit: Commit, error: AetherError) -> AetherError:

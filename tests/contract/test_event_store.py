@@ -57,7 +57,18 @@ async def append(store: EventStore, *, actor: ActorId = ALICE, count: int = 1, e
         commit = build_commit(head, actor=actor, events=events)
         sequence = await store.append(commit)
         head = StoredCommit(
-            commit.id, sequence, commit.index.n, commit.index.encode(), commit.first_version, commit.last_version, commit.epoch, commit.pod, commit.model, commit.incarnation, False, commit.payload
+            commit.id,
+            sequence,
+            commit.index.n,
+            commit.index.encode(),
+            commit.first_version,
+            commit.last_version,
+            commit.epoch,
+            commit.pod,
+            commit.model,
+            commit.incarnation,
+            False,
+            commit.payload,
         )
     assert head is not None
     return head
@@ -123,7 +134,7 @@ async def test_an_identical_resend_is_refused_and_the_tail_holds_its_id(events: 
     with pytest.raises(VersionConflictError):
         await events.append(commit)
     await append(events, count=40)
-    assert [found.id for found in await read(events, from_n=commit.index.n)][0] == "mine"
+    assert (await read(events, from_n=commit.index.n))[0].id == "mine"
 
 
 async def test_of_many_appends_at_once_one_is_stored(events: EventStore) -> None:

@@ -70,7 +70,7 @@ class History:
         except (InvalidEnvelope, PermanentError) as exc:
             raise EventInvalid(f"sequence {commit.sequence}, versions {commit.first_version} to {commit.last_version}: {exc}") from exc
         last_time = events[-1].time if events else self.position.last_time
-        self.accept(Position(commit.last_version, commit.sequence, commit.next_index(), commit.incarnation, commit.id, last_time), events, state)
+        self.accept(Position(commit.last_version, commit.sequence, self.position.index.appended(commit.sequence), commit.incarnation, commit.id, last_time), events, state)
         return events
 
     def accept(self, position: Position, events: list[Event], state: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class History:
     def _restart(self, commit: StoredCommit) -> None:
         self.state = self.model.initial_state()
         self.window = CommandWindow()
-        self.position = Position(0, commit.sequence, commit.next_index(), commit.incarnation, commit.id, "")
+        self.position = Position(0, commit.sequence, NO_COMMITS.appended(commit.sequence), commit.incarnation, commit.id, "")
 
     def _check_follows(self, commit: StoredCommit) -> None:
         position = self.position

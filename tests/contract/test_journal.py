@@ -1,0 +1,247 @@
+"""What the log on JetStream promises beyond the port: unknown outcomes, stale replicas, broken indexes, races with a purge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+import pytest
+
+from aether_api.commit_index import NO_COMMITS, CommitIndex
+from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, join_events
+from aether_api.errors import AetherError, CommitTooLarge, Disconnected, InvalidEnvelope, JetStreamError, PayloadTooLarge, RequestTimeout, VersionConflictError
+from aether_api.identity import Epoch, parse_actor_id
+from aether_api.subjects import event_subject
+from aether_nats.connection import NatsConnection
+from aether_nats.embedded import EmbeddedServer
+from aether_nats.jetstream import JetStream
+from aether_nats.jetstream_wire import StoredMessage
+from aether_nats.journal import Journal
+from aether_nats.message import Message
+from aether_nats.settings import NatsSettings
+from aether_nats.streams import StreamPlan, ensure_streams
+
+ALICE = parse_actor_id("default", "account", "alice")
+WRONG_SEQUENCE = b'{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 7"}}'
+NO_SPACE = b'{"error":{"code":503,"err_code":10047,"description":"insufficient storage"}}'
+STREAM_FULL = b'{"error":{"code":400,"err_code":10077,"description":"maximum messages exceeded"}}'
+UNAVAILABLE = b'{"error":{"code":503,"err_code":10008,"description":"no leader"}}'
+ACK = b'{"stream":"S","seq":7}'
+
+
+def build_commit(head: StoredCommit | None = None, *, id: str = "", index: CommitIndex | None = None, epoch: int = 1) -> Commit:
+    version = (head.last_version if head else 0) + 1
+    incarnation = head.incarnation if head else 0
+    event = Event("1.0", build_event_id(incarnation, version), build_source(ALICE), "Deposited", "2026-07-01T12:00:00.000000Z", {"amount": version})
+    index = index or (head.next_index() if head else NO_COMMITS)
+    payload = join_events([encode_event(event)])
+    return Commit(id or f"c-{index.n}", ALICE, head.sequence if head else 0, version, version, index, Epoch(epoch), "pod/boot", "account@x", payload, incarnation)
+
+
+class ScriptedConnection:
+    """A connection whose requests end as the script says."""
+
+    def __init__(self, *script: bytes | AetherError | None, at_once: AetherError | None = None) -> None:
+        self.script = list(script)
+        self.at_once = at_once
+        self.sent: list[tuple[str, bytes, bytes]] = []
+
+    def request(self, subject: str, payload: bytes, headers: bytes, timeout_s: float) -> asyncio.Future[Message]:
+        if self.at_once is not None:
+            error, self.at_once = self.at_once, None
+            raise error
+        self.sent.append((subject, payload, headers))
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        step = self.script.pop(0)
+        if isinstance(step, AetherError):
+            future.set_exception(step)
+        elif step is not None:
+            future.set_result(Message(b"inbox", b"", b"", step))
+        return future
+
+
+def build_scripted(*script: bytes | AetherError | None, at_once: AetherError | None = None) -> tuple[Journal, ScriptedConnection]:
+    connection = ScriptedConnection(*script, at_once=at_once)
+    return Journal(JetStream(cast("NatsConnection", connection)), 1), connection
+
+
+@pytest.fixture(autouse=True)
+def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_nats.journal.APPEND_RETRY_S", 0.0)
+
+
+@pytest.mark.parametrize("unknown", [RequestTimeout("late"), Disconnected("down"), UNAVAILABLE, b"garbage"])
+async def test_after_an_unknown_outcome_the_identical_commit_is_sent_again_until_it_is_stored(unknown: bytes | AetherError) -> None:
+    journal, connection = build_scripted(unknown, unknown, ACK)
+    assert await journal.append(build_commit()) == 7
+    assert len(connection.sent) == 3
+    assert len(set(connection.sent)) == 1
+    assert journal.resent == 2
+
+
+async def test_after_an_unknown_outcome_a_refusal_is_a_conflict() -> None:
+    journal, _ = build_scripted(RequestTimeout("late"), WRONG_SEQUENCE)
+    with pytest.raises(VersionConflictError):
+        await journal.append(build_commit())
+
+
+async def test_a_link_that_is_down_is_waited_for() -> None:
+    journal, connection = build_scripted(ACK, at_once=Disconnected("down"))
+    assert await journal.append(build_commit()) == 7
+    assert len(connection.sent) == 1
+
+
+@pytest.mark.parametrize("refusal", [STREAM_FULL])
+async def test_a_refusal_of_the_first_try_means_that_nothing_was_stored(refusal: bytes) -> None:
+    journal, _ = build_scripted(refusal)
+    with pytest.raises(JetStreamError):
+        await journal.append(build_commit())
+
+
+async def test_a_refusal_after_an_unknown_outcome_tells_nothing_and_the_commit_is_sent_again() -> None:
+    """The first try may have been stored before the stream was full: only an ack or a conflict settles it."""
+    journal, connection = build_scripted(RequestTimeout("late"), STREAM_FULL, STREAM_FULL, WRONG_SEQUENCE)
+    with pytest.raises(VersionConflictError):
+        await journal.append(build_commit())
+    assert len(connection.sent) == 4
+
+
+async def test_a_commit_that_the_server_cannot_take_is_too_large() -> None:
+    journal, _ = build_scripted(at_once=PayloadTooLarge("9 MB"))
+    with pytest.raises(CommitTooLarge, match="versions 1 to 1"):
+        await journal.append(build_commit())
+
+
+async def test_an_append_that_is_given_up_is_not_sent_again() -> None:
+    journal, connection = build_scripted(None, ACK)
+    outcome = journal.append(build_commit())
+    outcome.cancel()
+    await asyncio.sleep(0.01)
+    assert len(connection.sent) == 1
+
+
+class Rig:
+    """A journal on a real server, whose reads and purges a test may bend."""
+
+    def __init__(self, connection: NatsConnection) -> None:
+        self.connection = connection
+        self.js = BentJetStream(connection)
+        self.journal = Journal(self.js, 1)
+
+    async def append(self, count: int = 1) -> StoredCommit:
+        head = await self.journal.read_head(ALICE)
+        for _ in range(count):
+            await self.journal.append(build_commit(head))
+            head = await self.journal.read_head(ALICE)
+        assert head is not None
+        return head
+
+    async def read(self, from_n: int = 0) -> list[StoredCommit]:
+        head = await self.journal.read_head(ALICE)
+        assert head is not None
+        return [commit async for batch in self.journal.read_commits(ALICE, head, from_n=from_n) for commit in batch]
+
+
+class BentJetStream(JetStream):
+    hidden: frozenset[int] = frozenset()
+    before_purge: Any = None
+
+    async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[StoredMessage | None]:
+        """Answer as a replica that has not caught up."""
+        found = await super().messages_by_sequence(stream, sequences)
+        return [None if message is not None and message.sequence in self.hidden else message for message in found]
+
+    async def purge(self, stream: str, subject: str, *, keep: int = 0, before_sequence: int = 0) -> int:
+        """Let something happen between the tombstone and the purge."""
+        if self.before_purge is not None:
+            happen, self.before_purge = self.before_purge, None
+            await happen()
+        return await super().purge(stream, subject, keep=keep, before_sequence=before_sequence)
+
+
+@pytest.fixture
+async def rig(nats_server: EmbeddedServer) -> AsyncIterator[Rig]:
+    connection = await NatsConnection.open(NatsSettings((nats_server.url,)))
+    try:
+        await ensure_streams(connection, "default", StreamPlan(partitions=1))
+        yield Rig(connection)
+    finally:
+        await connection.close()
+
+
+async def test_a_commit_that_a_replica_does_not_have_yet_is_read_from_the_leader(rig: Rig) -> None:
+    await rig.append(70)
+    commits = await rig.read()
+    rig.js.hidden = frozenset(commits[n].sequence for n in (31, 63, 66, 68))
+    assert [commit.n for commit in await rig.read()] == list(range(70))
+    found = await rig.journal.read_at(ALICE, commits[66].sequence)
+    assert found is not None
+    assert found.n == 66
+    assert rig.journal.scans == 0
+
+
+@pytest.mark.parametrize("n", [1, 5, 40])
+async def test_a_broken_index_is_healed_by_one_scan(rig: Rig, n: int) -> None:
+    """A commit names others at sequences where they do not stand."""
+    head = await rig.append(n)
+    wrong = NO_COMMITS
+    for place in range(n):
+        wrong = wrong.appended(1000 + place)
+    await rig.journal.append(build_commit(head, index=wrong))
+    assert [commit.n for commit in await rig.read()] == list(range(n + 1))
+    assert rig.journal.scans == 1
+    assert [commit.n for commit in await rig.read(from_n=n)] == [n]
+
+
+async def test_an_index_that_names_the_wrong_commits_is_healed_by_one_scan(rig: Rig) -> None:
+    """The sequences are those of the actor's commits, but of others than their places say."""
+    await rig.js.publish("aether.default.evt.0.account.bob", b"")
+    head = await rig.append(40)
+    shifted = NO_COMMITS
+    for sequence in (1, *(commit.sequence for commit in (await rig.read())[:-1])):
+        shifted = shifted.appended(sequence)
+    await rig.journal.append(build_commit(head, index=shifted))
+    assert [commit.n for commit in await rig.read()] == list(range(41))
+    assert rig.journal.scans == 1
+
+
+async def test_commits_that_are_gone_are_no_history(rig: Rig) -> None:
+    await rig.append(10)
+    commits = await rig.read()
+    await JetStream(rig.connection).purge("AETHER_default_EVT_0", event_subject(ALICE, 1), before_sequence=commits[4].sequence)
+    with pytest.raises(InvalidEnvelope, match="missing"):
+        await rig.read()
+    assert [commit.n for commit in await rig.read(from_n=4)] == list(range(4, 10))
+
+
+async def test_a_message_that_is_no_commit_is_told_with_its_sequence(rig: Rig) -> None:
+    await rig.append(2)
+    await rig.js.publish(event_subject(ALICE, 1), b"hello")
+    with pytest.raises(InvalidEnvelope, match="sequence 3"):
+        await rig.journal.read_head(ALICE)
+
+
+async def test_a_new_life_that_begins_during_a_purge_is_whole(rig: Rig) -> None:
+    await rig.append(5)
+
+    async def begin() -> None:
+        await rig.append(3)
+
+    rig.js.before_purge = begin
+    await rig.journal.purge(ALICE, epoch=Epoch(2), writer="operator")
+    commits = await rig.read()
+    assert [(commit.n, commit.tombstone, commit.last_version) for commit in commits] == [(0, True, 0), (1, False, 1), (2, False, 2), (3, False, 3)]
+    info = await rig.js.stream_info("AETHER_default_EVT_0")
+    assert info is not None
+    assert info.state.messages == 4
+
+
+async def test_an_actor_whose_log_ends_with_garbage_can_be_purged(rig: Rig) -> None:
+    """A quarantined actor is told to be purged, so that has to work."""
+    await rig.append(3)
+    await rig.js.publish(event_subject(ALICE, 1), b"hello")
+    await rig.journal.purge(ALICE, epoch=Epoch(2), writer="operator")
+    head = await rig.append(2)
+    assert (head.incarnation, head.n, head.last_version) == (1, 2, 2)
+    assert [commit.n for commit in await rig.read()] == [0, 1, 2]
