@@ -130,8 +130,10 @@ class CommandClient:
     async def _ask_on(self, channel: CommandChannel, command: Command, progress: _Progress) -> Message:
         remaining_s = max(0.001, progress.remaining_s())
         subject = command_subject(channel, command.actor, command.name)
-        lines = build_command_headers(replace(command, timeout_s=remaining_s))
-        future = self._connection.request(subject, command.payload, lines, min(progress.try_timeout_s, remaining_s))
+        wait_s = min(progress.try_timeout_s, remaining_s)
+        # The pod is told how long this try waits: it answers before, and runs nothing whose answer nobody awaits.
+        lines = build_command_headers(replace(command, timeout_s=wait_s))
+        future = self._connection.request(subject, command.payload, lines, wait_s)
         try:
             return await future
         except Disconnected:

@@ -45,6 +45,9 @@ CALLS_MAX: Final = 4096
 LOOK_AGAIN_S: Final = 0.05
 """Seconds between looks for an actor that moves: a fraction of a hand-over."""
 
+ANSWER_EARLY_S: Final = 0.1
+"""Seconds before its deadline at which a caller is told that its actor was not found: later he would not hear it any more."""
+
 Answer = Callable[[Reply], None]
 
 
@@ -124,7 +127,8 @@ class Router:
 
     async def _serve(self, waiting: Waiting) -> None:
         try:
-            while self._loop.time() < waiting.deadline:
+            give_up = waiting.deadline - min(ANSWER_EARLY_S, waiting.command.timeout_s / 2)
+            while self._loop.time() < give_up:
                 route = await self._route(waiting.command)
                 if isinstance(route, ServeHere):
                     return route.vm.process_command(waiting)
@@ -159,25 +163,29 @@ class Router:
         if not home.pod_uid:
             return LookAgain()
         if home.pod_uid == self._runtime.config.pod.uid:
-            self._runtime.on_adopt(home.desired)
-            return LookAgain()
+            return self._refuse_model(command) or self._adopt(home.desired)
         return self._forward_to(home.pod_uid, command)
 
     def _route_on_demand(self, command: Command) -> Route:
         actor = command.actor
         model = self._runtime.find_model(actor.model)
-        if model is None and not self._runtime.is_synced:
-            return LookAgain()
         if model is None:
-            return Refuse(build_error(Reason.UNKNOWN_MODEL, f"there is no accepted ActorModel {actor.model} in namespace {actor.namespace}", command_id=command.id))
+            return self._refuse_model(command) or LookAgain()
         if not model.on_demand:
             message = f"there is no Actor with model {actor.model} and id {actor.id}; apply one, or set onDemand in the ActorModel"
             return Refuse(build_error(Reason.UNKNOWN_ACTOR, message, command_id=command.id))
         chosen = choose_pod(actor, self._runtime.presence.pods.live())
         if chosen is None or chosen == self._runtime.config.pod.uid:
-            self._runtime.on_adopt(DesiredActor(actor))
-            return LookAgain()
+            return self._adopt(DesiredActor(actor))
         return self._forward_to(chosen, command)
+
+    def _refuse_model(self, command: Command) -> Refuse | None:
+        missing = self._runtime.explain_model(command.actor.model)
+        return Refuse(build_error(Reason.UNKNOWN_MODEL, missing, command_id=command.id)) if missing else None
+
+    def _adopt(self, desired: DesiredActor) -> Route:
+        self._runtime.on_adopt(desired)
+        return LookAgain()
 
     def _forward_to(self, pod: PodUid, command: Command) -> Route:
         if command.forwards >= FORWARDS_MAX:

@@ -238,10 +238,10 @@ class Runtime(VmListener):
         self._synced = True
 
     def on_adopt(self, desired: DesiredActor) -> None:
-        """Hold an actor; an older placement than a known one is ignored."""
-        if desired.epoch >= self.registry.known_epoch(desired.actor):
-            if self.registry.desired.get(desired.actor) == desired:
-                return
+        """Hold an actor; an older placement than a known one is ignored. Without a resource there is no placement, whatever was before."""
+        if desired.name and desired.epoch < self.registry.known_epoch(desired.actor):
+            return
+        if self.registry.desired.get(desired.actor) != desired:
             self.registry.want(desired)
             self._touch(desired.actor)
 
@@ -262,10 +262,11 @@ class Runtime(VmListener):
         """Whether work can be started."""
         return self._tasks is not None
 
-    @property
-    def is_synced(self) -> bool:
-        """Whether all models are known that there are."""
-        return self._synced
+    def explain_model(self, name: str) -> str:
+        """Return why no actor of a model can start; empty while it can, or while nobody can say yet."""
+        if name in self._models or not self._synced:
+            return ""
+        return self._refused.get(name, f"there is no ActorModel {name}; apply it")
 
     def find_model(self, name: str) -> CompiledModel | None:
         """Return a model that compiled."""
@@ -341,10 +342,8 @@ class Runtime(VmListener):
         if desired.actor.model in self._models:
             self._make_vm(desired)
             return
-        reason, message = "ModelNotFound", f"there is no ActorModel {desired.actor.model}; apply it"
-        if desired.actor.model in self._refused:
-            reason, message = "ModelNotAccepted", self._refused[desired.actor.model]
-        self.on_report(ActorReport(desired, ActorPhase.SCHEDULED, 0, 0, "", reason, message))
+        reason = "ModelNotAccepted" if desired.actor.model in self._refused else "ModelNotFound"
+        self.on_report(ActorReport(desired, ActorPhase.SCHEDULED, 0, 0, "", reason, self.explain_model(desired.actor.model)))
 
     async def _adjust(self, vm: VirtualMachine, desired: DesiredActor) -> None:
         model = self._models.get(desired.actor.model, vm.model)

@@ -122,7 +122,8 @@ def _read_documents(path: Path) -> list[dict[str, Any]]:
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as exc:
         logger.error("a manifest cannot be read", extra={logs.NAME: path.name, logs.REASON: str(exc)})
         return []
-    return [cast("dict[str, Any]", document) for document in documents if isinstance(document, dict) and document.get("apiVersion") == API_VERSION]
+    found = [cast("dict[str, Any]", document) for document in documents if isinstance(document, dict)]
+    return [document for document in found if document.get("apiVersion") == API_VERSION]
 
 
 def _parse(path: Path, document: dict[str, Any], namespace: str) -> ActorModel | Actor | None:

@@ -29,6 +29,9 @@ COMMANDS_MAX: Final = 256
 SKEW_S: Final = 30.0
 """Seconds by which a sender's clock may run ahead of ours: a command from later could outlive its id in the window, and a repeat would run."""
 
+WAITED_RETRY_MS: Final = 100
+"""Milliseconds after which a command that waited too long may come again: a few groups of a hot actor."""
+
 
 @dataclass(slots=True)
 class Waiting:
@@ -101,8 +104,8 @@ def _take(group: Group, history: History, item: Waiting, now: Now, bytes_max: in
     """Put one command into the group; False when it has to wait for the next one."""
     command = item.command
     refusal = _check_time(command, item.deadline, now)
-    if refusal:
-        group.immediate.append((item, build_error(Reason.EXPIRED, refusal, command_id=command.id)))
+    if refusal is not None:
+        group.immediate.append((item, refusal))
         return True
     earlier = group.accepted.get(command.id)
     if earlier is not None:
@@ -132,15 +135,19 @@ def _take(group: Group, history: History, item: Waiting, now: Now, bytes_max: in
     return True
 
 
-def _check_time(command: Command, deadline: float, now: Now) -> str:
+def _check_time(command: Command, deadline: float, now: Now) -> Reply | None:
+    """Return the answer to a command that must not be run any more; only one that waited too long may be sent again."""
     if now.monotonic_s > deadline:
-        return f"it waited longer than its {command.timeout_s:g} s and was not run; send it again"
+        message = f"it waited longer than its {command.timeout_s:g} s and was not run; send it again"
+        return build_error(Reason.EXPIRED, message, command_id=command.id, retry_after_ms=WAITED_RETRY_MS)
     age_s = now.unix_s - parse_time(command.time).timestamp()
     if age_s > AGE_MAX_S:
-        return f"it was made {age_s:.0f} s ago, more than the {AGE_MAX_S:.0f} s after which a command is never run; send a new one, or check the clocks"
-    if age_s < -SKEW_S:
-        return f"it was made {-age_s:.0f} s in the future, more than clocks may differ ({SKEW_S:.0f} s); check the clocks"
-    return ""
+        message = f"it was made {age_s:.0f} s ago, more than the {AGE_MAX_S:.0f} s after which a command is never run; send a new one, or check the clocks"
+    elif age_s < -SKEW_S:
+        message = f"it was made {-age_s:.0f} s in the future, more than clocks may differ ({SKEW_S:.0f} s); check the clocks"
+    else:
+        return None
+    return build_error(Reason.EXPIRED, message, command_id=command.id)
 
 
 def _decide_one(group: Group, history: History, command: Command, now: Now) -> tuple[Reply, list[Event], list[bytes], dict[str, Any]]:

@@ -61,13 +61,13 @@ def test_the_history_itself_does_not_move() -> None:
 def test_a_command_past_its_deadline_is_not_run() -> None:
     group = decide(deposit(id="late"), elapsed_s=10.5)
     assert group.answers == []
-    assert [(item.command.id, reply.reason) for item, reply in group.immediate] == [("late", Reason.EXPIRED)]
+    assert [(item.command.id, reply.reason, reply.retry_after_ms > 0) for item, reply in group.immediate] == [("late", Reason.EXPIRED, True)]
 
 
 def test_a_command_that_is_too_old_is_never_run() -> None:
     old = deposit(id="old", time_s=START_S - AGE_MAX_S - 1)
     group = decide(old, deposit(id="new", time_s=START_S - AGE_MAX_S + 1))
-    assert [(item.command.id, reply.reason) for item, reply in group.immediate] == [("old", Reason.EXPIRED)]
+    assert [(item.command.id, reply.reason, reply.retry_after_ms) for item, reply in group.immediate] == [("old", Reason.EXPIRED, 0)]
     assert [reply.command_id for reply in replies(group)] == ["new"]
 
 

@@ -1,0 +1,264 @@
+"""Several pods on a real nats-server: where commands go, and what becomes of an actor that two pods hold."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from aether_api.errors import Reason
+from aether_api.identity import ActorId, PodUid, parse_actor_id
+from aether_api.messages import Command, Reply, decode_reply
+from aether_api.subjects import command_subject
+from aether_api.v1alpha1 import ActorModel, ActorPhase
+from aether_nats.client import CommandClient
+from aether_nats.embedded import EmbeddedServer
+from aether_runtime.core.group import Waiting
+from aether_runtime.ports import DesiredActor, Home
+from aether_runtime.presence import choose_pod
+from aether_runtime.runtime import RuntimeMessage
+from tests.histories.bank import ALICE, build_command, read_account
+from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until_live
+from tests.histories.invariants import check_answers, check_log, events_of, read_history
+
+BOB = parse_actor_id("default", "account", "bob")
+
+
+def fresh(name: str, fields: dict[str, object], id: str, *, actor: ActorId = ALICE) -> Command:
+    return build_command(name, fields, id=id, time_s=time.time(), actor=actor)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_an_actor_on_demand_starts_at_its_first_command(nats_server: EmbeddedServer) -> None:
+    async with running_pod(nats_server.url, "pod-a") as pod, connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        assert (await client.send(ALICE, "Open", {"owner": "alice"})).version == 1
+        reply = await client.send(ALICE, "Deposit", {"amount": 5})
+        assert (reply.outcome, reply.version, reply.events[0].data) == ("accepted", 2, {"amount": 5})
+        assert (await client.send(ALICE, "Withdraw", {"amount": 9})).reason == "InsufficientFunds"
+        assert list(pod.runtime.get_active_vms()) == [ALICE]
+
+
+async def test_what_can_never_be_answered_is_refused_at_once(nats_server: EmbeddedServer) -> None:
+    document = read_account().model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    document["metadata"]["name"] = "vault"
+    document["spec"]["onDemand"] = False
+    placements = Placements(models=[read_account(), ActorModel.model_validate(document)])
+    async with running_pod(nats_server.url, "pod-a", placements), connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        assert (await client.send(parse_actor_id("default", "nothing", "x"), "Open")).reason == Reason.UNKNOWN_MODEL
+        assert (await client.send(parse_actor_id("default", "vault", "x"), "Open")).reason == Reason.UNKNOWN_ACTOR
+        assert (await client.send(ALICE, "Steal")).reason == Reason.UNKNOWN_COMMAND
+
+
+async def test_any_client_can_send_a_command_and_a_malformed_one_is_told_what_is_wrong(nats_server: EmbeddedServer) -> None:
+    async with running_pod(nats_server.url, "pod-a"), connected(nats_server.url) as connection:
+        for channel in ("call", "cmd"):
+            subject = command_subject(channel, ALICE, "Open")
+            reply = decode_reply((await connection.request(subject, b"", b"Aether-Timeout-Ms: soon\r\n")).payload)
+            assert (reply.outcome, reply.reason, "Aether-Timeout-Ms" in reply.message) == ("rejected", Reason.INVALID_COMMAND, True)
+            accepted = decode_reply((await connection.request(command_subject("call", ALICE, "Open"), b'{"owner":"a"}')).payload)
+            assert accepted.outcome in ("accepted", "rejected")
+        hostile = decode_reply((await connection.request(command_subject("cmd", ALICE, "Open"), b"{}", b"Aether-Time: 9999-99-99T99:99:99.999999Z\r\n")).payload)
+        assert hostile.reason == Reason.INVALID_COMMAND
+
+
+async def test_pods_pass_commands_on_to_the_one_that_all_of_them_name(nats_server: EmbeddedServer) -> None:
+    actors = [parse_actor_id("default", "account", f"a{number}") for number in range(30)]
+    async with running_pod(nats_server.url, "pod-a") as a, running_pod(nats_server.url, "pod-b") as b, connected(nats_server.url) as connection:
+        await until_live([a, b])
+        load = Load(CommandClient(connection), actors)
+        await load.open()
+        await load.deposit(range(300))
+        uids = [PodUid("pod-a"), PodUid("pod-b")]
+        assert set(a.runtime.get_active_vms()) == {actor for actor in actors if choose_pod(actor, uids) == "pod-a"}
+        assert set(b.runtime.get_active_vms()) == {actor for actor in actors if choose_pod(actor, uids) == "pod-b"}
+        journal = await open_journal(connection)
+        for actor in actors:
+            commits = await read_history(journal, actor)
+            check_log(commits)
+            check_answers(commits, load.replies_of(actor))
+            assert len(events_of(commits)) == 11
+
+
+async def test_a_placed_actor_is_reached_through_any_pod(nats_server: EmbeddedServer) -> None:
+    placements = Placements()
+    placements.place(ALICE, PodUid("pod-b"), 5)
+    async with running_pod(nats_server.url, "pod-a", placements) as a, running_pod(nats_server.url, "pod-b", placements) as b:
+        reply = await a.runtime.send_message(RuntimeMessage(fresh("Open", {"owner": "alice"}, "o")))
+        assert (reply.outcome, reply.version) == ("accepted", 1)
+        assert (list(a.runtime.get_active_vms()), list(b.runtime.get_active_vms())) == ([], [ALICE])
+        await until(lambda: phase_of(b) is ActorPhase.READY)
+
+
+async def test_a_suspended_and_an_unplaced_actor_say_so(nats_server: EmbeddedServer) -> None:
+    placements = Placements()
+    placements.homes[ALICE] = Home(PodUid(""), DesiredActor(ALICE, "alice"), suspended=True)
+    placements.homes[BOB] = Home(PodUid(""), DesiredActor(BOB, "bob"))
+    async with running_pod(nats_server.url, "pod-a", placements), connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        assert (await client.send(ALICE, "Open", {"owner": "a"})).reason == Reason.SUSPENDED
+        assert (await client.send(BOB, "Open", {"owner": "b"}, timeout_s=1.5)).reason == Reason.BUSY
+
+
+async def test_an_actor_moves_under_load_and_no_caller_gets_an_error(nats_server: EmbeddedServer) -> None:
+    placements = Placements()
+    placements.place(ALICE, PodUid("pod-a"), 1)
+    async with running_pod(nats_server.url, "pod-a", placements), running_pod(nats_server.url, "pod-b", placements), connected(nats_server.url) as connection:
+        load = Load(CommandClient(connection), [ALICE])
+        await load.open()
+
+        async def move() -> None:
+            for epoch in range(2, 8):
+                await until(partial(load.has_sent, load.sent + 40))
+                placements.place(ALICE, PodUid("pod-b" if epoch % 2 == 0 else "pod-a"), epoch)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(load.deposit(range(600)))
+            tasks.create_task(move())
+        assert {reply.outcome for _, reply in load.replies} == {"accepted"}
+        commits = await read_history(await open_journal(connection), ALICE)
+        check_log(commits)
+        check_answers(commits, load.replies_of(ALICE))
+        assert (len(events_of(commits)), max(commit.epoch for commit in commits)) == (601, 7)
+
+
+async def test_a_zombie_is_fenced_when_a_newer_owner_writes(nats_server: EmbeddedServer) -> None:
+    placements = Placements()
+    placements.place(ALICE, PodUid("pod-a"), 1)
+    async with running_pod(nats_server.url, "pod-a", placements) as a, running_pod(nats_server.url, "pod-b", placements) as b:
+        await a.runtime.send_message(RuntimeMessage(fresh("Open", {"owner": "alice"}, "o")))
+        zombie = a.runtime.get_active_vms()[ALICE]
+        placements.place(ALICE, PodUid("pod-b"), 2, tell_old=False)
+        await until(lambda: ALICE in b.runtime.get_active_vms() and b.runtime.get_active_vms()[ALICE].is_ready)
+        heir = b.runtime.get_active_vms()[ALICE]
+        await send_to(b, fresh("Deposit", {"amount": 1}, "d1"))
+        reply = await send_to(a, fresh("Deposit", {"amount": 1}, "d2"))
+        assert (reply.outcome, reply.reason, reply.retry_after_ms > 0) == ("error", Reason.BUSY, True)
+        await until(lambda: ALICE not in a.runtime.get_active_vms())
+        await until(lambda: a.sink.reports[ALICE].fenced_by == 2)
+        assert zombie.phase is ActorPhase.STOPPING
+        retried = await a.runtime.send_message(RuntimeMessage(fresh("Deposit", {"amount": 1}, "d2")))
+        assert (retried.outcome, retried.version, heir.get_version()) == ("accepted", 3, 3)
+
+
+def phase_of(pod: RunningPod) -> ActorPhase | None:
+    return pod.sink.reports[ALICE].phase if ALICE in pod.sink.reports else None
+
+
+async def send_to(pod: RunningPod, command: Command) -> Reply:
+    """Hand a command to the VM that a pod believes to own."""
+    answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    pod.runtime.get_active_vms()[command.actor].process_command(Waiting(command, asyncio.get_running_loop().time() + 10, answer.set_result))
+    return await answer
+
+
+async def test_an_actor_on_demand_that_lost_against_another_pod_can_come_back(nats_server: EmbeddedServer) -> None:
+    uids = [PodUid("pod-a"), PodUid("pod-b")]
+    actor = next(actor for number in range(99) if choose_pod(actor := parse_actor_id("default", "account", f"x{number}"), uids) == "pod-b")
+    async with running_pod(nats_server.url, "pod-a") as a, connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        await client.send(actor, "Open", {"owner": "x"})
+        async with running_pod(nats_server.url, "pod-b") as b:
+            await until_live([a, b])
+            b.runtime.create_vm(DesiredActor(actor))
+            await until(lambda: b.runtime.get_active_vms()[actor].is_ready)
+            assert (await b.runtime.send_message(RuntimeMessage(fresh("Deposit", {"amount": 1}, "d1", actor=actor)))).version == 2
+            await a.runtime.send_message(RuntimeMessage(fresh("Deposit", {"amount": 1}, "d2", actor=actor)))
+            await until(lambda: actor not in a.runtime.get_active_vms())
+        reply = await client.send(actor, "Deposit", {"amount": 1}, command_id="d3", timeout_s=WAIT_S)
+        assert reply.outcome == "accepted"
+        check_log(await read_history(await open_journal(connection), actor))
+
+
+async def test_an_actor_whose_resource_is_gone_goes_on_on_demand(nats_server: EmbeddedServer) -> None:
+    """Its events stay (Retain), with the epochs of its placements."""
+    placements = Placements()
+    placements.place(ALICE, PodUid("pod-a"), 1_782_907_200_000)
+    async with running_pod(nats_server.url, "pod-a", placements) as a, connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        await client.send(ALICE, "Open", {"owner": "alice"})
+        home = placements.homes.pop(ALICE)
+        a.runtime.on_release(ALICE, home.desired.epoch)
+        await until(lambda: ALICE not in a.runtime.get_active_vms())
+        reply = await client.send(ALICE, "Deposit", {"amount": 1})
+        assert (reply.outcome, reply.version) == ("accepted", 2)
+
+
+async def test_a_pod_that_is_leaving_sends_callers_elsewhere(nats_server: EmbeddedServer) -> None:
+    async with running_pod(nats_server.url, "pod-b") as b, connected(nats_server.url) as connection:
+        load = Load(CommandClient(connection), [ALICE, BOB])
+        async with running_pod(nats_server.url, "pod-a") as a:
+            await until_live([a, b])
+            await load.open()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(load.deposit(range(400)))
+                await until(lambda: load.sent > 100)
+                a.runtime.request_stop()
+        assert {reply.outcome for _, reply in load.replies} == {"accepted"}
+        journal = await open_journal(connection)
+        for actor in load.actors:
+            commits = await read_history(journal, actor)
+            check_log(commits)
+            check_answers(commits, load.replies_of(actor))
+            assert len(events_of(commits)) == 201
+
+
+async def test_a_stopped_runtime_answers_that_it_stops(nats_server: EmbeddedServer) -> None:
+    async with running_pod(nats_server.url, "pod-a") as a:
+        pass
+    async with asyncio.timeout(5):
+        reply = await a.runtime.send_message(RuntimeMessage(fresh("Open", {"owner": "alice"}, "o")))
+    assert (reply.reason, reply.retry_after_ms > 0) == (Reason.BUSY, True)
+
+
+async def test_a_missing_model_is_told_in_the_status_and_heals_when_it_comes(nats_server: EmbeddedServer) -> None:
+    placements = Placements(models=[])
+    placements.place(ALICE, PodUid("pod-a"), 1)
+    async with running_pod(nats_server.url, "pod-a", placements) as a, connected(nats_server.url) as connection:
+        await until(lambda: ALICE in a.sink.reports)
+        report = a.sink.reports[ALICE]
+        assert (report.phase, report.reason) == (ActorPhase.SCHEDULED, "ModelNotFound")
+        reply = await CommandClient(connection).send(ALICE, "Open", {"owner": "alice"}, timeout_s=2)
+        assert (reply.outcome, reply.reason) == ("error", Reason.UNKNOWN_MODEL)
+        a.runtime.on_model(read_account())
+        await until(lambda: a.sink.reports[ALICE].phase is ActorPhase.READY)
+
+
+async def test_a_model_that_does_not_compile_is_told_with_its_problems(nats_server: EmbeddedServer) -> None:
+    document = read_account().model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    document["spec"]["commands"]["Deposit"]["guards"][0]["rule"] = "state.opne"
+    placements = Placements(models=[ActorModel.model_validate(document)])
+    placements.place(ALICE, PodUid("pod-a"), 1)
+    async with running_pod(nats_server.url, "pod-a", placements) as a:
+        await until(lambda: ALICE in a.sink.reports)
+        assert a.sink.reports[ALICE].reason == "ModelNotAccepted"
+        assert "spec.commands.Deposit.guards[0].rule" in a.sink.reports[ALICE].message
+        assert a.runtime.get_active_vms() == {}
+
+
+@pytest.mark.parametrize("fold_changes", [False, True])
+async def test_a_new_model_is_taken_over_while_the_actor_lives(nats_server: EmbeddedServer, fold_changes: bool) -> None:
+    document = read_account().model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    if fold_changes:
+        document["spec"]["events"]["Deposited"]["set"]["balance"] = "state.balance + event.amount * 100"
+    document["spec"]["commands"]["Deposit"]["guards"].append({"rule": "command.amount < 1000", "reason": "TooMuch", "message": "at most 999"})
+    async with running_pod(nats_server.url, "pod-a") as a, connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        await client.send(ALICE, "Open", {"owner": "alice"})
+        await client.send(ALICE, "Deposit", {"amount": 5000})
+        a.runtime.on_model(ActorModel.model_validate(document))
+        await until(lambda: [vm.model is a.runtime.find_model("account") and vm.is_ready for vm in a.runtime.get_active_vms().values()] == [True])
+        reply = await client.send(ALICE, "Deposit", {"amount": 5000})
+        assert (reply.outcome, reply.reason) == ("rejected", "TooMuch")
+        dry = await client.send(ALICE, "Open", {"owner": "alice"}, dry_run=True)
+        assert dry.state is not None
+        assert (dry.version, dry.state["balance"]) == (2, 500_000 if fold_changes else 5000)
