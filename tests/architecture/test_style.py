@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,17 @@ MUTABLE_CALLS = {"list", "dict", "set", "deque", "defaultdict", "OrderedDict", "
 MARK = "TO" + "DO"
 
 
+@cache
+def read_tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def relative(path: Path) -> str:
     return path.relative_to(PROJECT).as_posix()
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(read_tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -66,14 +72,14 @@ def test_nothing_is_left_to_be_done_without_an_issue() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    assert [relative(path) for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text()))] == []
+    assert [relative(path) for path in SOURCES if not ast.get_docstring(read_tree(path))] == []
 
 
 def test_no_module_holds_state() -> None:
     """A collection on the module's level is a constant, in capitals or private and `Final`; nothing says `global`."""
     wrong = []
     for path in SOURCES:
-        tree = ast.parse(path.read_text())
+        tree = read_tree(path)
         wrong += [f"{relative(path)}:{node.lineno} global" for node in ast.walk(tree) if isinstance(node, ast.Global)]
         wrong += [f"{relative(path)}:{node.lineno} {name}" for node in tree.body for name in _variables(node)]
     assert wrong == []
@@ -100,7 +106,7 @@ def test_tasks_have_owners(name: str) -> None:
     wrong = [
         f"{relative(path)}:{node.lineno}"
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(read_tree(path))
         if isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.value, ast.Name) and node.value.id == "asyncio"
     ]
     assert wrong == []

@@ -10,9 +10,9 @@ from aether_api import subjects
 from aether_api.errors import InvalidName
 from aether_api.identity import ID_LENGTH_MAX, ActorId, PodUid, PoolName, check_id, check_member, check_name, parse_actor_id
 
-names = st.from_regex(r"[a-z0-9]([a-z0-9\-]{0,61}[a-z0-9])?", fullmatch=True)
-ids = st.from_regex(r"[A-Za-z0-9_\-]([A-Za-z0-9_\-:@+=~]{0,60}[A-Za-z0-9_\-])?", fullmatch=True)
-members = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,62}", fullmatch=True)
+names = st.from_regex(r"[a-z0-9]([a-z0-9\-]{0,20}[a-z0-9])?", fullmatch=True)
+ids = st.from_regex(r"[A-Za-z0-9_\-]([A-Za-z0-9_\-:@+=~]{0,20}[A-Za-z0-9_\-])?", fullmatch=True)
+members = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,20}", fullmatch=True)
 actors = st.builds(parse_actor_id, names, names, ids)
 partitions = st.integers(1, subjects.PARTITIONS_MAX)
 
