@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from aether_api.errors import SettingsInvalid
 
@@ -20,6 +21,10 @@ CONNECT_TIMEOUT_S: Final = 10.0
 
 PENDING_BYTES_MAX: Final = 64 << 20
 """Bytes that may wait for the socket: several of the largest messages, and small against a pod's memory."""
+
+
+SCHEMES: Final = ("nats", "tls", "ws", "wss")
+"""What nats-py can speak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,15 @@ class NatsSettings:
     pending_bytes_max: int = PENDING_BYTES_MAX
     fast: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse URLs that could never be reached, before anybody waits for them.
+
+        Raises:
+            SettingsInvalid: a URL is malformed.
+        """
+        for url in self.servers:
+            check_url(url)
+
     @property
     def demands_tls(self) -> bool:
         """Whether an unencrypted link must be refused."""
@@ -82,6 +96,21 @@ def build_tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as exc:
         raise SettingsInvalid(f"the TLS files for NATS cannot be used: {exc}") from exc
     return context
+
+
+def check_url(url: str) -> None:
+    """Check scheme, host and port of a server's URL; without a scheme it is `nats://`.
+
+    Raises:
+        SettingsInvalid: names the URL and what is wrong with it.
+    """
+    try:
+        parsed = urlsplit(url if "://" in url else f"nats://{url}")
+        has_port = parsed.port != 0
+    except ValueError as exc:
+        raise SettingsInvalid(f"{_without_user(url)!r} is not the URL of a NATS server: {exc}") from exc
+    if parsed.scheme not in SCHEMES or not parsed.hostname or not has_port:
+        raise SettingsInvalid(f"{_without_user(url)!r} is not the URL of a NATS server; write one such as nats://127.0.0.1:4222 ({', '.join(SCHEMES)})")
 
 
 def _without_user(url: str) -> str:

@@ -55,3 +55,20 @@ def test_reconnects_try_the_least_tried_server_after_growing_bounded_delays() ->
     assert all(RECONNECT_DELAY_MAX_S / 2 <= delay <= RECONNECT_DELAY_MAX_S for _, delay in choices[10:])
     backoff.reset()
     assert backoff.choose(servers, {})[1] <= RECONNECT_DELAY_FIRST_S
+
+
+@pytest.mark.parametrize("url", ["nats://127.0.0.1:4222", "localhost", "localhost:4222", "tls://user:secret@a.example:4222", "wss://a.example", "nats://[::1]:4222"])
+def test_urls_of_servers_are_taken_with_and_without_scheme_and_port(url: str) -> None:
+    assert NatsSettings(servers=(url,)).servers == (url,)
+
+
+@pytest.mark.parametrize("url", ["", "foo://bar", "nats://", "localhost:99999", "http://127.0.0.1:4222", "nats://a:port"])
+def test_a_url_that_could_never_be_reached_is_refused_by_name(url: str) -> None:
+    with pytest.raises(SettingsInvalid, match="not the URL of a NATS server"):
+        NatsSettings(servers=(url,))
+
+
+def test_a_refused_url_does_not_show_its_password() -> None:
+    with pytest.raises(SettingsInvalid) as refused:
+        NatsSettings(servers=("foo://user:secret@bar",))
+    assert "secret" not in str(refused.value)
