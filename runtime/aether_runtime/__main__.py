@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import uvloop
 
@@ -17,6 +18,9 @@ from aether_runtime.process import run_process
 from aether_runtime.settings import read_settings
 
 logger = logging.getLogger(__name__)
+
+EXIT_INTERRUPTED: Final = 130
+"""128 and the number of SIGINT, as shells have it."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -31,6 +35,8 @@ def run(arguments: Sequence[str]) -> int:
         settings = read_settings(**vars(options))
         configure_logging(level=settings.log_level)
         uvloop.run(run_process(settings))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED  # before there was anything to stop in order
     except AetherError as exc:
         configure_logging()
         logger.error("the runtime cannot start", extra={logs.REASON: str(exc)})

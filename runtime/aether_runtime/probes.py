@@ -6,9 +6,15 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from aether_api.errors import SettingsInvalid
+
 
 async def serve_probes(port: int, is_ready: Callable[[], bool]) -> Callable[[], Awaitable[None]]:
-    """Listen on all addresses and return the function that ends it."""
+    """Listen on all addresses and return the function that ends it.
+
+    Raises:
+        SettingsInvalid: the port cannot be had.
+    """
 
     async def live(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -21,5 +27,9 @@ async def serve_probes(port: int, is_ready: Callable[[], bool]) -> Callable[[], 
     application.router.add_get("/readyz", ready)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, port=port).start()
+    try:
+        await web.TCPSite(runner, port=port).start()
+    except OSError as exc:
+        await runner.cleanup()
+        raise SettingsInvalid(f"AETHER_HTTP_PORT: the probes cannot listen on port {port} ({exc.strerror or exc}); choose another one, or 0 for no probes") from exc
     return runner.cleanup

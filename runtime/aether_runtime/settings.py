@@ -57,7 +57,7 @@ def read_settings(environment: Mapping[str, str] = os.environ, **overrides: obje
     try:
         settings = RuntimeSettings.model_validate(values)
     except ValidationError as exc:
-        raise SettingsInvalid("; ".join(f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}" for problem in exc.errors())) from exc
+        raise SettingsInvalid("; ".join(f"{PREFIX}{str(problem['loc'][0]).upper()}={problem['input']!r}: {problem['msg']}" for problem in exc.errors())) from exc
     if settings.source == "folder" and settings.folder is None:
         raise SettingsInvalid("AETHER_FOLDER is not set: name a folder of manifests, or set AETHER_SOURCE=kubernetes")
     return settings
