@@ -18,13 +18,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import orjson
 
 from aether_api.errors import AetherError, InternalError
 from aether_api.identity import ActorId, parse_actor_id
 from aether_api.messages import Reply
+from aether_cli.main import EXIT_INTERRUPTED
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
@@ -67,19 +68,35 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--commands", type=int, default=400, help="how many deposits to send (default: 400)")
     parser.add_argument("--store", type=Path, help="keep JetStream's files in this folder")
     options = parser.parse_args(arguments)
+    if not options.folder.is_dir():
+        parser.error(f"--folder: {options.folder} is not a folder; run the demo where Aether's examples/ is, or name a folder with its manifests")
     try:
         rows = asyncio.run(_run(options))
-    except AetherError as exc:
-        print(f"aether demo: {exc}", file=sys.stderr)
+    except (AetherError, ExceptionGroup) as exc:
+        print(f"aether demo: {_find_cause(exc)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print("aether demo: interrupted; everything it started is ended", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
     print(build_table(rows))
     return 0 if all(row.agrees for row in rows) else 1
 
 
+def _find_cause(error: Exception) -> AetherError:
+    """Return the error that a person can act on; any other is a bug and is raised."""
+    if isinstance(error, AetherError):
+        return error
+    known = cast("ExceptionGroup[Exception]", error).subgroup(AetherError)
+    if known is None:
+        raise error
+    return _find_cause(known.exceptions[0])
+
+
 async def _run(options: argparse.Namespace) -> list[Row]:
+    task = asyncio.current_task()
+    if task is not None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with tempfile.TemporaryDirectory(prefix="aether-demo-") as temporary:
         store = options.store or Path(temporary)
         async with EmbeddedServer.start(store) as server:
@@ -93,26 +110,24 @@ async def _run(options: argparse.Namespace) -> list[Row]:
 
 async def _play(options: argparse.Namespace, url: str, connection: NatsConnection) -> list[Row]:
     client = CommandClient(connection)
-    async with _RuntimeProcess(options.folder, url) as first:
-        _say(f"the runtime is up (process {first.pid}), actors come from {options.folder}")
+    async with _RuntimeProcess(options.folder, url) as runtime:
+        first = await runtime.start()
+        _say(f"a runtime starts (process {first.pid}), actors come from {options.folder}")
         for owner in OWNERS:
             await _send(client, owner, "Open", {"owner": owner}, f"open-{owner}")
         _say(f"opened the accounts of {', '.join(OWNERS)}; dave has no manifest and started on demand")
         async with asyncio.TaskGroup() as group:
             group.create_task(_deposit(client, options.commands), name="deposits")
             group.create_task(_kill_later(first), name="kill")
-            second = await group.create_task(_start_again(options.folder, url, first), name="second runtime")
-    async with second as process:
-        _say(f"the second runtime (process {process.pid}) has replayed; all {options.commands} deposits are acknowledged")
+            second = await group.create_task(_start_again(runtime, first), name="second runtime")
+        _say(f"the second runtime (process {second.pid}) has replayed; all {options.commands} deposits are acknowledged")
         return [await _read_row(client, url, owner) for owner in OWNERS]
 
 
-async def _start_again(folder: Path, url: str, first: asyncio.subprocess.Process) -> _RuntimeProcess:
+async def _start_again(runtime: _RuntimeProcess, first: asyncio.subprocess.Process) -> asyncio.subprocess.Process:
     await first.wait()
     _say("the runtime is dead; the commands under way wait and try again; starting another one")
-    runtime = _RuntimeProcess(folder, url)
-    await runtime.start()
-    return runtime
+    return await runtime.start()
 
 
 async def _deposit(client: CommandClient, count: int) -> None:
@@ -181,18 +196,20 @@ def _actor(owner: str) -> ActorId:
 
 
 class _RuntimeProcess:
-    """A runtime as a process of its own."""
+    """A runtime as a process of its own; whatever process it has at the end of the `with` block is ended."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self._arguments = ("-m", "aether_runtime", "--folder", str(folder), "--nats", url, "--namespace", NAMESPACE, "--http-port", "0")
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> asyncio.subprocess.Process:
-        self.process = await asyncio.create_subprocess_exec(sys.executable, *self._arguments, env=_quiet_environment())
+        """Start a process, in the place of one that is dead."""
+        # A process group of its own, so that a Ctrl-C at the terminal reaches the demo alone, which then ends its processes in order.
+        self.process = await asyncio.create_subprocess_exec(sys.executable, *self._arguments, env=_quiet_environment(), process_group=0)
         return self.process
 
-    async def __aenter__(self) -> asyncio.subprocess.Process:
-        return self.process or await self.start()
+    async def __aenter__(self) -> _RuntimeProcess:
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         if self.process is None or self.process.returncode is not None:

@@ -25,6 +25,8 @@ def run(arguments: Sequence[str]) -> int:
     except AetherError as exc:
         print(f"aether history: {exc}", file=sys.stderr)
         return 1
+    if not events:
+        print(f"aether history: {options.actor} has no events in namespace {options.namespace}", file=sys.stderr)
     for event in events:
         print(msgspec.json.encode(event).decode())
     return 0

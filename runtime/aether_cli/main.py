@@ -13,6 +13,9 @@ from typing import Final, cast
 
 Entry = Callable[[Sequence[str]], int]
 
+EXIT_INTERRUPTED: Final = 130
+"""128 and the number of SIGINT, as a shell says it: Ctrl-C is no failure that needs a traceback."""
+
 COMMANDS: Final = {
     "demo": ("aether_cli.demo", "run the bank example on this machine, kill the runtime, and show that nothing is lost"),
     "send": ("aether_cli.send", "send a command to an actor and print its reply"),
@@ -23,7 +26,7 @@ COMMANDS: Final = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command and return its exit code: 0 fine, 1 failed, 2 wrong usage."""
+    """Run one sub-command and return its exit code: 0 fine, 1 failed, 2 wrong usage, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
         print(build_help())
@@ -34,8 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[0] not in COMMANDS:
         print(f"aether: there is no command {given[0]!r}; `aether --help` lists them", file=sys.stderr)
         return 2
-    entry = cast("Entry", importlib.import_module(COMMANDS[given[0]][0]).run)
-    return entry(given[1:])
+    try:
+        entry = cast("Entry", importlib.import_module(COMMANDS[given[0]][0]).run)
+        return entry(given[1:])
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 def build_help() -> str:

@@ -21,12 +21,12 @@ def run(arguments: Sequence[str]) -> int:
     """Send a command; the exit code is 0 accepted or no-op, 3 rejected, 1 error, 2 wrong usage."""
     parser = argparse.ArgumentParser(prog="aether send", description="Send a command to an actor. Exit code: 0 accepted or no-op, 3 rejected, 1 error.")
     parser.add_argument("actor", metavar="MODEL/ID", help="the actor, such as account/alice")
-    parser.add_argument("command", help="name of the command, such as Deposit")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of the command; VALUE is JSON, or else text")
+    parser.add_argument("command", metavar="COMMAND", help="name of the command, such as Deposit")
+    parser.add_argument("--set", action="append", type=_parse_field, default=[], metavar="FIELD=VALUE", help="a field of the command; VALUE is JSON, or else text")
     parser.add_argument("--id", help="command id; repeat a command with its id and it takes effect once")
     parser.add_argument("--expect-version", type=int, help="refuse unless the actor is at this version")
     parser.add_argument("--dry-run", action="store_true", help="show what would be stored, store nothing")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="how long the command may take (default: 10)")
     add_link_options(parser)
     options = parser.parse_args(arguments)
     try:
@@ -46,7 +46,7 @@ async def _send(options: argparse.Namespace) -> Reply:
         return await CommandClient(connection).send(
             actor,
             options.command,
-            dict(map(_parse_field, options.set)),
+            dict(options.set),
             command_id=options.id,
             timeout_s=options.timeout,
             expected_version=options.expect_version,
@@ -55,7 +55,9 @@ async def _send(options: argparse.Namespace) -> Reply:
 
 
 def _parse_field(text: str) -> tuple[str, object]:
-    name, _, value = text.partition("=")
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE, such as amount=100")
     try:
         return name, orjson.loads(value)
     except orjson.JSONDecodeError:

@@ -59,7 +59,7 @@ class EmbeddedServer:
             extra_config: more lines of configuration, such as users.
 
         Raises:
-            SettingsInvalid: there is no nats-server.
+            SettingsInvalid: there is no nats-server, or the store cannot be written.
             StreamUnavailable: it did not start; the message holds the end of its log.
         """
         temporary = tempfile.TemporaryDirectory(prefix="aether-nats-") if store is None else None
@@ -91,11 +91,15 @@ class EmbeddedServer:
 
     async def run(self) -> None:
         """Start the process on the same port and store, and wait until it serves."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         configuration = self._folder / "server.conf"
-        configuration.write_text(self._build_configuration())
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            configuration.write_text(self._build_configuration())
+        except OSError as exc:
+            raise SettingsInvalid(f"the store of NATS cannot be written: {exc}") from exc
+        # A process group of its own, so that a Ctrl-C at the terminal ends whoever uses the server first, and the server in order.
         self._process = await asyncio.create_subprocess_exec(
-            self._program, "-c", str(configuration), "-l", str(self._log_path), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+            self._program, "-c", str(configuration), "-l", str(self._log_path), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, process_group=0
         )
         try:
             async with asyncio.timeout(START_TIMEOUT_S):

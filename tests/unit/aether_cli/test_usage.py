@@ -1,0 +1,53 @@
+"""What the command line says to wrong usage and to Ctrl-C: before anything is connected, with the way out, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+import pytest
+
+from aether_cli import demo, main, send
+
+
+def test_without_a_command_the_list_of_commands_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([]) == 2
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in main.COMMANDS)
+
+
+def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["sned"]) == 2
+    assert "'sned'" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_any_command_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: Sequence[str]) -> int:
+        raise KeyboardInterrupt
+
+    module = ModuleType("interrupted")
+    module.__dict__["run"] = interrupted
+    monkeypatch.setitem(sys.modules, "interrupted", module)
+    monkeypatch.setitem(main.COMMANDS, "wait", ("interrupted", ""))
+    assert main.main(["wait"]) == 130
+
+
+@pytest.mark.parametrize("field", ["amount", "=100", ""])
+def test_a_field_without_name_or_value_is_wrong_usage(field: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        send.run(["account/alice", "Deposit", "--set", field])
+    assert ended.value.code == 2
+    assert "FIELD=VALUE" in capsys.readouterr().err
+
+
+def test_a_url_that_is_none_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert send.run(["account/alice", "Deposit", "--nats", "foo://bar"]) == 1
+    assert "'foo://bar' is not the URL of a NATS server" in capsys.readouterr().err
+
+
+def test_the_demo_names_a_folder_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        demo.run(["--folder", "no-such-folder"])
+    assert ended.value.code == 2
+    assert "no-such-folder" in capsys.readouterr().err
