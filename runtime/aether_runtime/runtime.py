@@ -337,7 +337,7 @@ class Runtime(VmListener):
             await self._adjust(vm, desired)
 
     def _start_or_explain(self, desired: DesiredActor) -> None:
-        if self._fenced.get(desired.actor) == desired.epoch and desired.epoch:
+        if self.presence.state == "leaving" or (self._fenced.get(desired.actor) == desired.epoch and desired.epoch):
             return
         if desired.actor.model in self._models:
             self._make_vm(desired)

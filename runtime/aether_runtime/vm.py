@@ -173,6 +173,7 @@ class VirtualMachine:
             except RetryableError as exc:
                 logger.debug("replay has to wait", extra={logs.ACTOR_ID: str(self.desired.actor), logs.REASON: str(exc)})
                 await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
+        replayed.history.model = self.model  # another model of equal fold may have come meanwhile
         self._history = replayed.history
         self.snapshot_version = replayed.snapshot_version
         if replayed.epoch > self.desired.epoch:

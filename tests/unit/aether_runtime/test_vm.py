@@ -9,7 +9,7 @@ import pytest
 from aether_api.commit_index import NO_COMMITS
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, join_events
 from aether_api.errors import CommitTooLarge, Disconnected, InternalError, JetStreamError, Reason
-from aether_api.identity import Epoch
+from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorPhase
 from aether_runtime.adapters.memory import MemoryEventStore, MemorySnapshotStore
@@ -496,6 +496,26 @@ async def test_a_new_model_of_equal_fold_decides_from_the_next_command_on() -> N
     vm.take_model(stricter)
     assert outcomes(await run_commands(pod, vm, deposit("d2", 5000))) == [("rejected", 2, "TooMuch")]
     assert vm.get_state()["balance"] == 5000
+
+
+async def test_a_new_model_that_comes_during_replay_is_not_forgotten() -> None:
+    class Slow(FaultyEventStore):
+        gate = asyncio.Event()
+
+        async def read_head(self, actor: ActorId) -> StoredCommit | None:
+            await self.gate.wait()
+            return await super().read_head(actor)
+
+    events = Slow(MemoryEventStore())
+    await append_foreign(events, ("Opened", {"owner": "alice"}))
+    pod = Pod("a", events)
+    vm = pod.build()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(vm.start())
+        await settle(turns_max=5)
+        vm.take_model(compile_account_with_stricter_guard())
+        events.gate.set()
+    assert outcomes(await run_commands(pod, vm, deposit("d1", 5000))) == [("rejected", 1, "TooMuch")]
 
 
 async def test_a_model_of_another_fold_keeps_snapshots_of_its_own() -> None:
