@@ -109,6 +109,17 @@ def build_desired(actor: Actor) -> DesiredActor:
     return DesiredActor(actor.identity, actor.metadata.name, actor.metadata.uid, Epoch(epoch), actor.metadata.generation, actor.spec.snapshot.every)
 
 
+def is_overwritten(actor: Actor) -> bool:
+    """Return whether the status of an actor that is placed here tells somebody else's word, unless we wrote it last.
+
+    That is the operator's, when its write came after ours; or that of a pod that held the actor before and has not heard of it
+    yet: it speaks for a lower epoch, or says that it was fenced off.
+    """
+    status = actor.status
+    epoch = status.placement.epoch if status.placement else 0
+    return status.phase in (*OPERATORS_PHASES, ActorPhase.STOPPING) or (status.reported_epoch or 0) < epoch
+
+
 def build_status_document(report: ActorReport, conditions: tuple[Condition, ...]) -> JsonObject:
     """Return the document that the status apply sends; the UID guards against a resource of the same name made anew."""
     desired = report.desired
@@ -175,7 +186,7 @@ def _tell_actor(listener: DesiredListener, change: Change[Actor]) -> None:
     try:
         if change.new is not None:
             listener.on_adopt(build_desired(change.new))
-            if change.new.status.phase in OPERATORS_PHASES:
+            if is_overwritten(change.new):
                 listener.on_status_overwritten(change.new.identity, int(change.new.metadata.resource_version))
         elif change.old is not None:
             listener.on_release(change.old.identity, build_desired(change.old).epoch)

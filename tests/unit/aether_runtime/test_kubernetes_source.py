@@ -10,7 +10,7 @@ from aether_api.errors import KubeForbidden, KubeInvalid, RetryableError
 from aether_api.identity import Epoch, PodUid, parse_actor_id
 from aether_api.v1alpha1 import Actor, ActorPhase
 from aether_kube.client import KubeClient
-from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource, build_conditions, build_desired, build_status_document
+from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource, build_conditions, build_desired, build_status_document, is_overwritten
 from aether_runtime.ports import ActorReport, DesiredActor
 from tests.histories.bank import ALICE
 
@@ -62,6 +62,15 @@ def test_abnormal_conditions_are_there_only_while_they_are_true(report: ActorRep
 def test_a_fenced_pod_reports_the_epoch_that_it_met() -> None:
     document = build_status_document(build_report(fenced_by=Epoch(9)), ())
     assert cast("dict[str, Any]", document["status"])["reportedEpoch"] == 9
+
+
+@pytest.mark.parametrize(
+    ("phase", "reported_epoch", "expected"),
+    [("Ready", 7, False), ("Replaying", 7, False), ("Quarantined", 8, False), ("Moving", 7, True), ("Ready", 5, True), ("Stopping", 7, True)],
+)
+def test_the_word_of_the_operator_and_of_a_former_owner_is_recognised(phase: str, reported_epoch: int, expected: bool) -> None:
+    placement = {"pod": "p", "podUID": "uid", "epoch": 7}
+    assert is_overwritten(build_actor(placement=placement, phase=phase, reportedEpoch=reported_epoch)) is expected
 
 
 class Client:
