@@ -11,7 +11,7 @@ import pytest
 
 from aether_api.messages import Reply
 from aether_nats.client import CommandClient
-from tests.e2e.bank import EXAMPLES, Bank, build_actor, wait_until
+from tests.e2e.bank import EXAMPLES, READY_S, Bank, build_actor, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -152,11 +152,14 @@ def _assert_exactly_once(logs: dict[str, list], traffic: Traffic) -> None:
 
 
 def _assert_statuses_follow(bank: Bank, versions: dict[str, int]) -> None:
-    def follow() -> bool:
-        statuses = {actor["metadata"]["name"]: actor["status"] for actor in bank.read("actors")["items"]}
-        return all(statuses[name].get("version") == version and _is_ready(statuses[name]) for name, version in versions.items())
+    def find_late() -> dict[str, dict]:
+        statuses = {actor["metadata"]["name"]: actor["status"] for actor in bank.read("actors", *versions)["items"]}
+        return {name: status for name, status in statuses.items() if status.get("version") != versions[name] or not _is_ready(status)}
 
-    wait_until("every status shows the log's version and Ready", follow)
+    deadline = time.monotonic() + READY_S
+    while late := find_late():
+        assert time.monotonic() < deadline, f"the log holds {versions}; these statuses do not follow: {late}"
+        time.sleep(0.5)
 
 
 def _is_ready(status: dict) -> bool:
