@@ -41,7 +41,7 @@ class SnapshotStore(Protocol):
     """Snapshots by actor and fold; losing all of them loses nothing but time."""
 
     async def read_latest(self, actor: ActorId, fold: str) -> SnapshotBody | None:
-        """Read the newest snapshot that can be decoded; broken ones are counted and skipped."""
+        """Read the newest snapshot; None when there is none or it is broken, which costs a full replay and nothing else."""
         ...
 
     async def write(self, actor: ActorId, snapshot: Snapshot) -> None:

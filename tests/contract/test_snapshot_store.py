@@ -83,8 +83,11 @@ async def test_actors_and_folds_have_snapshots_of_their_own(snapshots: SnapshotS
 
 
 async def test_a_broken_snapshot_is_ignored(snapshots: SnapshotStore) -> None:
+    await snapshots.write(ALICE, build(2))
     await snapshots.write(ALICE, replace(build(3), payload=b"garbage"))
     assert await version_of(snapshots) is None
+    await snapshots.write(ALICE, build(4))
+    assert await version_of(snapshots) == 4
 
 
 async def test_a_purge_takes_the_snapshots_of_all_folds_with_it(stores: tuple[SnapshotStore, EventStore]) -> None:

@@ -77,13 +77,14 @@ class MemorySnapshotStore:
         self._snapshots: dict[tuple[ActorId, str], list[Snapshot]] = {}
 
     async def read_latest(self, actor: ActorId, fold: str) -> SnapshotBody | None:
-        """Return the newest one that can be decoded."""
-        for snapshot in reversed(self._snapshots.get((actor, fold), ())):
-            try:
-                return decode_snapshot(FIRST_LINE + b"\r\n" + snapshot.headers, snapshot.payload)
-            except InvalidEnvelope:
-                continue
-        return None
+        """Return the newest one, unless it is broken."""
+        kept = self._snapshots.get((actor, fold))
+        if not kept:
+            return None
+        try:
+            return decode_snapshot(FIRST_LINE + b"\r\n" + kept[-1].headers, kept[-1].payload)
+        except InvalidEnvelope:
+            return None
 
     async def write(self, actor: ActorId, snapshot: Snapshot) -> None:
         """Keep the newest two."""
