@@ -28,12 +28,14 @@ class Replayed:
         snapshot_version: version of the snapshot it began from, 0 for none.
         events: how many events were folded after it.
         epoch: of the last commit in the log.
+        writer: `<podUID>/<bootId>` of the last commit; empty without one.
     """
 
     history: History
     snapshot_version: int
     events: int
     epoch: Epoch
+    writer: str = ""
 
 
 async def replay(actor: ActorId, model: CompiledModel, events: EventStore, snapshots: SnapshotStore) -> Replayed:
@@ -58,7 +60,7 @@ async def replay(actor: ActorId, model: CompiledModel, events: EventStore, snaps
                 folded += len(history.fold_commit(commit))
     except InvalidEnvelope as exc:
         raise EventInvalid(str(exc)) from exc
-    return Replayed(history, start_version, folded, head.epoch)
+    return Replayed(history, start_version, folded, head.epoch, head.pod)
 
 
 async def catch_up(history: History, actor: ActorId, events: EventStore, head: StoredCommit, seen: list[StoredCommit]) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from aether_api import logs
-from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, InvalidName, NoResponders, Reason, RequestTimeout
+from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, InvalidName, NoResponders, Reason, RequestTimeout, reason_of
 from aether_api.identity import PodUid
 from aether_api.messages import Command, Reply, build_command_headers, build_error, decode_reply, encode_reply, format_time, parse_command
 from aether_api.subjects import call_wildcard, command_subject, forward_subject, forward_wildcard, parse_command_subject
@@ -140,6 +140,8 @@ class Router:
                         return waiting.answer(reply)
                 await asyncio.sleep(LOOK_AGAIN_S)
             waiting.answer(_nowhere(waiting))
+        except AetherError as exc:
+            waiting.answer(build_error(reason_of(exc), str(exc), command_id=waiting.command.id))
         except asyncio.CancelledError:
             waiting.answer(_nowhere(waiting))
             raise

@@ -49,6 +49,10 @@ RESTART_MAX_S: Final = 30.0
 DRAIN_TIMEOUT_S: Final = 1.0
 """Seconds for the messages that are on their way to a VM that stops: one round trip, and callers repeat after a second."""
 
+LOOKS_AFTER_TAKEOVER_S: Final = (2.0, 10.0)
+"""Seconds after a take-over at which the log is read again: a killed process lives on for one or two, a leaving one for some more, and
+what it still appends would else be missed until the next command."""
+
 STOPS_AT_ONCE: Final = 64
 """VMs stopped at once at the end of the process: each writes a snapshot."""
 
@@ -282,6 +286,9 @@ class Runtime(VmListener):
     def on_ready(self, vm: VirtualMachine) -> None:
         """Take the actor's commands directly from now on."""
         actor = vm.get_actor_id()
+        if vm.took_over:
+            for delay_s in LOOKS_AFTER_TAKEOVER_S:
+                self._loop.call_later(delay_s, self._look_again, vm)
         self._failures.pop(actor, None)
         self._drop_subscription(actor)
         self._subscriptions[actor] = self._ports.connection.subscribe(command_wildcard(actor), lambda message: self.router.on_direct(vm, message), OWN_QUEUE)
@@ -292,6 +299,15 @@ class Runtime(VmListener):
         if not vm.desired.name:
             self.registry.unwant(vm.get_actor_id())
         self._drop(vm)
+
+    def _look_again(self, vm: VirtualMachine) -> None:
+        if self.registry.get(vm.get_actor_id()) is vm:
+            vm.look_again()
+
+    def on_stale(self, vm: VirtualMachine) -> None:
+        """Start another VM from what the log holds now."""
+        self._drop(vm)
+        self._touch(vm.get_actor_id())
 
     def on_failed(self, vm: VirtualMachine, error: Exception) -> None:
         """Throw the VM away and start another from the log, later and later."""

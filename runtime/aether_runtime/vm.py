@@ -102,6 +102,9 @@ class VmListener:
     def on_ended(self, vm: VirtualMachine) -> None:
         """The VM gave up by itself: fenced. It takes no more commands."""
 
+    def on_stale(self, vm: VirtualMachine) -> None:
+        """The VM's past is not the log's any more; it is to be thrown away and started anew from the log."""
+
     def on_failed(self, vm: VirtualMachine, error: Exception) -> None:
         """The VM met something that must not happen; it is to be thrown away and started anew from the log."""
 
@@ -110,7 +113,7 @@ class VirtualMachine:
     """One live activation of an actor."""
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "desired", "message", "phase", "reason", "snapshot_version",
+        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "desired", "message", "phase", "reason", "snapshot_version", "took_over",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: CompiledModel, services: VmServices, listener: VmListener) -> None:
@@ -119,6 +122,7 @@ class VirtualMachine:
         self.reason = "Replaying"
         self.message = ""
         self.snapshot_version = 0
+        self.took_over = False
         self._history = History.empty(model)
         self._services = services
         self._listener = listener
@@ -176,6 +180,7 @@ class VirtualMachine:
         replayed.history.model = self.model  # another model of equal fold may have come meanwhile
         self._history = replayed.history
         self.snapshot_version = replayed.snapshot_version
+        self.took_over = replayed.writer not in ("", self._services.writer)
         if replayed.epoch > self.desired.epoch:
             if self.desired.name:
                 return self._end_fenced(replayed.epoch)
@@ -211,6 +216,12 @@ class VirtualMachine:
         """Decide with another model of equal fold from the next group on."""
         self._history.model = model
         self._report()
+
+    def look_again(self) -> None:
+        """Read the log once more if nothing is under way: a former owner may have appended after our replay."""
+        if self.is_ready and not self._busy:
+            self._busy = True
+            self._spawn(self._follow(), "follow")
 
     async def stop(self, *, snapshot: bool = True) -> None:
         """Finish the step under way, answer what waits with "moving", take a snapshot. Bounded; harmless to repeat."""
@@ -289,6 +300,13 @@ class VirtualMachine:
         )
 
     def _on_append(self, commit: Commit, group: Group, outcome: asyncio.Future[int]) -> None:
+        """Settle a group; like `_step` a root at which a failure of this VM is caught."""
+        try:
+            self._settle(commit, group, outcome)
+        except Exception as exc:
+            self._fail(exc)
+
+    def _settle(self, commit: Commit, group: Group, outcome: asyncio.Future[int]) -> None:
         self._append = None
         if outcome.cancelled():
             _send([(item, _unknown(item)) for item in group.members])
@@ -345,6 +363,12 @@ class VirtualMachine:
         else:
             _send([(item, _moving(item.command.id)) for item in group.members])
         self._go_on_or_end(tail)
+
+    async def _follow(self) -> None:
+        tail = await self._look(Group(self._history.state, self.get_version(), ""), may_be_empty=True)
+        if tail is not None:
+            self._after_progress()
+            self._go_on_or_end(tail)
 
     async def _look(self, group: Group, *, may_be_empty: bool) -> Tail | None:
         """Read the tail on behalf of a group; where that fails for good, the group is answered and None returned."""
@@ -418,11 +442,14 @@ class VirtualMachine:
             self._mailbox.extendleft(reversed(group.members))
 
     def _go_on_or_end(self, tail: Tail) -> None:
-        """Stop when the log shows another owner: a higher epoch, another past, or an equal that should win."""
+        """Stop when the log shows another owner, of a higher epoch or an equal that should win; begin anew when it shows another past."""
         head, epoch = tail.head, self.desired.epoch
-        if tail.end == "other" or (head is not None and head.epoch > epoch):
-            return self._end_fenced(head.epoch if head is not None else epoch)
-        foreign = any(commit.epoch == epoch and commit.pod != self._services.writer for commit in tail.commits)
+        if head is not None and head.epoch > epoch:
+            return self._end_fenced(head.epoch)
+        if tail.end == "other":
+            return self._end_stale()
+        own_pod = self._services.writer.partition("/")[0]
+        foreign = any(commit.epoch == epoch and commit.pod.partition("/")[0] != own_pod for commit in tail.commits)
         if foreign and not self._services.may_keep(self.desired.actor):
             return self._end_fenced(epoch)
         self._release_step()
@@ -460,6 +487,14 @@ class VirtualMachine:
         self._become_idle()
         self._report(fenced_by=epoch)
         self._listener.on_ended(self)
+
+    def _end_stale(self) -> None:
+        """The log no longer holds our past (purged, restored, made anew), and nobody outranks us: begin anew from what it holds."""
+        self._stopping = True
+        logger.warning("the log holds another past than the actor replayed; it replays again", extra={logs.ACTOR_ID: str(self.desired.actor)})
+        self._refuse_waiting()
+        self._become_idle()
+        self._listener.on_stale(self)
 
     def _spawn(self, step: Coroutine[None, None, None], name: str) -> None:
         self._services.spawn(self._guard(step), f"{name} {self.desired.actor}")

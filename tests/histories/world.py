@@ -94,6 +94,10 @@ class Pod(VmListener):
         """Keep it."""
         self.ended.append(vm)
 
+    def on_stale(self, vm: VirtualMachine) -> None:
+        """Like `on_ended`: the VM is over."""
+        self.on_ended(vm)
+
     def on_failed(self, vm: VirtualMachine, error: Exception) -> None:
         """Keep it."""
         self.failures.append(error)

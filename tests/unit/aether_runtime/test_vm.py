@@ -623,3 +623,18 @@ async def test_state_that_is_not_stored_is_never_shown() -> None:
 
 def test_the_id_of_an_activation_names_actor_and_epoch() -> None:
     assert Pod("a", build_store()).build(4).get_id() == "default/account/alice@4"
+
+
+async def test_a_vm_that_took_over_learns_what_the_former_owner_still_appended() -> None:
+    events = build_store()
+    old, new = Pod("a", events), Pod("b", events)
+    first = await old.start(epoch=1)
+    await run_commands(old, first, OPEN)
+    second = await new.start(epoch=2)
+    await run_commands(old, first, deposit("late"))
+    assert (first.get_version(), second.get_version(), second.took_over) == (2, 1, True)
+
+    second.look_again()
+    await settle(new, until=lambda: second.get_version() == 2)
+
+    assert second.is_ready
