@@ -169,6 +169,7 @@ class Runtime(VmListener):
         vm = self.registry.get(actor)
         if vm is not None:
             await self._stop(vm)
+        self._touch(actor)  # it may have been given to us again meanwhile
 
     # Life.
 

@@ -45,6 +45,10 @@ CONFLICTS_MAX: Final = 3
 RETRY_S: Final = 0.2
 """Seconds between tries to read the log while NATS is away."""
 
+LOOKS_MAX: Final = 50
+"""Times, `RETRY_S` apart, that an unmoved log is read after a refused append: ten seconds, longer than an election. A write that was in
+flight then died with its leader, and deciding again is safe, since ids that took effect are in the window."""
+
 STOP_TIMEOUT_S: Final = 10.0
 """Seconds that a stop waits for the step under way: an append is re-sent for a whole leader election."""
 
@@ -403,10 +407,11 @@ class VirtualMachine:
 
         Args:
             may_be_empty: False after a refused append: on replicas a write of this subject may still be in flight, so an
-                unmoved head is read again.
+                unmoved head is read again, at most `LOOKS_MAX` times.
         """
         actor = self.desired.actor
         seen: list[StoredCommit] = []
+        looks = 0
         while True:
             try:
                 head = await self._services.events.read_head(actor)
@@ -414,7 +419,8 @@ class VirtualMachine:
                     return Tail("other", seen, head)
                 if head is not None and head.sequence != self._history.position.sequence:
                     await catch_up(self._history, actor, self._services.events, head, seen)
-                if seen or may_be_empty or self._stopping:
+                looks += 1
+                if seen or may_be_empty or self._stopping or looks >= LOOKS_MAX:
                     return Tail("moved" if seen else "same", seen, head)
             except InvalidEnvelope as exc:
                 raise EventInvalid(str(exc)) from exc
