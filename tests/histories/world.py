@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Command, Reply
@@ -65,6 +65,15 @@ class Pod(VmListener):
             may_keep=lambda actor: self.may_keep,
             bytes_max=bytes_max,
         )
+
+    @property
+    def writer(self) -> str:
+        """What its commits name as their writer: `<podUID>/<bootId>`."""
+        return self._services.writer
+
+    @writer.setter
+    def writer(self, writer: str) -> None:
+        self._services = replace(self._services, writer=writer)
 
     def build(self, epoch: int = 1, *, actor: ActorId = ALICE, model: CompiledModel | None = None, name: str = "alice", snapshot_every: int = 0) -> VirtualMachine:
         """Return a VM that has not started."""

@@ -638,3 +638,43 @@ async def test_a_vm_that_took_over_learns_what_the_former_owner_still_appended()
     await settle(new, until=lambda: second.get_version() == 2)
 
     assert second.is_ready
+
+
+async def test_an_append_that_is_refused_while_the_log_stands_still_is_decided_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.vm.RETRY_S", 0.0)
+    events = build_store(Fate.STORED, Fate.REFUSED)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+
+    (reply,) = await run_commands(pod, vm, deposit("d1"))
+
+    assert (reply.outcome, vm.get_version()) == ("accepted", 2)
+
+
+async def test_a_log_that_was_made_anew_at_our_own_epoch_is_replayed_and_not_a_fence() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start(epoch=5)
+    await run_commands(pod, vm, OPEN)
+    await events.inner.purge(ALICE, epoch=Epoch(5), writer="operator")
+
+    vm.look_again()
+    await settle(pod, until=lambda: bool(pod.ended))
+
+    assert (vm.is_ready, vm.reason) == (False, "Ready")
+
+
+async def test_a_commit_of_our_own_pods_former_process_is_nobody_elses() -> None:
+    events = build_store()
+    former, pod = Pod("former", events), Pod("a", events)
+    former.writer = "a/former-boot"
+    pod.may_keep = False
+    first = await former.start(epoch=3)
+    await run_commands(former, first, OPEN)
+    vm = await pod.start(epoch=3)
+    await run_commands(former, first, deposit("late"))
+
+    (reply,) = await run_commands(pod, vm, deposit("d1"))
+
+    assert (reply.outcome, vm.get_version(), pod.ended) == ("accepted", 3, [])
