@@ -20,11 +20,16 @@ PROJECT = Path(__file__).parents[2]
 DEPOSITS = 120
 
 
+def _heed_interrupts() -> None:
+    """Undo what a shell does to its background jobs, as a CI may be one: they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 async def start_demo(store: Path) -> asyncio.subprocess.Process:
     command = "import sys; from aether_cli.main import main; sys.exit(main())"
     arguments = ("demo", "--commands", str(DEPOSITS), "--store", str(store))
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", command, *arguments, cwd=PROJECT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True
+        sys.executable, "-c", command, *arguments, cwd=PROJECT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True, preexec_fn=_heed_interrupts
     )
 
 
