@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ from .processes import ClusterError, attempt
 
 CALL_S: Final = 120.0
 """Seconds for one call of kubectl or helm unless the caller waits for something longer."""
+
+TYPES_S: Final = 60.0
+"""Seconds until CRDs are served: one or two on an idle API server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,20 @@ class Cluster:
             ClusterError: it failed and `check` is set; the message holds what it said.
         """
         return self._call("helm", arguments, stdin=stdin, check=check, timeout_s=timeout_s)
+
+    def apply_types(self, folder: Path) -> None:
+        """Apply a folder of CRDs and wait until the API server serves them.
+
+        Raises:
+            ClusterError: it does not within a minute.
+        """
+        self.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={folder}")
+        deadline = time.monotonic() + TYPES_S
+        # Right after the apply a CRD has no conditions yet, and `kubectl wait` fails at once on that; so it is asked again.
+        while self.kubectl("wait", "--for=condition=Established", f"--filename={folder}", "--timeout=10s", check=False).returncode != 0:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"the CRDs of {folder} are not served after {TYPES_S:g} s; see `kubectl describe crds`")
+            time.sleep(0.5)
 
     def command(self, tool: str, *arguments: str) -> list[str]:
         """Return the words of a call, for a caller that runs it in the background (`kubectl get -w`, `port-forward`)."""

@@ -87,7 +87,7 @@ def operator(cluster: Cluster, namespace: str, request: pytest.FixtureRequest) -
     release = f"t{secrets.token_hex(3)}-aether"
     words = [f"--set=watchNamespaces={{{namespace}}}"] if request.param else []
     manifest = render(cluster, namespace, release, "--show-only=templates/rbac.yaml", *words)
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CHARTS.parent / 'crds'}")  # rights on a kind need the kind
+    cluster.apply_types(CHARTS.parent / "crds")  # rights on a kind need the kind
     cluster.kubectl("apply", "--filename=-", stdin=manifest)
     yield Account(cluster, namespace, f"{release}-operator")
     cluster.kubectl("delete", "--filename=-", stdin=manifest)

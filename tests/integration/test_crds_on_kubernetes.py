@@ -50,8 +50,7 @@ class Sandbox:
 def sandbox(cluster: Cluster) -> Iterator[Sandbox]:
     """Bring the types up to date, and leave the cluster as it was found."""
     were_there = cluster.kubectl("get", *TYPES, check=False).returncode == 0
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={REPOSITORY / 'crds'}")
-    cluster.kubectl("wait", "--for=condition=Established", *TYPES, "--timeout=60s")
+    cluster.apply_types(REPOSITORY / "crds")
     namespace = f"crds-{secrets.token_hex(4)}"
     cluster.kubectl("create", "namespace", namespace)
     yield Sandbox(cluster, namespace)
