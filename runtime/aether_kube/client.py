@@ -43,7 +43,6 @@ PAGE_SIZE: Final = 500
 
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
-JSON_PATCH: Final = "application/json-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 """Server-side apply; JSON is YAML, so the body is JSON all the same."""
 
@@ -166,14 +165,6 @@ class KubeClient:
     async def patch_merge(self, path: str, document: Document, *, field_manager: str = "") -> JsonObject:
         """Merge a document into an object; None removes a field, lists are replaced as a whole."""
         return await self.request("PATCH", path, query=_manager(field_manager), body=Body(document, MERGE_PATCH))
-
-    async def patch_json(self, path: str, operations: Sequence[Document], *, field_manager: str = "") -> JsonObject:
-        """Apply JSON Patch operations in order, all or none.
-
-        Raises:
-            KubeInvalid: an operation does not fit, a failed `test` included.
-        """
-        return await self.request("PATCH", path, query=_manager(field_manager), body=Body(operations, JSON_PATCH))
 
     async def apply(self, path: str, document: Document, *, field_manager: str, force: bool = True) -> JsonObject:
         """Server-side apply: make the object hold the document, and drop what this manager applied before and no longer does.

@@ -54,10 +54,6 @@ class Heartbeats:
         subjects = [heartbeat_wildcard(namespace) if namespace else heartbeat_wildcard() for namespace in namespaces]
         return [connection.subscribe(subject, self._on_message) for subject in subjects]
 
-    def process_of(self, uid: PodUid) -> Process | None:
-        """Return what is known of a pod's process."""
-        return self._processes.get(uid)
-
     def see(self, uid: PodUid) -> Process:
         """Return what is known of a pod's process, and begin to expect it if it is new."""
         known = self._processes.get(uid)
