@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from aether_api.errors import InvalidEnvelope
 
 RADIX: Final = 32
@@ -46,48 +48,37 @@ class Block:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class CommitIndex:
-    """The index that the next commit carries.
+class CommitIndex(msgspec.Struct, frozen=True, gc=False):
+    """The index that the next commit carries, kept as the text of the header: a live actor needs it once for each commit, and whole.
 
     Attributes:
         n: how many commits it covers: the ordinal of the next commit.
-        levels: for each level the sequences of the last commits of its complete blocks, oldest first.
+        text: the header's value; one that was read is checked by `decode_index`.
     """
 
     n: int = 0
-    levels: tuple[tuple[int, ...], ...] = ()
+    text: str = ""
 
     def appended(self, sequence: int) -> CommitIndex:
-        """Return the index after commit `n` was stored at `sequence`."""
-        levels = list(self.levels)
-        level = 0
-        while True:
-            if level == len(levels):
-                levels.append(())
-            if len(levels[level]) + 1 < RADIX:
-                levels[level] = (*levels[level], sequence)
-                return CommitIndex(self.n + 1, tuple(levels))
-            levels[level] = ()
-            level += 1
+        """Return the index after commit `n` was stored at `sequence`.
 
-    def encode(self) -> str:
-        """Return the text form for the header."""
-        parts: list[str] = []
-        previous = 0
-        for level in self.levels:
-            for sequence in reversed(level):
-                parts.append(_to_base36(previous - sequence if previous else sequence))
-                previous = sequence
-        return ".".join(parts)
+        Mostly the newest sequence turns into a difference and the rest stays; one commit in 32 closes blocks and drops what they name.
+        """
+        if not self.n:
+            return CommitIndex(1, _to_base36(sequence))
+        if self.n % RADIX != RADIX - 1:
+            newest, dot, older = self.text.partition(".")
+            return CommitIndex(self.n + 1, f"{_to_base36(sequence)}.{_to_base36(sequence - int(newest, 36))}{dot}{older}")
+        return CommitIndex(self.n + 1, _close_blocks(self.n, self.text.split("."), sequence))
 
     def blocks(self) -> Iterator[Block]:
         """Yield the named blocks, newest first; together they cover [0, n) exactly."""
         last = self.n - 1
-        for level, sequences in enumerate(self.levels):
+        sequences = iter(_decode_sequences(self.text))
+        for level, digit in enumerate(_digits_of(self.n)):
             size = RADIX**level
-            for sequence in reversed(sequences):
-                yield Block(last - size + 1, last, sequence)
+            for _ in range(digit):
+                yield Block(last - size + 1, last, next(sequences))
                 last -= size
 
 
@@ -96,24 +87,17 @@ NO_COMMITS: Final = CommitIndex()
 
 
 def decode_index(n: int, text: str) -> CommitIndex:
-    """Parse the header of commit `n`.
+    """Check the header of commit `n`.
 
     Raises:
         InvalidEnvelope: the list does not fit `n`, or sequences do not fall.
     """
     if n < 0:
         raise InvalidEnvelope(f"no commit has the ordinal {n}")
-    sequences = _decode_sequences(text)
-    levels: list[tuple[int, ...]] = []
-    position = 0
-    rest = n
-    while rest:
-        rest, digit = divmod(rest, RADIX)
-        levels.append(tuple(reversed(sequences[position : position + digit])))
-        position += digit
-    if position != len(sequences) or (levels and any(len(level) != digit for level, digit in zip(levels, _digits_of(n), strict=True))):
-        raise InvalidEnvelope(f"the index of commit {n} names {len(sequences)} commits, which does not fit its ordinal")
-    return CommitIndex(n, tuple(levels))
+    found = len(_decode_sequences(text))
+    if found != sum(_digits_of(n)):
+        raise InvalidEnvelope(f"the index of commit {n} names {found} commits, which does not fit its ordinal")
+    return CommitIndex(n, text)
 
 
 def inner_blocks(block: Block, index: CommitIndex) -> Iterator[Block]:
@@ -122,6 +106,18 @@ def inner_blocks(block: Block, index: CommitIndex) -> Iterator[Block]:
         if inner.last < block.first:
             return
         yield inner
+
+
+def _close_blocks(n: int, parts: list[str], sequence: int) -> str:
+    """Return the text after commit `n`, whose low digits are full: it stands for all that they name."""
+    dropped = 0
+    while n % RADIX == RADIX - 1:
+        n //= RADIX
+        dropped += RADIX - 1
+    if dropped == len(parts):
+        return _to_base36(sequence)
+    kept = int(parts[0], 36) - sum(int(part, 36) for part in parts[1 : dropped + 1])
+    return ".".join((_to_base36(sequence), _to_base36(sequence - kept), *parts[dropped + 1 :]))
 
 
 def _digits_of(n: int) -> list[int]:

@@ -172,7 +172,7 @@ def encode_commit(commit: Commit) -> tuple[bytes, bytes]:
     lines = (
         f"{headers.EXPECTED_SEQUENCE}: {commit.expected_sequence}\r\n{headers.COMMIT}: {commit.id}\r\n"
         f"{headers.VERSIONS}: {commit.first_version}-{commit.last_version}\r\n"
-        f"{headers.ORDINAL}: {commit.index.n}\r\n{headers.BACK}: {commit.index.encode()}\r\n{headers.EPOCH}: {commit.epoch}\r\n"
+        f"{headers.ORDINAL}: {commit.index.n}\r\n{headers.BACK}: {commit.index.text}\r\n{headers.EPOCH}: {commit.epoch}\r\n"
         f"{headers.POD}: {commit.pod}\r\n{headers.MODEL}: {commit.model}\r\n{headers.INCARNATION}: {commit.incarnation}\r\n"
         f"{headers.CONTENT_TYPE}: {CONTENT_TYPE_BATCH}\r\n"
     )

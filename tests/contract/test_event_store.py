@@ -61,7 +61,7 @@ async def append(store: EventStore, *, actor: ActorId = ALICE, count: int = 1, e
             commit.id,
             sequence,
             commit.index.n,
-            commit.index.encode(),
+            commit.index.text,
             commit.first_version,
             commit.last_version,
             commit.epoch,
