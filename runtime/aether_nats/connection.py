@@ -22,10 +22,10 @@ from nats import errors as nats_errors
 from aether_api import logs
 from aether_api.errors import AetherError, Disconnected, InvalidName, PayloadTooLarge, RequestTimeout, SettingsInvalid
 from aether_nats.fast import FastLink, find_refusal
-from aether_nats.link import Link, LinkEvents
+from aether_nats.link import Link, LinkEvents, Subscriber
 from aether_nats.message import Message
 from aether_nats.plain import PlainLink
-from aether_nats.requests import RequestTable
+from aether_nats.requests import Exchange, RequestTable
 from aether_nats.settings import NatsSettings
 
 logger = logging.getLogger(__name__)
@@ -44,18 +44,32 @@ Listener = Callable[[], None]
 
 
 class Subscription:
-    """A callback that is called with every message of a subject."""
+    """A callback that is called with every message of a subject.
 
-    __slots__ = ("_connection", "_sid", "subject")
+    Attributes:
+        sid: number of the subscription in its connection.
+        queue: the queue group, or empty.
+    """
 
-    def __init__(self, connection: NatsConnection, sid: int, subject: str) -> None:
+    __slots__ = ("_callback", "_connection", "queue", "sid", "subject")
+
+    def __init__(self, connection: NatsConnection, sid: int, subject: str, queue: str, callback: Callback) -> None:
         self._connection = connection
-        self._sid = sid
+        self._callback = callback
+        self.sid = sid
         self.subject = subject
+        self.queue = queue
+
+    def __call__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
+        """Build the message and outlive a callback that raises; the link calls this."""
+        try:
+            self._callback(Message(subject, reply, raw_headers, payload))
+        except Exception:  # the read loop supervises callbacks: one that raises must not end the connection
+            logger.exception("a callback failed; its message is dropped", extra={logs.NAME: self.subject})
 
     def unsubscribe(self) -> None:
         """Stop at once; messages that are on their way are dropped, so their senders wait in vain."""
-        self._connection.stop_subscription(self._sid, keep_handler=False)
+        self._connection.stop_subscription(self, keep_handler=False)
 
     async def drain(self, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         """Stop, but let the callback see every message that the server has already sent.
@@ -63,11 +77,25 @@ class Subscription:
         Raises:
             Disconnected, RequestTimeout: the server did not confirm; the subscription is ended all the same.
         """
-        self._connection.stop_subscription(self._sid, keep_handler=True)
+        self._connection.stop_subscription(self, keep_handler=True)
         try:
             await self._connection.flush(timeout_s)
         finally:
-            self._connection.stop_subscription(self._sid, keep_handler=False)
+            self._connection.stop_subscription(self, keep_handler=False)
+
+
+class _Replies:
+    """The subscription to our own inbox: no message is built for a reply that nobody awaits."""
+
+    sid = 0
+    queue = ""
+
+    def __init__(self, requests: RequestTable) -> None:
+        self.subject = requests.wildcard
+        self._requests = requests
+
+    def __call__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
+        self._requests.on_reply(subject, reply, raw_headers, payload)
 
 
 class NatsConnection:
@@ -80,7 +108,6 @@ class NatsConnection:
         self._requests = RequestTable(loop)
         self._link = _build_link(settings, LinkEvents(self._on_up, self._on_down, self._on_error), loop)
         self._sid = 0
-        self._active: dict[int, Subscription] = {}
         self._connected_since: float | None = None
         self._up = asyncio.Event()
         self._closed = False
@@ -142,16 +169,15 @@ class NatsConnection:
         if queue:
             _check_subject(queue)
         self._sid += 1
-        subscription = self._active[self._sid] = Subscription(self, self._sid, subject)
-        self._link.subscribe(self._sid, subject, queue, _guard(subject, callback))
+        subscription = Subscription(self, self._sid, subject, queue, callback)
+        self._link.subscribe(subscription)
         return subscription
 
-    def stop_subscription(self, sid: int, *, keep_handler: bool) -> None:
+    def stop_subscription(self, subscription: Subscriber, *, keep_handler: bool) -> None:
         """End a subscription; `Subscription` is the way to call it."""
-        if self._active.pop(sid, None) is not None:
-            self._link.unsubscribe(sid)
+        self._link.unsubscribe(subscription)
         if not keep_handler:
-            self._link.forget(sid)
+            self._link.forget(subscription)
 
     def publish(self, subject: str, payload: bytes, headers: bytes = b"", reply: str = "") -> None:
         """Queue a message for the next write to the socket.
@@ -183,6 +209,14 @@ class NatsConnection:
         reply, future = self._requests.add(subject, timeout_s)
         self._publish_request(subject, payload, headers, reply)
         return future
+
+    def begin(self, exchange: Exchange, payload: bytes, headers: bytes, timeout_s: float) -> None:
+        """Publish to the exchange's subject and hand it what comes back: a request without a future, for the hot path.
+
+        Raises:
+            Disconnected, Backpressure, PayloadTooLarge: at once, as `publish`; nothing was sent.
+        """
+        self._publish_request(exchange.subject, payload, headers, self._requests.register(exchange, timeout_s))
 
     def request_many(self, subject: str, payload: bytes, headers: bytes = b"", timeout_s: float = REQUEST_TIMEOUT_S) -> asyncio.Future[list[Message]]:
         """Publish and return the future of all replies up to the first with a status, which is the last of the list.
@@ -219,13 +253,13 @@ class NatsConnection:
 
     async def drain(self, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         """End all subscriptions, let callbacks see what was on its way, and close."""
-        sids = list(self._active)
-        for sid in sids:
-            self.stop_subscription(sid, keep_handler=True)
+        ended = [subscriber for subscriber in self._link.active() if subscriber.sid]
+        for subscriber in ended:
+            self.stop_subscription(subscriber, keep_handler=True)
         if self.is_connected:
             await self._flush_quietly(timeout_s)
-        for sid in sids:
-            self._link.forget(sid)
+        for subscriber in ended:
+            self._link.forget(subscriber)
         await self.close()
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
@@ -245,7 +279,7 @@ class NatsConnection:
             logger.debug("closing the NATS connection failed", extra={logs.REASON: str(exc)})
 
     def _start(self) -> None:
-        self._link.subscribe(0, self._requests.wildcard, "", self._requests.on_reply)
+        self._link.subscribe(_Replies(self._requests))
         self._connected_since = time.monotonic()
         self._up.set()
 
@@ -310,18 +344,6 @@ def _build_link(settings: NatsSettings, events: LinkEvents, loop: asyncio.Abstra
     if settings.fast:
         logger.warning("NATS runs without its fast layer", extra={logs.REASON: refusal})
     return PlainLink(settings, events, loop)
-
-
-def _guard(subject: str, callback: Callback) -> Callable[[bytes, bytes, bytes, bytes], None]:
-    """Return a handler that builds the message and outlives a callback that raises."""
-
-    def handle(message_subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
-        try:
-            callback(Message(message_subject, reply, raw_headers, payload))
-        except Exception:  # the read loop supervises callbacks: one that raises must not end the connection
-            logger.exception("a callback failed; its message is dropped", extra={logs.NAME: subject})
-
-    return handle
 
 
 def _notify(listeners: list[Listener]) -> None:

@@ -23,8 +23,7 @@ from nats.aio.transport import TcpTransport
 from nats.protocol.parser import PERMISSIONS_ERR, Parser
 
 from aether_api.errors import Backpressure
-from aether_nats.link import LinkEvents, StrictClient, connect_client
-from aether_nats.message import Handler
+from aether_nats.link import LinkEvents, StrictClient, Subscriber, connect_client
 from aether_nats.parser import FastParser
 from aether_nats.settings import NatsSettings
 
@@ -53,7 +52,7 @@ def find_refusal(settings: NatsSettings) -> str:
 class _FastClient(StrictClient):
     """nats-py's client with our parser and a stricter idea of losing a link."""
 
-    def __init__(self, handlers: dict[bytes, Handler], events: LinkEvents, *, demands_tls: bool) -> None:
+    def __init__(self, handlers: dict[bytes, Subscriber], events: LinkEvents, *, demands_tls: bool) -> None:
         super().__init__(demands_tls=demands_tls)
         self._ps = FastParser(self, handlers)
         self._events = events
@@ -110,14 +109,14 @@ class _FastClient(StrictClient):
 
 
 class FastLink:
-    """A link whose writes are corked and whose subscriptions are two dictionaries."""
+    """A link whose writes are corked and whose subscriptions are one dictionary (an idle actor has one, so its size counts)."""
 
     def __init__(self, settings: NatsSettings, events: LinkEvents, loop: asyncio.AbstractEventLoop) -> None:
         self._settings = settings
         self._events = events
         self._loop = loop
-        self._handlers: dict[bytes, Handler] = {}
-        self._lines: dict[int, bytes] = {}
+        self._handlers: dict[bytes, Subscriber] = {}
+        self._ended: set[int] = set()
         self._client = _FastClient(self._handlers, events, demands_tls=settings.demands_tls)
         self._corked: list[bytes] = []
         self._corked_bytes = 0
@@ -129,22 +128,29 @@ class FastLink:
         """The nats-py client that carries the link."""
         return self._client
 
-    def subscribe(self, sid: int, subject: str, queue: str, handler: Handler) -> None:
+    def subscribe(self, subscriber: Subscriber) -> None:
         """Add a subscription; it survives reconnects until `unsubscribe`."""
-        line = f"SUB {subject} {queue} {sid}\r\n".encode() if queue else f"SUB {subject} {sid}\r\n".encode()
-        self._handlers[b"%d" % sid] = handler
-        self._lines[sid] = line
+        self._handlers[b"%d" % subscriber.sid] = subscriber
         if self._is_up:
-            self._cork(line)
+            self._cork(_build_line(subscriber))
 
-    def unsubscribe(self, sid: int) -> None:
+    def unsubscribe(self, subscriber: Subscriber) -> None:
         """Tell the server to send no more; the handler stays."""
-        if self._lines.pop(sid, None) is not None and self._is_up:
+        sid = subscriber.sid
+        if sid in self._ended or b"%d" % sid not in self._handlers:
+            return
+        self._ended.add(sid)
+        if self._is_up:
             self._cork(b"UNSUB %d\r\n" % sid)
 
-    def forget(self, sid: int) -> None:
+    def forget(self, subscriber: Subscriber) -> None:
         """Drop the handler of a subscription."""
-        self._handlers.pop(b"%d" % sid, None)
+        self._handlers.pop(b"%d" % subscriber.sid, None)
+        self._ended.discard(subscriber.sid)
+
+    def active(self) -> list[Subscriber]:
+        """Return the subscriptions that were not ended."""
+        return [subscriber for subscriber in self._handlers.values() if subscriber.sid not in self._ended]
 
     def publish(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
         """Queue a message for the next write, or raise `Backpressure`."""
@@ -161,8 +167,7 @@ class FastLink:
         """Subscribe everything again on a fresh socket."""
         self.drop_unsent()
         self._is_up = True
-        if self._lines:
-            self._client.write(b"".join(self._lines.values()))
+        self._client.write(b"".join(map(_build_line, self.active())))
 
     def drop_unsent(self) -> None:
         """Throw away what waits for a socket that is gone."""
@@ -204,3 +209,8 @@ class FastLink:
         pending = self._corked_bytes + self._buffered_bytes
         if pending + wanted > self._settings.pending_bytes_max:
             raise Backpressure(f"{pending} bytes wait for the NATS socket, {wanted} more do not fit; slow down")
+
+
+def _build_line(subscriber: Subscriber) -> bytes:
+    """Return the protocol line that subscribes."""
+    return f"SUB {subscriber.subject} {subscriber.queue} {subscriber.sid}\r\n".encode() if subscriber.queue else f"SUB {subscriber.subject} {subscriber.sid}\r\n".encode()

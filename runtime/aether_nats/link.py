@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol
 from nats import errors as nats_errors
 from nats.aio.client import Client, Server
 
-from aether_nats.message import Handler
 from aether_nats.settings import PING_INTERVAL_S, PINGS_OUTSTANDING_MAX, NatsSettings, build_tls_context
 
 RECONNECT_DELAY_FIRST_S: Final = 0.05
@@ -45,6 +44,28 @@ class LinkEvents:
     error: Callable[[Exception], None]
 
 
+class Subscriber(Protocol):
+    """One subscription, as a link keeps it: called as a `Handler` with each of its messages."""
+
+    @property
+    def sid(self) -> int:
+        """Number of the subscription, unique in its connection."""
+        ...
+
+    @property
+    def subject(self) -> str:
+        """What it subscribes to."""
+        ...
+
+    @property
+    def queue(self) -> str:
+        """The queue group, or empty."""
+        ...
+
+    def __call__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
+        """Take a message; must not raise and must not block."""
+
+
 class Link(Protocol):
     """One connection to a server, with synchronous writes."""
 
@@ -53,14 +74,18 @@ class Link(Protocol):
         """The nats-py client that carries the link."""
         ...
 
-    def subscribe(self, sid: int, subject: str, queue: str, handler: Handler) -> None:
+    def subscribe(self, subscriber: Subscriber) -> None:
         """Add a subscription; it survives reconnects until `unsubscribe`."""
 
-    def unsubscribe(self, sid: int) -> None:
-        """Tell the server to send no more; what is on its way still reaches the handler."""
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Tell the server to send no more; what is on its way still reaches the subscriber. Harmless to repeat."""
 
-    def forget(self, sid: int) -> None:
-        """Drop the handler of a subscription."""
+    def forget(self, subscriber: Subscriber) -> None:
+        """Drop a subscription with what is on its way."""
+
+    def active(self) -> list[Subscriber]:
+        """Return the subscriptions that were not ended."""
+        ...
 
     def publish(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
         """Queue a message for the socket, or raise `Backpressure`."""

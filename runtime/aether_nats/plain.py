@@ -18,8 +18,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from aether_api.errors import Backpressure
 from aether_api.headers import FIRST_LINE, decode_headers
-from aether_nats.link import LinkEvents, StrictClient, connect_client
-from aether_nats.message import Handler
+from aether_nats.link import LinkEvents, StrictClient, Subscriber, connect_client
 from aether_nats.settings import NatsSettings
 
 
@@ -58,7 +57,8 @@ class PlainLink:
         self._queued_bytes = 0
         self._wakeup = asyncio.Event()
         self._subscriptions: dict[int, NatsSubscription] = {}
-        self._handlers: dict[int, Handler] = {}
+        self._subscribers: dict[int, Subscriber] = {}
+        self._ended: set[int] = set()
         self._writer: asyncio.Task[None] | None = None
 
     @property
@@ -66,18 +66,25 @@ class PlainLink:
         """The nats-py client that carries the link."""
         return self._client
 
-    def subscribe(self, sid: int, subject: str, queue: str, handler: Handler) -> None:
+    def subscribe(self, subscriber: Subscriber) -> None:
         """Add a subscription; nats-py restores it after reconnects."""
-        self._handlers[sid] = handler
-        self._queue(_Subscribe(sid, subject, queue))
+        self._subscribers[subscriber.sid] = subscriber
+        self._queue(_Subscribe(subscriber.sid, subscriber.subject, subscriber.queue))
 
-    def unsubscribe(self, sid: int) -> None:
+    def unsubscribe(self, subscriber: Subscriber) -> None:
         """Tell the server to send no more; the handler stays."""
-        self._queue(_Unsubscribe(sid))
+        if subscriber.sid in self._subscribers and subscriber.sid not in self._ended:
+            self._ended.add(subscriber.sid)
+            self._queue(_Unsubscribe(subscriber.sid))
 
-    def forget(self, sid: int) -> None:
+    def forget(self, subscriber: Subscriber) -> None:
         """Drop the handler of a subscription."""
-        self._handlers.pop(sid, None)
+        self._subscribers.pop(subscriber.sid, None)
+        self._ended.discard(subscriber.sid)
+
+    def active(self) -> list[Subscriber]:
+        """Return the subscriptions that were not ended."""
+        return [subscriber for subscriber in self._subscribers.values() if subscriber.sid not in self._ended]
 
     def publish(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
         """Queue a message, or raise `Backpressure`."""
@@ -140,13 +147,13 @@ class PlainLink:
     async def _end_subscription(self, sid: int) -> None:
         """Drain while the handler is still there, else end it at once (draining costs a round trip)."""
         subscription = self._subscriptions.pop(sid, None)
-        if subscription is not None and sid in self._handlers:
+        if subscription is not None and sid in self._subscribers:
             await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
         elif subscription is not None:
             await subscription.unsubscribe()
 
     async def _on_message(self, sid: int, message: Msg) -> None:
-        handler = self._handlers.get(sid)
+        handler = self._subscribers.get(sid)
         if handler is not None:
             handler(message.subject.encode(), message.reply.encode(), _encode_block(message.headers), message.data)
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import inf
 
 from aether_api.errors import AetherError, NoResponders, RequestTimeout
@@ -25,20 +25,69 @@ INBOX_PREFIX = "_INBOX"
 STATUS_NO_RESPONDERS = 503
 
 
-@dataclass(slots=True)
-class _Waiter:
-    """One request; a request for many replies collects them until a message with a status ends the row."""
+class Exchange(ABC):
+    """A request that waits; `take` and `fail` run in the read loop, must not raise and must not block.
 
-    subject: str
-    deadline: float
-    one: asyncio.Future[Message] | None = None
-    many: asyncio.Future[list[Message]] | None = None
-    collected: list[Message] = field(default_factory=list[Message])
+    Attributes:
+        subject: what was asked, for messages.
+        deadline: monotonic time of the loop; set by the table.
+    """
+
+    __slots__ = ("deadline", "subject")
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.deadline = inf
+
+    @abstractmethod
+    def take(self, message: Message) -> bool:
+        """Take a reply and return whether it was the last one."""
+
+    @abstractmethod
+    def fail(self, error: AetherError) -> None:
+        """End without a reply: nobody serves the subject, the deadline has passed, or the link is gone."""
+
+
+class _One(Exchange):
+    """A request for one reply."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, subject: str, future: asyncio.Future[Message]) -> None:
+        super().__init__(subject)
+        self.future = future
+
+    def take(self, message: Message) -> bool:
+        if not self.future.done():
+            self.future.set_result(message)
+        return True
 
     def fail(self, error: AetherError) -> None:
-        for future in (self.one, self.many):
-            if future is not None and not future.done():
-                future.set_exception(error)
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class _Many(Exchange):
+    """A request for many replies; a message with a status ends the row."""
+
+    __slots__ = ("collected", "future")
+
+    def __init__(self, subject: str, future: asyncio.Future[list[Message]]) -> None:
+        super().__init__(subject)
+        self.future = future
+        self.collected: list[Message] = []
+
+    def take(self, message: Message) -> bool:
+        self.collected.append(message)
+        if not message.status:
+            return False
+        if not self.future.done():
+            self.future.set_result(self.collected)
+        return True
+
+    def fail(self, error: AetherError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class RequestTable:
@@ -48,7 +97,7 @@ class RequestTable:
         self._loop = loop
         self._inbox = f"{INBOX_PREFIX}.{secrets.token_hex(11)}"
         self._token_start = len(self._inbox) + 1
-        self._waiting: dict[bytes, _Waiter] = {}
+        self._waiting: dict[bytes, Exchange] = {}
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = inf
@@ -64,12 +113,21 @@ class RequestTable:
     def add(self, subject: str, timeout_s: float) -> tuple[str, asyncio.Future[Message]]:
         """Register a request and return its reply subject and the future of its one reply."""
         future: asyncio.Future[Message] = self._loop.create_future()
-        return self._register(_Waiter(subject, self._loop.time() + timeout_s, one=future)), future
+        return self.register(_One(subject, future), timeout_s), future
 
     def add_many(self, subject: str, timeout_s: float) -> tuple[str, asyncio.Future[list[Message]]]:
         """Register a request whose replies end with a status message, which is the last of the list."""
         future: asyncio.Future[list[Message]] = self._loop.create_future()
-        return self._register(_Waiter(subject, self._loop.time() + timeout_s, many=future)), future
+        return self.register(_Many(subject, future), timeout_s), future
+
+    def register(self, exchange: Exchange, timeout_s: float) -> str:
+        """Register a request and return its reply subject."""
+        self._count += 1
+        exchange.deadline = deadline = self._loop.time() + timeout_s
+        self._waiting[b"%x" % self._count] = exchange
+        if deadline < self._timer_due:
+            self._start_timer(deadline)
+        return f"{self._inbox}.{self._count:x}"
 
     def discard(self, reply: str) -> None:
         """Forget a request that was never sent."""
@@ -78,30 +136,22 @@ class RequestTable:
     def on_reply(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
         """Hand a reply to its request; replies that nobody awaits any more are dropped."""
         token = subject[self._token_start :]
-        waiter = self._waiting.get(token)
-        if waiter is None:
+        exchange = self._waiting.get(token)
+        if exchange is None:
             return
         message = Message(subject, reply, raw_headers, payload)
-        if waiter.many is not None and not message.status:
-            waiter.collected.append(message)
-            return
-        del self._waiting[token]
-        _finish(waiter, message)
+        if raw_headers and not payload and message.status == STATUS_NO_RESPONDERS:
+            del self._waiting[token]
+            exchange.fail(NoResponders(f"nobody serves {exchange.subject}"))
+        elif exchange.take(message):
+            self._waiting.pop(token, None)
 
     def fail_all(self, error: AetherError) -> None:
         """End every waiting request, because the link is gone."""
         waiting, self._waiting = self._waiting, {}
         self._stop_timer()
-        for waiter in waiting.values():
-            waiter.fail(error)
-
-    def _register(self, waiter: _Waiter) -> str:
-        self._count += 1
-        token = f"{self._count:x}"
-        self._waiting[token.encode()] = waiter
-        if waiter.deadline < self._timer_due:
-            self._start_timer(waiter.deadline)
-        return f"{self._inbox}.{token}"
+        for exchange in waiting.values():
+            exchange.fail(error)
 
     def _start_timer(self, due: float) -> None:
         self._stop_timer()
@@ -115,23 +165,13 @@ class RequestTable:
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        late = [token for token, waiter in self._waiting.items() if waiter.deadline <= now]
+        late = [token for token, exchange in self._waiting.items() if exchange.deadline <= now]
         for token in late:
-            waiter = self._waiting.pop(token)
-            waiter.fail(RequestTimeout(f"no answer on {waiter.subject} in time"))
+            exchange = self._waiting.pop(token)
+            exchange.fail(RequestTimeout(f"no answer on {exchange.subject} in time"))
         self._stop_timer()
         if self._waiting:
-            self._start_timer(min(waiter.deadline for waiter in self._waiting.values()))
-
-
-def _finish(waiter: _Waiter, message: Message) -> None:
-    if message.status == STATUS_NO_RESPONDERS and not message.payload:
-        waiter.fail(NoResponders(f"nobody serves {waiter.subject}"))
-    elif waiter.many is not None:
-        if not waiter.many.done():
-            waiter.many.set_result([*waiter.collected, message])
-    elif waiter.one is not None and not waiter.one.done():
-        waiter.one.set_result(message)
+            self._start_timer(min(exchange.deadline for exchange in self._waiting.values()))
 
 
 async def await_all(futures: Sequence[asyncio.Future[Message]]) -> list[Message]:
