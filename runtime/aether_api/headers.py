@@ -21,6 +21,8 @@ POD: Final = "Aether-Pod"
 MODEL: Final = "Aether-Model"
 INCARNATION: Final = "Aether-Incarnation"
 TOMBSTONE: Final = "Aether-Tombstone"
+INBOX: Final = "Aether-Inbox"
+REMINDER: Final = "Aether-Reminder"
 
 COMMAND: Final = "Aether-Command"
 TIME: Final = "Aether-Time"
@@ -74,6 +76,27 @@ def decode_headers(raw: bytes) -> dict[str, str]:
         if colon:
             headers[name] = value.strip(BLANKS)
     return headers
+
+
+def marker(name: str) -> bytes:
+    """Return what `find_header` looks for."""
+    return f"\r\n{name}:".encode()
+
+
+def find_header(raw: bytes, marked: bytes) -> str | None:
+    """Return one header of a raw block, the last of equal names as `decode_headers` does; for hot paths that need few of them.
+
+    Raises:
+        InvalidEnvelope: it is not UTF-8.
+    """
+    at = raw.rfind(marked)
+    if at < 0:
+        return None
+    start = at + len(marked)
+    try:
+        return raw[start : raw.find(b"\r\n", start)].decode().strip(BLANKS)
+    except UnicodeDecodeError as exc:
+        raise InvalidEnvelope("the headers are not UTF-8") from exc
 
 
 def parse_count(text: str) -> int | None:

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Final, NewType
 
+import msgspec
+
 from aether_api.errors import InvalidName
 
 Namespace = NewType("Namespace", str)
@@ -43,9 +45,8 @@ _NAME = re.compile(NAME_PATTERN)
 _MEMBER = re.compile(MEMBER_PATTERN)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ActorId:
-    """The full name of an actor: Kubernetes namespace, model and id within the model."""
+class ActorId(msgspec.Struct, frozen=True, order=True, gc=False):
+    """The full name of an actor: Kubernetes namespace, model and id within the model. It is the key of most tables, so hash and equality are C's."""
 
     namespace: Namespace
     model: ModelName

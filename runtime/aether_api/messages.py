@@ -7,8 +7,9 @@ deadlines, since clocks differ.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import msgspec
@@ -41,14 +42,13 @@ COMMAND_ID_LENGTH_MAX: Final = 128
 Outcome = Literal["accepted", "rejected", "noop", "error"]
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """A wish that one actor shall do something.
 
     Attributes:
         id: chosen by the sender; a repeat of an accepted id gets the first answer.
         payload: raw JSON object.
-        time: when the sender made it, RFC 3339 UTC.
+        time: when the sender made it, RFC 3339 UTC; `unix_s` is the same moment.
         timeout_s: seconds the sender waits, counted from arrival.
         expected_version: refuse unless the actor is at exactly this version.
         dry_run: decide and answer, store nothing.
@@ -60,6 +60,7 @@ class Command:
     id: CommandId
     payload: bytes
     time: str
+    unix_s: float
     timeout_s: float
     expected_version: int | None = None
     dry_run: bool = False
@@ -136,36 +137,48 @@ def build_command_headers(command: Command) -> bytes:
     return headers.encode_headers(lines)
 
 
-def parse_command(actor: ActorId, name: str, raw_headers: bytes, payload: bytes, *, now: str, fresh_id: str) -> Command:
+def parse_command(actor: ActorId, name: str, raw_headers: bytes, payload: bytes, *, now_s: float, fresh_id: Callable[[], str]) -> Command:
     """Build a command from a message.
 
     Args:
-        now: the receiver's time, for a command that carries none.
-        fresh_id: id for a command that carries none.
+        now_s: the receiver's unix time, for a command that carries none.
+        fresh_id: makes an id for a command that carries none.
 
     Raises:
         InvalidEnvelope: a header is malformed; the message names it.
     """
-    found = headers.decode_headers(raw_headers) if raw_headers else {}
-    timeout_ms = _parse_int(found, headers.TIMEOUT_MS, TIMEOUT_DEFAULT_MS, minimum=1)
-    expected = _parse_int(found, headers.EXPECTED_VERSION, -1, minimum=0) if headers.EXPECTED_VERSION in found else None
+    command_id = headers.find_header(raw_headers, _COMMAND)
+    sent = headers.find_header(raw_headers, _TIME)
+    timeout = headers.find_header(raw_headers, _TIMEOUT_MS)
+    time, unix_s = (format_time(now_s), now_s) if sent is None else _parse_sent(sent)
+    timeout_ms = TIMEOUT_DEFAULT_MS if timeout is None else _parse_int(headers.TIMEOUT_MS, timeout, minimum=1)
+    usual = (command_id is not None) + (sent is not None) + (timeout is not None)
+    rest = _parse_rest(raw_headers) if raw_headers.count(b"\n") > usual + _FRAME_LINES else _NO_REST
     return Command(
         actor=actor,
         name=name,
-        id=CommandId(_parse_command_id(found.get(headers.COMMAND, fresh_id))),
+        id=CommandId(fresh_id() if command_id is None else _check_command_id(command_id)),
         payload=payload or b"{}",
-        time=_parse_time(found.get(headers.TIME, now)),
+        time=time,
+        unix_s=unix_s,
         timeout_s=min(timeout_ms, TIMEOUT_MAX_MS) / 1000,
-        expected_version=expected,
-        dry_run=_parse_bool(found, headers.DRY_RUN),
-        forwards=_parse_int(found, headers.FORWARDS, 0, minimum=0),
-        traceparent=trace if (trace := found.get(headers.TRACEPARENT, "")).isprintable() else "",
+        expected_version=rest.expected_version,
+        dry_run=rest.dry_run,
+        forwards=rest.forwards,
+        traceparent=rest.traceparent,
     )
 
 
 def format_time(unix_s: float) -> str:
     """Return RFC 3339 in UTC with microseconds: equal length, so text order is time order."""
-    return datetime.fromtimestamp(unix_s, UTC).strftime(TIME_FORMAT)
+    second, micros = divmod(round(unix_s * 1_000_000), 1_000_000)
+    return f"{_format_second(second)}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=8)
+def _format_second(second: int) -> str:
+    """Return the part of a time that stays for a second; most of what it costs to format one (measured: 2.2 us of 2.6)."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def parse_time(text: str) -> datetime:
@@ -179,15 +192,45 @@ def parse_time(text: str) -> datetime:
     return moment
 
 
-def _parse_time(text: str) -> str:
-    """Return a time in the form of `format_time`, whatever its offset and precision."""
+class _Rest(msgspec.Struct, frozen=True):
+    """What few commands carry."""
+
+    expected_version: int | None = None
+    dry_run: bool = False
+    forwards: int = 0
+    traceparent: str = ""
+
+
+_NO_REST: Final = _Rest()
+
+_FRAME_LINES: Final = 2
+"""Lines of a header block that are no headers: the first names the protocol, the last is empty."""
+
+_COMMAND: Final = headers.marker(headers.COMMAND)
+_TIME: Final = headers.marker(headers.TIME)
+_TIMEOUT_MS: Final = headers.marker(headers.TIMEOUT_MS)
+
+
+def _parse_rest(raw_headers: bytes) -> _Rest:
+    found = headers.decode_headers(raw_headers)
+    expected, forwards, trace = found.get(headers.EXPECTED_VERSION), found.get(headers.FORWARDS), found.get(headers.TRACEPARENT, "")
+    return _Rest(
+        expected_version=None if expected is None else _parse_int(headers.EXPECTED_VERSION, expected, minimum=0),
+        dry_run=_parse_bool(found, headers.DRY_RUN),
+        forwards=0 if forwards is None else _parse_int(headers.FORWARDS, forwards, minimum=0),
+        traceparent=trace if trace.isprintable() else "",
+    )
+
+
+def _parse_sent(text: str) -> tuple[str, float]:
+    """Return a time in the form of `format_time`, whatever its offset and precision, and as unix time."""
     try:
         moment = parse_time(text)
         if not TIME_MIN < moment < TIME_MAX:
             raise InvalidEnvelope(f"{text!r} is not a time of this age")
     except InvalidEnvelope as exc:
         raise InvalidEnvelope(f"header {headers.TIME}: {exc}") from exc
-    return text if _is_canonical(text) else moment.astimezone(UTC).strftime(TIME_FORMAT)
+    return text if _is_canonical(text) else moment.astimezone(UTC).strftime(TIME_FORMAT), moment.timestamp()
 
 
 def _is_canonical(text: str) -> bool:
@@ -195,16 +238,13 @@ def _is_canonical(text: str) -> bool:
     return len(text) == TIME_LENGTH and (text[7], text[10], text[13], text[19], text[-1]) == ("-", "T", ":", ".", "Z")
 
 
-def _parse_command_id(value: str) -> str:
+def _check_command_id(value: str) -> str:
     if not value or len(value) > COMMAND_ID_LENGTH_MAX or not value.isprintable():
         raise InvalidEnvelope(f"header {headers.COMMAND} must be 1 to {COMMAND_ID_LENGTH_MAX} printable characters")
     return value
 
 
-def _parse_int(found: dict[str, str], name: str, default: int, *, minimum: int) -> int:
-    text = found.get(name)
-    if text is None:
-        return default
+def _parse_int(name: str, text: str, *, minimum: int) -> int:
     count = headers.parse_count(text)
     if count is None or count < minimum:
         raise InvalidEnvelope(f"header {name} must be a whole number of at least {minimum}, not {text[:40]!r}")

@@ -12,7 +12,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -81,12 +81,14 @@ class CommandClient:
             Disconnected: there was no link all the time; nothing happened.
             InvalidName: `command` cannot be a subject's token.
         """
+        now_s = time.time()
         message = Command(
             actor=actor,
             name=check_member("command", command),
             id=CommandId(command_id or uuid.uuid4().hex),
             payload=payload if isinstance(payload, bytes) else msgspec.json.encode(payload),
-            time=format_time(time.time()),
+            time=format_time(now_s),
+            unix_s=now_s,
             timeout_s=timeout_s,
             expected_version=expected_version,
             dry_run=dry_run,
@@ -132,7 +134,7 @@ class CommandClient:
         subject = command_subject(channel, command.actor, command.name)
         wait_s = min(progress.try_timeout_s, remaining_s)
         # The pod is told how long this try waits: it answers before, and runs nothing whose answer nobody awaits.
-        lines = build_command_headers(replace(command, timeout_s=wait_s))
+        lines = build_command_headers(msgspec.structs.replace(command, timeout_s=wait_s))
         future = self._connection.request(subject, command.payload, lines, wait_s)
         try:
             return await future

@@ -168,13 +168,23 @@ def ack_of(message: Message) -> PubAck:
         StreamUnavailable: the stream has no leader now; the outcome is unknown.
         JetStreamError: any other refusal; nothing was stored.
     """
+    ack = _read_ack(message)
+    return PubAck(ack.stream, ack.seq, ack.duplicate)
+
+
+def sequence_of(message: Message) -> int:
+    """Read the sequence from the reply to a publish; raises as `ack_of`."""
+    return _read_ack(message).seq
+
+
+def _read_ack(message: Message) -> _Ack:
     try:
         ack = _decode_ack(message.payload)
     except msgspec.DecodeError as exc:
         raise InvalidEnvelope(f"not an ack of JetStream: {message!r}: {exc}") from exc
     if ack.error is not None:
         raise build_error(ack.error)
-    return PubAck(ack.stream, ack.seq, ack.duplicate)
+    return ack
 
 
 def decode_answer(message: Message, decode: msgspec.json.Decoder[_T]) -> _T:

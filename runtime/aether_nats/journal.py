@@ -17,9 +17,11 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Final
+
+from msgspec import structs
 
 from aether_api import logs
 from aether_api.commit_index import Block, inner_blocks
@@ -41,8 +43,9 @@ from aether_api.identity import ActorId, Epoch
 from aether_api.subjects import event_stream, event_subject, partition_of, snapshot_stream, snapshot_wildcard
 from aether_nats.connection import NatsConnection
 from aether_nats.jetstream import JetStream
-from aether_nats.jetstream_wire import StoredMessage, ack_of
+from aether_nats.jetstream_wire import StoredMessage, sequence_of
 from aether_nats.message import Message
+from aether_nats.requests import Exchange
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,9 @@ APPEND_RETRY_S: Final = 0.25
 BATCH_COMMITS: Final = 256
 """Commits read at once during replay: hides the round trip, and bounds memory to 256 commits of an actor."""
 
+SUBJECTS_CACHED: Final = 16_384
+"""Actors whose subjects are remembered: hashing a name costs as much as sending its append, and hot actors are few (3 MB)."""
+
 PURGE_ATTEMPTS_MAX: Final = 5
 """Tries to place a tombstone while another writer still appends; each lost race means that a live VM made progress."""
 
@@ -62,16 +68,32 @@ UNKNOWN_OUTCOMES: Final = (RequestTimeout, Disconnected, StreamUnavailable, NoRe
 """What does not tell whether an append was stored, if it was sent at all."""
 
 
-@dataclass(slots=True)
-class _Append:
+class _Append(Exchange):
     """An append under way; `may_be_stored` after a try whose outcome is unknown."""
 
-    commit: Commit
-    subject: str
-    headers: bytes
-    payload: bytes
-    outcome: asyncio.Future[int]
-    may_be_stored: bool = False
+    __slots__ = ("commit", "headers", "journal", "may_be_stored", "outcome", "payload")
+
+    def __init__(self, journal: Journal, subject: str, commit: Commit, outcome: asyncio.Future[int]) -> None:
+        super().__init__(subject)
+        self.journal = journal
+        self.commit = commit
+        self.outcome = outcome
+        self.headers, self.payload = encode_commit(commit)
+        self.may_be_stored = False
+
+    def take(self, message: Message) -> bool:
+        """Settle the append by the server's answer."""
+        if not self.outcome.done():
+            try:
+                self.outcome.set_result(sequence_of(message))
+            except AetherError as exc:
+                self.journal.on_failed_try(self, exc, sent=True)
+        return True
+
+    def fail(self, error: AetherError) -> None:
+        """The outcome of this try is unknown."""
+        if not self.outcome.done():
+            self.journal.on_failed_try(self, error, sent=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +112,7 @@ class Journal:
     def __init__(self, js: JetStream, partitions: int) -> None:
         self._js = js
         self._partitions = partitions
+        self._subject_of = lru_cache(SUBJECTS_CACHED)(partial(event_subject, partitions=partitions))
         self._loop = asyncio.get_running_loop()
         self.scans = 0
         self.resent = 0
@@ -101,8 +124,7 @@ class Journal:
         or `JetStreamError`; in the last two cases nothing was stored.
         """
         outcome: asyncio.Future[int] = self._loop.create_future()
-        headers, payload = encode_commit(commit)
-        self._send(_Append(commit, event_subject(commit.actor, self._partitions), headers, payload, outcome))
+        self._send(_Append(self, self._subject_of(commit.actor), commit, outcome))
         return outcome
 
     async def read_head(self, actor: ActorId) -> StoredCommit | None:
@@ -182,25 +204,7 @@ class Journal:
         stream = event_stream(actor.namespace, partition_of(actor, self._partitions))
         await self._js.purge(stream, event_subject(actor, self._partitions), before_sequence=sequence)
 
-    def _send(self, append: _Append) -> None:
-        if append.outcome.done():
-            return
-        try:
-            self._js.connection.request(append.subject, append.payload, append.headers, APPEND_TIMEOUT_S).add_done_callback(partial(self._settle, append))
-        except AetherError as exc:
-            self._fail(append, exc, sent=False)
-
-    def _settle(self, append: _Append, answer: asyncio.Future[Message]) -> None:
-        if append.outcome.done():
-            if not answer.cancelled():
-                answer.exception()
-            return
-        try:
-            append.outcome.set_result(ack_of(answer.result()).sequence)
-        except AetherError as exc:
-            self._fail(append, exc, sent=True)
-
-    def _fail(self, append: _Append, error: AetherError, *, sent: bool) -> None:
+    def on_failed_try(self, append: _Append, error: AetherError, *, sent: bool) -> None:
         """Send the append again unless it is known that it was not stored: then nothing but an ack or a conflict settles it."""
         unknown = isinstance(error, UNKNOWN_OUTCOMES)
         append.may_be_stored |= unknown and sent
@@ -210,6 +214,14 @@ class Journal:
         self.resent += sent
         logger.debug("the outcome of an append is unknown, sending it again", extra={logs.ACTOR_ID: str(append.commit.actor), logs.REASON: str(error)})
         self._loop.call_later(0.0 if isinstance(error, RequestTimeout) else APPEND_RETRY_S, self._send, append)
+
+    def _send(self, append: _Append) -> None:
+        if append.outcome.done():
+            return
+        try:
+            self._js.connection.begin(append, append.payload, append.headers, APPEND_TIMEOUT_S)
+        except AetherError as exc:
+            self.on_failed_try(append, exc, sent=False)
 
     async def _read_sequences(self, actor: ActorId, sequences: Sequence[int]) -> list[StoredCommit | None]:
         """Read the actor's commits at some sequences; what a replica does not have yet, the leader has."""
@@ -250,7 +262,7 @@ class Journal:
             batch, _ = await self._js.read_batch(stream, event_subject(actor, self._partitions), next_sequence, BATCH_COMMITS)
             for message in batch:
                 with suppress(InvalidEnvelope):
-                    commits += [replace(_decode(message), payload=b"")] if message.sequence < end else []
+                    commits += [structs.replace(_decode(message), payload=b"")] if message.sequence < end else []
             if not batch or batch[-1].sequence >= end:
                 return commits
             next_sequence = batch[-1].sequence + 1

@@ -13,13 +13,15 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from aether_api import logs
 from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, InvalidName, NoResponders, Reason, RequestTimeout, reason_of
 from aether_api.identity import PodUid
-from aether_api.messages import Command, Reply, build_command_headers, build_error, decode_reply, encode_reply, format_time, parse_command
+from aether_api.messages import Command, Reply, build_command_headers, build_error, decode_reply, encode_reply, parse_command
 from aether_api.subjects import call_wildcard, command_subject, forward_subject, forward_wildcard, parse_command_subject
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
@@ -198,7 +200,7 @@ class Router:
         """Pass a command on: to the live VM if there is one, else to `subject`; None when nobody took it."""
         command = waiting.command
         remaining_s = max(LOOK_AGAIN_S, waiting.deadline - self._loop.time())
-        headers = build_command_headers(replace(command, forwards=command.forwards + 1, timeout_s=remaining_s))
+        headers = build_command_headers(msgspec.structs.replace(command, forwards=command.forwards + 1, timeout_s=remaining_s))
         for target in (command_subject("cmd", command.actor, command.name), subject):
             try:
                 return decode_reply((await self._connection.request(target, command.payload, headers, remaining_s)).payload)
@@ -213,7 +215,7 @@ class Router:
         """Read a command; a malformed one is answered with what is wrong with it."""
         try:
             actor, name = parse_command_subject(message.subject)
-            return parse_command(actor, name, message.raw_headers, message.payload, now=format_time(time.time()), fresh_id=secrets.token_hex(8))
+            return parse_command(actor, name, message.raw_headers, message.payload, now_s=time.time(), fresh_id=_fresh_id)
         except (InvalidName, InvalidEnvelope) as exc:
             self._answer_to(message)(Reply("rejected", reason=Reason.INVALID_COMMAND.value, message=str(exc)))
             return None
@@ -233,6 +235,10 @@ class Router:
                 logger.debug("a reply could not be sent; the caller asks again", extra={logs.REASON: str(exc)})
 
         return answer
+
+
+def _fresh_id() -> str:
+    return secrets.token_hex(8)
 
 
 def _nowhere(waiting: Waiting) -> Reply:

@@ -19,6 +19,7 @@ from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.journal import Journal
 from aether_nats.message import Message
+from aether_nats.requests import Exchange
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, ensure_streams
 
@@ -47,18 +48,16 @@ class ScriptedConnection:
         self.at_once = at_once
         self.sent: list[tuple[str, bytes, bytes]] = []
 
-    def request(self, subject: str, payload: bytes, headers: bytes, timeout_s: float) -> asyncio.Future[Message]:
+    def begin(self, exchange: Exchange, payload: bytes, headers: bytes, timeout_s: float) -> None:
         if self.at_once is not None:
             error, self.at_once = self.at_once, None
             raise error
-        self.sent.append((subject, payload, headers))
-        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self.sent.append((exchange.subject, payload, headers))
         step = self.script.pop(0)
         if isinstance(step, AetherError):
-            future.set_exception(step)
+            asyncio.get_running_loop().call_soon(exchange.fail, step)
         elif step is not None:
-            future.set_result(Message(b"inbox", b"", b"", step))
-        return future
+            asyncio.get_running_loop().call_soon(exchange.take, Message(b"inbox", b"", b"", step))
 
 
 def build_scripted(*script: bytes | AetherError | None, at_once: AetherError | None = None) -> tuple[Journal, ScriptedConnection]:

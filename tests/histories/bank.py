@@ -51,5 +51,5 @@ def compile_account_in_other_units() -> CompiledModel:
 
 def build_command(name: str, fields: dict[str, object], *, id: str, time_s: float = START_S, actor: ActorId = ALICE, **options: object) -> Command:
     """Return a command that was made at `time_s`; `options` are further fields of `Command`."""
-    command = Command(actor, name, CommandId(id), orjson.dumps(fields), format_time(time_s), 10.0)
+    command = Command(actor, name, CommandId(id), orjson.dumps(fields), format_time(time_s), time_s, 10.0)
     return Command(**{field: options.get(field, getattr(command, field)) for field in Command.__slots__})  # type: ignore[arg-type]  # the names are those of the fields

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.asyncio
 
 ALICE = parse_actor_id("bank", "account", "alice")
 NOW = "2026-01-31T12:00:00.000000Z"
+NOW_S = 1769860800.0
 
 Behaviour = Callable[["Service", Command], Reply | None]
 
@@ -37,7 +38,7 @@ class Service:
 
     def __call__(self, message: Message) -> None:
         actor, name = parse_command_subject(message.subject)
-        command = parse_command(actor, name, message.raw_headers, message.payload, now=NOW, fresh_id="none")
+        command = parse_command(actor, name, message.raw_headers, message.payload, now_s=NOW_S, fresh_id=lambda: "none")
         self.seen.append(command)
         reply = self.behaviour(self, command)
         if reply is not None:

@@ -29,6 +29,7 @@ from aether_api.messages import (
 
 ACTOR = parse_actor_id("default", "account", "alice")
 NOW = "2026-07-01T12:00:00.000000Z"
+NOW_S = 1782907200.0
 printable = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20)
 
 
@@ -38,17 +39,17 @@ def parse(**found: str) -> Command:
 
 
 def parse_block(lines: bytes, payload: bytes = b"{}") -> Command:
-    return parse_command(ACTOR, "Open", headers.FIRST_LINE + b"\r\n" + lines + b"\r\n", payload, now=NOW, fresh_id="fresh")
+    return parse_command(ACTOR, "Open", headers.FIRST_LINE + b"\r\n" + lines + b"\r\n", payload, now_s=NOW_S, fresh_id=lambda: "fresh")
 
 
 @given(printable, st.integers(1, TIMEOUT_MAX_MS), st.none() | st.integers(0, 10**12), st.booleans(), st.integers(0, 2))
 def test_a_command_reads_back_as_it_was_sent(id: str, timeout_ms: int, expected: int | None, dry_run: bool, forwards: int) -> None:
-    command = Command(ACTOR, "Open", CommandId(id), b'{"owner":"a"}', NOW, timeout_ms / 1000, expected, dry_run, forwards, "00-trace-01")
+    command = Command(ACTOR, "Open", CommandId(id), b'{"owner":"a"}', NOW, NOW_S, timeout_ms / 1000, expected, dry_run, forwards, "00-trace-01")
     assert parse_block(build_command_headers(command), command.payload) == command
 
 
 def test_what_a_sender_leaves_out_is_filled_in() -> None:
-    command = parse_command(ACTOR, "Open", b"", b"", now=NOW, fresh_id="fresh")
+    command = parse_command(ACTOR, "Open", b"", b"", now_s=NOW_S, fresh_id=lambda: "fresh")
     assert (command.id, command.time, command.timeout_s, command.payload) == ("fresh", NOW, TIMEOUT_DEFAULT_MS / 1000, b"{}")
     assert (command.expected_version, command.dry_run, command.forwards) == (None, False, 0)
 
