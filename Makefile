@@ -6,6 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate -q --custom-compile-command "make lock"
+comma := ,
 IMAGE_EXTRAS := --extra operator --extra runtime --extra gateway --extra cli
 
 .PHONY: help
@@ -34,7 +35,7 @@ demo-kubernetes: $(STAMP) ## run the bank on a kind cluster with helm, and kill 
 check: $(STAMP) ## lint, types, unit and architecture tests, in under a minute
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy --no-error-summary -p aether_api -p aether_model -p aether_kube -p aether_nats -p aether_runtime -p aether_operator -p aether_cli
+	@$(BIN)/mypy --no-error-summary -p aether_api -p aether_model -p aether_kube -p aether_nats -p aether_runtime -p aether_operator -p aether_cli -p bench
 	@$(BIN)/pyright
 	@$(BIN)/pytest -q --numprocesses=2 tests/architecture tests/unit
 
@@ -43,6 +44,11 @@ test: $(STAMP) ## run everything, the real Kubernetes included
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/pytest -q tests/contract tests/integration
 	@$(BIN)/pytest -q tests/e2e # by itself: its operator would mend what the tests of the CRDs write
+
+.PHONY: bench
+bench: $(STAMP) ## run the benches (ONLY=name,name ROUNDS= SECONDS= SMALL=1 PROFILE=1)
+	@$(BIN)/python -m bench $(subst $(comma), ,$(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(SMALL),--small) $(if $(PROFILE),--profile build/bench) $(if $(REQUIRE_PEERS),--require-peers)
 
 .PHONY: cluster
 cluster: $(STAMP) ## start a kind cluster and keep it; prints its kubeconfig

@@ -1,0 +1,58 @@
+"""`python -m bench [NAME ...]`: run benches, print one JSON line for each comparison."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from bench.catalogue import BENCHES
+from bench.errors import BenchFailed
+from bench.results import Line
+from bench.scale import SMALL, Scale
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the benches that are named, or all; the exit code is 1 if one gave no figure."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Run benches; each comparison is one JSON line.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHES)} (default: all)")
+    parser.add_argument("--rounds", type=int, help="pairs of measurements")
+    parser.add_argument("--seconds", type=float, help="length of one measurement of a closed loop")
+    parser.add_argument("--small", action="store_true", help="run everything small, to see that it works; the figures mean nothing")
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write profiles of our processes; the figures mean nothing")
+    parser.add_argument("--require-peers", action="store_true", help="fail where a peer is not installed")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if name not in BENCHES]
+    if unknown:
+        parser.error(f"there is no bench {unknown[0]!r}; there are {', '.join(BENCHES)}")
+    lines = asyncio.run(_run_all(options.names or list(BENCHES), _build_scale(options)))
+    failed = None in lines or (options.require_peers and any(line is not None and line.reason for line in lines))
+    return 1 if failed else 0
+
+
+def _build_scale(options: argparse.Namespace) -> Scale:
+    scale = replace(SMALL if options.small else Scale(), profile=options.profile)
+    return replace(scale, **{name: value for name in ("rounds", "seconds") if (value := getattr(options, name)) is not None})
+
+
+async def _run_all(names: Sequence[str], scale: Scale) -> list[Line | None]:
+    """Run benches one after another; None stands for one that broke."""
+    lines: list[Line | None] = []
+    for name in names:
+        try:
+            async for line in BENCHES[name](scale):
+                print(msgspec.json.encode(line).decode(), flush=True)
+                lines.append(line)
+        except BenchFailed as exc:
+            print(f"{name}: {exc}", file=sys.stderr)
+            lines.append(None)
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
