@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Final
 
 from aether_api import logs
 from aether_api.envelope import StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError, RetryableError
 from aether_api.identity import ActorId, Epoch
+from aether_api.messages import parse_time
 from aether_model.compile import CompiledModel
 from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import SnapshotBody, restore_history
+from aether_runtime.core.window import WINDOW_S, CommandWindow
 from aether_runtime.ports import EventStore, SnapshotStore
 
 logger = logging.getLogger(__name__)
+
+REFILL_COMMITS: Final = 1024
+"""Commits before a snapshot that are looked at first for the window's beginning, then four times as many, and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +92,36 @@ async def _restore(actor: ActorId, model: CompiledModel, events: EventStore, sna
         if body is None or body.sequence > head.sequence or body.incarnation != head.incarnation:
             return History.empty(model)
         commit = head if head.sequence == body.sequence else await events.read_at(actor, body.sequence)
-        return History.empty(model) if commit is None or not _confirms(commit, body) else restore_history(model, body, commit.next_index())
+        if commit is None or not _confirms(commit, body):
+            return History.empty(model)
+        history = restore_history(model, body, commit.next_index())
+        await _refill_window(history, actor, events, commit)
+        return history
     except (RetryableError, PermanentError) as exc:
         logger.warning("a snapshot cannot be used, everything is replayed", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
         return History.empty(model)
+
+
+async def _refill_window(history: History, actor: ActorId, events: EventStore, last: StoredCommit) -> None:
+    """Read the accepted commands that a snapshot of a busy actor had no room for, from the commits up to its own."""
+    horizon_s = parse_time(history.position.last_time).timestamp() - WINDOW_S if history.position.last_time else 0.0
+    if history.window.floor_s <= horizon_s:
+        return
+    history.window = CommandWindow()
+    async for commits in events.read_commits(actor, last, from_n=await _find_start(actor, events, last, horizon_s)):
+        for commit in commits:
+            history.note_commands(commit.sequence, commit.events())
+
+
+async def _find_start(actor: ActorId, events: EventStore, last: StoredCommit, horizon_s: float) -> int:
+    """Return the ordinal of a commit from before `horizon_s`, looking further and further back."""
+    back = REFILL_COMMITS
+    while back < last.n:
+        oldest = (await anext(events.read_commits(actor, last, from_n=last.n - back)))[0].events()
+        if oldest and parse_time(oldest[0].time).timestamp() < horizon_s:
+            return last.n - back
+        back *= 4
+    return 0
 
 
 def _confirms(commit: StoredCommit, body: SnapshotBody) -> bool:

@@ -18,16 +18,13 @@ import orjson
 
 from aether_api.envelope import Event, build_event_id, build_source, encode_event
 from aether_api.errors import CommandFailed, EventInvalid, InternalError, Reason
-from aether_api.messages import Command, Reply, build_error, build_reply_events, format_time, parse_time
+from aether_api.messages import Command, Reply, build_error, build_reply_events, format_time
 from aether_model.decide import CommandInput, DomainEvent, Emitted, NoOp, Rejected, decide
 from aether_runtime.core.history import History, apply_event
-from aether_runtime.core.window import AGE_MAX_S
+from aether_runtime.core.window import AGE_MAX_S, SKEW_S
 
 COMMANDS_MAX: Final = 256
 """Commands of one group: more would make the first of them wait for the last without adding throughput (measured)."""
-
-SKEW_S: Final = 30.0
-"""Seconds by which a sender's clock may run ahead of ours: a command from later could outlive its id in the window, and a repeat would run."""
 
 WAITED_RETRY_MS: Final = 100
 """Milliseconds after which a command that waited too long may come again: a few groups of a hot actor."""
@@ -103,7 +100,7 @@ def decide_group(history: History, waiting: Sequence[Waiting], now: Now, *, byte
 def _take(group: Group, history: History, item: Waiting, now: Now, bytes_max: int) -> bool:
     """Put one command into the group; False when it has to wait for the next one."""
     command = item.command
-    refusal = _check_time(command, item.deadline, now)
+    refusal = _check_time(command, item.deadline, now, history.window.floor_s)
     if refusal is not None:
         group.immediate.append((item, refusal))
         return True
@@ -135,16 +132,22 @@ def _take(group: Group, history: History, item: Waiting, now: Now, bytes_max: in
     return True
 
 
-def _check_time(command: Command, deadline: float, now: Now) -> Reply | None:
-    """Return the answer to a command that must not be run any more; only one that waited too long may be sent again."""
+def _check_time(command: Command, deadline: float, now: Now, floor_s: float) -> Reply | None:
+    """Return the answer to a command that must not be run any more; only one that waited too long may be sent again.
+
+    Args:
+        floor_s: unix time since which the window of accepted commands misses nothing, 0 if it misses nothing at all.
+    """
     if now.monotonic_s > deadline:
         message = f"it waited longer than its {command.timeout_s:g} s and was not run; send it again"
         return build_error(Reason.EXPIRED, message, command_id=command.id, retry_after_ms=WAITED_RETRY_MS)
-    age_s = now.unix_s - parse_time(command.time).timestamp()
+    age_s = now.unix_s - command.unix_s
     if age_s > AGE_MAX_S:
         message = f"it was made {age_s:.0f} s ago, more than the {AGE_MAX_S:.0f} s after which a command is never run; send a new one, or check the clocks"
     elif age_s < -SKEW_S:
         message = f"it was made {-age_s:.0f} s in the future, more than clocks may differ ({SKEW_S:.0f} s); check the clocks"
+    elif floor_s and command.unix_s < floor_s + SKEW_S:
+        message = f"it was made {age_s:.0f} s ago, and this busy actor knows too few earlier commands to tell whether it was run already; send a new one"
     else:
         return None
     return build_error(Reason.EXPIRED, message, command_id=command.id)

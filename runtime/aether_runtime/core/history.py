@@ -75,12 +75,18 @@ class History:
 
     def accept(self, position: Position, events: list[Event], state: dict[str, Any]) -> None:
         """Move to `position`, whose commit's events were already applied to give `state`."""
-        time_s = parse_time(position.last_time).timestamp() if position.last_time else 0.0
-        for event in events:
-            if event.command_id:
-                self.window.add(event.command_id, position.sequence, time_s)
+        self.note_commands(position.sequence, events)
         self.state = state
         self.position = position
+
+    def note_commands(self, sequence: int, events: list[Event]) -> None:
+        """Remember the commands that a stored commit's events came from."""
+        time_s = parse_time(events[-1].time).timestamp() if events else 0.0
+        noted = ""
+        for event in events:
+            if event.command_id and event.command_id != noted:
+                noted = event.command_id
+                self.window.add(noted, sequence, time_s)
 
     def _restart(self, commit: StoredCommit) -> None:
         self.state = self.model.initial_state()

@@ -18,9 +18,9 @@ from aether_api.commit_index import CommitIndex
 from aether_api.errors import InvalidEnvelope
 from aether_model.compile import CompiledModel
 from aether_runtime.core.history import History, Position
-from aether_runtime.core.window import CommandWindow
+from aether_runtime.core.window import CommandWindow, PackedWindow
 
-FORMAT: Final = "1"
+FORMAT: Final = "2"
 """Version of the body's layout; another one is treated as no snapshot."""
 
 
@@ -34,7 +34,7 @@ class SnapshotBody(msgspec.Struct, frozen=True):
     incarnation: int
     commit_id: str
     last_time: str
-    window: list[tuple[int, int, float]]
+    window: PackedWindow
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def build_snapshot(history: History) -> Snapshot:
     """Encode a history."""
     position = history.position
     body = SnapshotBody(
-        history.state, position.version, position.sequence, position.index.n - 1, position.incarnation, position.commit_id, position.last_time, history.window.entries()
+        history.state, position.version, position.sequence, position.index.n - 1, position.incarnation, position.commit_id, position.last_time, history.window.pack()
     )
     payload = _encode(body)
     lines = {

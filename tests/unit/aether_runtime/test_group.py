@@ -11,9 +11,9 @@ from aether_api.messages import Command, Reply
 from aether_model.compile import CompiledModel
 from aether_model.decide import CommandInput, Decision
 from aether_model.decide import decide as decide_for_real
-from aether_runtime.core.group import COMMANDS_MAX, SKEW_S, Group, Now, Waiting, decide_group
+from aether_runtime.core.group import COMMANDS_MAX, Group, Now, Waiting, decide_group
 from aether_runtime.core.history import History, Position
-from aether_runtime.core.window import AGE_MAX_S
+from aether_runtime.core.window import AGE_MAX_S, SKEW_S
 from tests.histories.bank import START_S, build_command, compile_account
 
 BYTES_MAX = 1 << 20
@@ -76,6 +76,14 @@ def test_a_command_from_a_future_beyond_all_clock_skew_is_never_run() -> None:
     group = decide(deposit(id="future", time_s=START_S + SKEW_S + 1), deposit(id="ahead", time_s=START_S + SKEW_S - 1))
     assert [(item.command.id, reply.reason) for item, reply in group.immediate] == [("future", Reason.EXPIRED)]
     assert [reply.command_id for reply in replies(group)] == ["ahead"]
+
+
+def test_a_command_that_may_have_left_a_window_cut_short_is_never_run() -> None:
+    history = build_history()
+    history.window.floor_s = int(START_S) - 60
+    group = decide(deposit(id="old", time_s=START_S - 60 + SKEW_S - 1), deposit(id="new", time_s=START_S - 60 + SKEW_S + 1), history=history)
+    assert [(item.command.id, reply.reason, reply.retry_after_ms) for item, reply in group.immediate] == [("old", Reason.EXPIRED, 0)]
+    assert [reply.command_id for reply in replies(group)] == ["new"]
 
 
 def test_a_known_id_is_looked_up_instead_of_run() -> None:

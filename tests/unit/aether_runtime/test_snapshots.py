@@ -10,7 +10,7 @@ from aether_api import headers
 from aether_api.commit_index import NO_COMMITS
 from aether_api.errors import InvalidEnvelope
 from aether_runtime.core.history import History, Position
-from aether_runtime.core.snapshots import build_snapshot, decode_snapshot, restore_history
+from aether_runtime.core.snapshots import FORMAT, build_snapshot, decode_snapshot, restore_history
 from aether_runtime.core.window import CommandWindow
 from tests.histories.bank import START_S, compile_account
 
@@ -40,7 +40,7 @@ def test_its_name_is_that_of_the_fold_and_its_headers_name_the_commit() -> None:
     snapshot = build_snapshot(build_history())
     found = headers.decode_headers(raw(snapshot.headers))
     assert (snapshot.fold, snapshot.version) == (compile_account().fold, 3)
-    assert (found["Aether-Format"], found["Aether-Commit"], found["Aether-Sequence"], found["Aether-Version"]) == ("1", "id-1", "12", "3")
+    assert (found["Aether-Format"], found["Aether-Commit"], found["Aether-Sequence"], found["Aether-Version"]) == (FORMAT, "id-1", "12", "3")
 
 
 def test_one_wrong_bit_is_noticed() -> None:
@@ -53,8 +53,8 @@ def test_one_wrong_bit_is_noticed() -> None:
 
 def test_another_format_is_no_snapshot() -> None:
     snapshot = build_snapshot(build_history())
-    with pytest.raises(InvalidEnvelope, match="format '2'"):
-        decode_snapshot(raw(snapshot.headers.replace(b"Aether-Format: 1", b"Aether-Format: 2")), snapshot.payload)
+    with pytest.raises(InvalidEnvelope, match="format '9'"):
+        decode_snapshot(raw(snapshot.headers.replace(f"Aether-Format: {FORMAT}".encode(), b"Aether-Format: 9")), snapshot.payload)
 
 
 @pytest.mark.parametrize("lines", [b"", b"Aether-Format: \xff\r\n"])
@@ -67,6 +67,6 @@ def test_a_body_that_is_not_ours_is_no_snapshot() -> None:
     import hashlib
 
     payload = b'{"state":[]}'
-    lines = headers.encode_headers({headers.SNAPSHOT_FORMAT: "1", headers.SNAPSHOT_SHA256: hashlib.sha256(payload).hexdigest()})
+    lines = headers.encode_headers({headers.SNAPSHOT_FORMAT: FORMAT, headers.SNAPSHOT_SHA256: hashlib.sha256(payload).hexdigest()})
     with pytest.raises(InvalidEnvelope, match="body"):
         decode_snapshot(raw(lines), payload)

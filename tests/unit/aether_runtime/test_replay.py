@@ -1,0 +1,67 @@
+"""Replay: what a snapshot leaves out is read from the log again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from aether_api.envelope import StoredCommit
+from aether_api.identity import ActorId
+from aether_api.messages import format_time
+from aether_runtime import replay as replay_module
+from aether_runtime.adapters.memory import MemoryEventStore, MemorySnapshotStore
+from aether_runtime.core import window as window_module
+from aether_runtime.core.history import History
+from aether_runtime.core.snapshots import build_snapshot
+from aether_runtime.core.window import WINDOW_S
+from aether_runtime.replay import replay
+from tests.histories.bank import ALICE, START_S, compile_account
+from tests.unit.aether_runtime.test_history import commit_after, store
+
+COMMITS = 400
+
+
+async def fill(events: MemoryEventStore, snapshots: MemorySnapshotStore, *, snapshot_at: int) -> None:
+    """Store commits a second apart, and a snapshot after some of them."""
+    history = History.empty(compile_account())
+    for number in range(COMMITS):
+        fact = ("Deposited", {"amount": 1}) if number else ("Opened", {"owner": "alice"})
+        commit = commit_after(history, fact, time=format_time(START_S + number))
+        history.fold_commit(store(commit, await events.append(commit)))
+        if number + 1 == snapshot_at:
+            await snapshots.write(ALICE, build_snapshot(history))
+
+
+@pytest.mark.parametrize("look_back", [10, 64, 1024])
+async def test_a_window_that_was_too_big_for_its_snapshot_is_whole_after_a_replay(monkeypatch: pytest.MonkeyPatch, look_back: int) -> None:
+    monkeypatch.setattr(window_module, "PACKED_MAX", 100)
+    monkeypatch.setattr(replay_module, "REFILL_COMMITS", look_back)
+    events, snapshots = MemoryEventStore(), MemorySnapshotStore()
+    await fill(events, snapshots, snapshot_at=COMMITS - 10)
+    replayed = await replay(ALICE, compile_account(), events, snapshots)
+    assert (replayed.snapshot_version, replayed.events, replayed.history.position.version) == (COMMITS - 10, 10, COMMITS)
+    window = replayed.history.window
+    for version in range(COMMITS - int(WINDOW_S), COMMITS + 1):
+        assert window.find(f"c-0-{version}") == version
+    assert window.floor_s == 0
+
+
+class ReadRecorder(MemoryEventStore):
+    """Notes the ordinals from which commits were read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_from: list[int] = []
+
+    def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
+        self.read_from.append(from_n)
+        return super().read_commits(actor, head, from_n=from_n)
+
+
+async def test_a_window_that_travelled_is_not_read_again() -> None:
+    events, snapshots = ReadRecorder(), MemorySnapshotStore()
+    await fill(events, snapshots, snapshot_at=COMMITS - 10)
+    replayed = await replay(ALICE, compile_account(), events, snapshots)
+    assert replayed.history.window.find(f"c-0-{COMMITS - 10}") == COMMITS - 10
+    assert events.read_from == [COMMITS - 10]
