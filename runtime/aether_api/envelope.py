@@ -9,6 +9,7 @@ are JetStream's.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -34,7 +35,7 @@ class Event(
         source: `/aether/<namespace>/<model>/<actor>`.
         type: name of the event in its model, such as `Deposited`.
         time: RFC 3339, UTC, microseconds; never runs back within an actor.
-        data: the event's fields.
+        data: the event's fields, a JSON object; kept raw, since only its model knows their types.
         command_id: id of the command that caused it.
         correlation_id: empty when it equals `command_id`; `causation_id` likewise.
         schema_version: version of the event's schema in its model.
@@ -45,7 +46,7 @@ class Event(
     source: str
     type: str
     time: str
-    data: dict[str, Any]
+    data: msgspec.Raw
     command_id: str = ""
     correlation_id: str = ""
     causation_id: str = ""
@@ -56,6 +57,10 @@ class Event(
     def version(self) -> int:
         """The actor's version after this event."""
         return int(self.id.rpartition(".")[2])
+
+    def fields(self) -> dict[str, Any]:
+        """Decode the data, or raise `InvalidEnvelope`."""
+        return decode_fields(self.data)
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -138,6 +143,8 @@ class StoredCommit(msgspec.Struct, frozen=True):
         return self.index().appended(self.sequence)
 
 
+_decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
+_encode_fields = msgspec.json.Encoder().encode
 _decode_batch = msgspec.json.Decoder(list[Event]).decode
 
 
@@ -149,6 +156,19 @@ def build_source(actor: ActorId) -> str:
 def build_event_id(incarnation: int, version: int) -> str:
     """Return the CloudEvents id of an event: unique within its source, over purges too."""
     return f"{incarnation}.{version}" if incarnation else str(version)
+
+
+def encode_fields(fields: Mapping[str, Any]) -> msgspec.Raw:
+    """Encode fields as the data of an event."""
+    return msgspec.Raw(_encode_fields(fields))
+
+
+def decode_fields(data: msgspec.Raw) -> dict[str, Any]:
+    """Decode the data of an event, or raise `InvalidEnvelope`."""
+    try:
+        return _decode_fields(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidEnvelope(f"not the fields of an event: {exc}") from exc
 
 
 def decode_events(payload: bytes) -> list[Event]:

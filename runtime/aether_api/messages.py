@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from aether_api import headers
-from aether_api.envelope import Event
+from aether_api.envelope import Event, decode_fields
 from aether_api.errors import InvalidEnvelope, Reason
 from aether_api.identity import ActorId, CommandId
 
@@ -74,7 +74,11 @@ class ReplyEvent(msgspec.Struct, frozen=True):
     type: str
     version: int
     time: str
-    data: dict[str, Any]
+    data: msgspec.Raw
+
+    def fields(self) -> dict[str, Any]:
+        """Decode the data, or raise `InvalidEnvelope`."""
+        return decode_fields(self.data)
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):

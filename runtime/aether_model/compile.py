@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 import orjson
 
@@ -19,6 +18,8 @@ from aether_api.v1alpha1.actor_model import ActorModelSpec, CommandSpec, EmitSpe
 from aether_model.cel import CompiledExpression, Environment
 from aether_model.cel_types import BOOL, STRING
 from aether_model.check import check_model
+from aether_model.compiled import CompiledCommand, CompiledEmit, CompiledEvent, CompiledGuard
+from aether_model.decide import CompiledModel
 from aether_model.fields import Fields, compile_fields
 from aether_model.objects import ObjectExpression
 from aether_model.variables import Binder, variables_of
@@ -28,85 +29,6 @@ HASH_LENGTH: Final = 16
 
 FOLD_FORMAT: Final = 1
 """Raised when the same model would fold the same events into another state; snapshots of before are then left alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledGuard:
-    """A condition of a command, and what its caller is told when it does not hold."""
-
-    rule: CompiledExpression
-    reason: str
-    message: str
-    message_expression: CompiledExpression | None
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledEmit:
-    """An event that a command may produce.
-
-    Attributes:
-        fields: those of the event.
-        settled: types alone show that `data` gives valid and complete fields.
-    """
-
-    event: str
-    when: CompiledExpression | None
-    data: ObjectExpression
-    fields: Fields
-    settled: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledCommand:
-    """A command, ready to decide."""
-
-    name: str
-    fields: Fields
-    guards: tuple[CompiledGuard, ...]
-    emits: tuple[CompiledEmit, ...]
-    binder: Binder
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledEvent:
-    """An event, ready to apply.
-
-    Attributes:
-        changes: the state fields that it sets.
-        settled: types alone show that `set` gives valid values for them.
-    """
-
-    name: str
-    fields: Fields
-    set: ObjectExpression
-    changes: Fields
-    settled: bool
-    binder: Binder
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledModel:
-    """A model, ready to run; safe to share between actors.
-
-    Attributes:
-        version: the author's, for people.
-        content_hash: names the whole content.
-        fold: names what state depends on; snapshots are kept apart by it.
-        on_demand: actors without a resource may start at their first command.
-    """
-
-    name: str
-    version: str
-    content_hash: str
-    fold: str
-    on_demand: bool
-    commands: Mapping[str, CompiledCommand]
-    events: Mapping[str, CompiledEvent]
-    _initial_state_json: bytes
-
-    def initial_state(self) -> dict[str, object]:
-        """Return the state before the first event; the caller's own."""
-        return cast("dict[str, object]", orjson.loads(self._initial_state_json))
 
 
 def compile_model(name: str, spec: ActorModelSpec) -> CompiledModel:

@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from typing import Final, cast
 
 import jsonschema_rs
-import orjson
 
 from aether_api.v1alpha1.actor_model import JsonSchema
 from aether_model.cel import INT64_MAX, INT64_MIN
@@ -38,7 +37,6 @@ Completion = Callable[[object], object]
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _SCALARS: Final = {"string": STRING, "integer": INT, "number": DOUBLE, "boolean": BOOL}
 _UNLIMITED: Final[list[dict[str, object]]] = [{"type": "string"}, {"type": "boolean"}, {"type": "number"}, {"type": "integer", "minimum": INT64_MIN, "maximum": INT64_MAX}]
-_ORJSON_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
 
 
 def parse_time(text: str) -> datetime:
@@ -130,12 +128,12 @@ class Fields:
     _tolerant: jsonschema_rs.Draft202012Validator
     _completion: Completion | None
 
-    def violation(self, values: dict[str, object], *, strict: bool) -> str | None:
-        """Say what is wrong with the values, naming fields and what they should be; None if they are valid."""
-        try:
-            encoded = orjson.dumps(values, option=_ORJSON_OPTIONS)
-        except TypeError as exc:
-            return f"a value cannot be written as JSON: {exc}"
+    def violation(self, values: dict[str, object], encoded: bytes, *, strict: bool) -> str | None:
+        """Say what is wrong with values of JSON, naming fields and what they should be; None if they are valid.
+
+        Args:
+            encoded: the same values as JSON.
+        """
         # CEL would end the string there without a word.
         if rb"\u0000" in encoded and holds_nul(values):
             return "a string holds the character NUL (\\u0000), which cannot be kept"
@@ -157,7 +155,10 @@ class Fields:
         )
 
     def _explain(self, validator: jsonschema_rs.Draft202012Validator, values: object) -> str:
-        lines = sorted({_explain_error(error, self.types) for error in validator.iter_errors(values)})
+        try:
+            lines = sorted({_explain_error(error, self.types) for error in validator.iter_errors(values)})
+        except ValueError as exc:
+            return f"a value is nested too deeply: {exc}"
         return "; ".join(lines[:VIOLATIONS_SHOWN_MAX])
 
 

@@ -14,7 +14,7 @@ from aether_api.envelope import StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError, RetryableError
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import parse_time
-from aether_model.compile import CompiledModel
+from aether_model.model import Model
 from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import SnapshotBody, restore_history
 from aether_runtime.core.window import WINDOW_S, CommandWindow
@@ -44,7 +44,7 @@ class Replayed:
     writer: str = ""
 
 
-async def replay(actor: ActorId, model: CompiledModel, events: EventStore, snapshots: SnapshotStore) -> Replayed:
+async def replay(actor: ActorId, model: Model, events: EventStore, snapshots: SnapshotStore) -> Replayed:
     """Rebuild the actor's history from the log.
 
     Raises:
@@ -85,7 +85,7 @@ async def catch_up(history: History, actor: ActorId, events: EventStore, head: S
         raise EventInvalid(str(exc)) from exc
 
 
-async def _restore(actor: ActorId, model: CompiledModel, events: EventStore, snapshots: SnapshotStore, head: StoredCommit) -> History:
+async def _restore(actor: ActorId, model: Model, events: EventStore, snapshots: SnapshotStore, head: StoredCommit) -> History:
     """Return the history of the newest snapshot that the log confirms; an unreadable one costs time and nothing else."""
     try:
         body = await snapshots.read_latest(actor, model.fold)

@@ -21,7 +21,8 @@ from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName
 from aether_api.messages import Command, Reply
 from aether_api.subjects import command_wildcard
 from aether_api.v1alpha1 import ActorModel, ActorPhase
-from aether_model.compile import CompiledModel, compile_model
+from aether_model.compile import compile_model
+from aether_model.model import Model
 from aether_nats.connection import NatsConnection, Subscription
 from aether_runtime.assignments import Assignments
 from aether_runtime.core.group import Now
@@ -101,7 +102,7 @@ class Runtime(VmListener):
         self.registry = VMRegistry()
         self._ports = ports
         self._loop = asyncio.get_running_loop()
-        self._models: dict[str, CompiledModel] = {}
+        self._models: dict[str, Model] = {}
         self._refused: dict[str, str] = {}
         self._synced = False
         self._subscriptions: dict[ActorId, Subscription] = {}
@@ -273,7 +274,7 @@ class Runtime(VmListener):
             return ""
         return self._refused.get(name, f"there is no ActorModel {name}; apply it")
 
-    def find_model(self, name: str) -> CompiledModel | None:
+    def find_model(self, name: str) -> Model | None:
         """Return a model that compiled."""
         return self._models.get(name)
 

@@ -21,13 +21,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal
 
+import msgspec
+
 from aether_api import logs
-from aether_api.envelope import Commit, StoredCommit, join_events
+from aether_api.envelope import Commit, StoredCommit, decode_fields, join_events
 from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, PermanentError, Reason, RetryableError, VersionConflictError, reason_of
 from aether_api.identity import NO_EPOCH, ActorId, Epoch
 from aether_api.messages import Reply, build_error, build_reply_events
 from aether_api.v1alpha1 import ActorPhase
-from aether_model.compile import CompiledModel
+from aether_model.model import Model
 from aether_runtime.core.group import COMMANDS_MAX, Group, Now, Waiting, decide_group
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.snapshots import build_snapshot
@@ -120,7 +122,7 @@ class VirtualMachine:
         "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "desired", "message", "phase", "reason", "snapshot_version", "took_over",
     )  # fmt: skip
 
-    def __init__(self, desired: DesiredActor, model: CompiledModel, services: VmServices, listener: VmListener) -> None:
+    def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
         self.desired = desired
         self.phase = ActorPhase.REPLAYING
         self.reason = "Replaying"
@@ -150,14 +152,14 @@ class VirtualMachine:
 
     def get_state(self) -> dict[str, Any]:
         """Return a copy of the committed state."""
-        return dict(self._history.state)
+        return decode_fields(msgspec.Raw(self.model.encode_state(self._history.state)))
 
     def get_version(self) -> int:
         """Return the number of committed events."""
         return self._history.position.version
 
     @property
-    def model(self) -> CompiledModel:
+    def model(self) -> Model:
         """The model that decides."""
         return self._history.model
 
@@ -216,7 +218,7 @@ class VirtualMachine:
         self.desired = desired if desired.name else replace(desired, epoch=max(desired.epoch, self.desired.epoch))
         self._report()
 
-    def take_model(self, model: CompiledModel) -> None:
+    def take_model(self, model: Model) -> None:
         """Decide with another model of equal fold from the next group on."""
         self._history.model = model
         self._report()

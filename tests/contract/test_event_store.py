@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from aether_api.commit_index import NO_COMMITS
-from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, join_events
+from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
 from aether_api.errors import VersionConflictError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_nats.connection import NatsConnection
@@ -43,7 +43,11 @@ def build_commit(head: StoredCommit | None, *, actor: ActorId = ALICE, events: i
     first = (head.last_version if head else 0) + 1
     incarnation = head.incarnation if head else 0
     encoded = [
-        encode_event(Event("1.0", build_event_id(incarnation, version), build_source(actor), "Deposited", "2026-07-01T12:00:00.000000Z", {"amount": version, "note": "x" * size}))
+        encode_event(
+            Event(
+                "1.0", build_event_id(incarnation, version), build_source(actor), "Deposited", "2026-07-01T12:00:00.000000Z", encode_fields({"amount": version, "note": "x" * size})
+            )
+        )
         for version in range(first, first + events)
     ]
     index = head.next_index() if head else NO_COMMITS
@@ -160,7 +164,7 @@ async def test_two_thousand_commits_between_those_of_others_read_back_whole_and_
         await append(events, actor=BOB, count=7)
     commits = await read(events)
     assert [(commit.n, commit.first_version) for commit in commits] == [(n, n + 1) for n in range(2000)]
-    assert [event.data["amount"] for commit in commits for event in commit.events()] == list(range(1, 2001))
+    assert [event.fields()["amount"] for commit in commits for event in commit.events()] == list(range(1, 2001))
     for from_n in (1, 31, 32, 1000, 1023, 1024, 1025, 1999, 2000):
         assert [commit.n for commit in await read(events, from_n=from_n)] == list(range(from_n, 2000))
     if isinstance(events, Journal):

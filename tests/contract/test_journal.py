@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from aether_api.commit_index import NO_COMMITS, CommitIndex
-from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, join_events
+from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
 from aether_api.errors import AetherError, CommitTooLarge, Disconnected, InvalidEnvelope, JetStreamError, PayloadTooLarge, RequestTimeout, VersionConflictError
 from aether_api.identity import Epoch, parse_actor_id
 from aether_api.subjects import event_subject
@@ -34,7 +34,7 @@ ACK = b'{"stream":"S","seq":7}'
 def build_commit(head: StoredCommit | None = None, *, id: str = "", index: CommitIndex | None = None, epoch: int = 1) -> Commit:
     version = (head.last_version if head else 0) + 1
     incarnation = head.incarnation if head else 0
-    event = Event("1.0", build_event_id(incarnation, version), build_source(ALICE), "Deposited", "2026-07-01T12:00:00.000000Z", {"amount": version})
+    event = Event("1.0", build_event_id(incarnation, version), build_source(ALICE), "Deposited", "2026-07-01T12:00:00.000000Z", encode_fields({"amount": version}))
     index = index or (head.next_index() if head else NO_COMMITS)
     payload = join_events([encode_event(event)])
     return Commit(id or f"c-{index.n}", ALICE, head.sequence if head else 0, version, version, index, Epoch(epoch), "pod/boot", "account@x", payload, incarnation)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aether_api.commit_index import NO_COMMITS
+from aether_api.envelope import decode_fields
 from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
@@ -67,7 +68,14 @@ async def test_a_snapshot_comes_back_whole(snapshots: SnapshotStore) -> None:
     await snapshots.write(ALICE, build(3))
     body = await snapshots.read_latest(ALICE, compile_account().fold)
     assert body is not None
-    assert (body.state, body.version, body.sequence, body.n, body.incarnation, body.commit_id) == ({"owner": "alice", "balance": 3, "open": True}, 3, 30, 0, 0, "c-3")
+    assert (decode_fields(body.state), body.version, body.sequence, body.n, body.incarnation, body.commit_id) == (
+        {"owner": "alice", "balance": 3, "open": True},
+        3,
+        30,
+        0,
+        0,
+        "c-3",
+    )
     assert CommandWindow(body.window).find("c-3") == 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import orjson
 import yaml
@@ -11,7 +12,9 @@ import yaml
 from aether_api.identity import ActorId, CommandId, parse_actor_id
 from aether_api.messages import Command, format_time
 from aether_api.v1alpha1 import ActorModel
-from aether_model.compile import CompiledModel, compile_model
+from aether_model.compile import compile_model
+from aether_model.decide import CompiledModel
+from aether_model.model import State
 
 FOLDER = Path(__file__).parents[2] / "examples" / "bank"
 ALICE = parse_actor_id("default", "account", "alice")
@@ -47,6 +50,11 @@ def compile_account_in_other_units() -> CompiledModel:
     document = read_account().model_dump(mode="json", by_alias=True, exclude_defaults=True)
     document["spec"]["events"]["Deposited"]["set"]["balance"] = "state.balance + event.amount * 100"
     return compile_model("account", ActorModel.model_validate(document).spec)
+
+
+def fields_of(state: State) -> dict[str, Any]:
+    """Return the fields of a state of the account."""
+    return cast("dict[str, Any]", state)
 
 
 def build_command(name: str, fields: dict[str, object], *, id: str, time_s: float = START_S, actor: ActorId = ALICE, **options: object) -> Command:

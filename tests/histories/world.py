@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Command, Reply
-from aether_model.compile import CompiledModel
+from aether_model.model import Model
 from aether_runtime.adapters.memory import MemorySnapshotStore
 from aether_runtime.core.group import Now, Waiting
 from aether_runtime.ports import ActorReport, DesiredActor, EventStore
@@ -75,11 +75,11 @@ class Pod(VmListener):
     def writer(self, writer: str) -> None:
         self._services = replace(self._services, writer=writer)
 
-    def build(self, epoch: int = 1, *, actor: ActorId = ALICE, model: CompiledModel | None = None, name: str = "alice", snapshot_every: int = 0) -> VirtualMachine:
+    def build(self, epoch: int = 1, *, actor: ActorId = ALICE, model: Model | None = None, name: str = "alice", snapshot_every: int = 0) -> VirtualMachine:
         """Return a VM that has not started."""
         return VirtualMachine(DesiredActor(actor, name, f"uid-{name}", Epoch(epoch), 1, snapshot_every), model or compile_account(), self._services, self)
 
-    async def start(self, epoch: int = 1, *, actor: ActorId = ALICE, model: CompiledModel | None = None, name: str = "alice", snapshot_every: int = 0) -> VirtualMachine:
+    async def start(self, epoch: int = 1, *, actor: ActorId = ALICE, model: Model | None = None, name: str = "alice", snapshot_every: int = 0) -> VirtualMachine:
         """Return a VM that has started."""
         vm = self.build(epoch, actor=actor, model=model, name=name, snapshot_every=snapshot_every)
         await vm.start()

@@ -42,7 +42,7 @@ async def test_an_actor_on_demand_starts_at_its_first_command(nats_server: Embed
         client = CommandClient(connection)
         assert (await client.send(ALICE, "Open", {"owner": "alice"})).version == 1
         reply = await client.send(ALICE, "Deposit", {"amount": 5})
-        assert (reply.outcome, reply.version, reply.events[0].data) == ("accepted", 2, {"amount": 5})
+        assert (reply.outcome, reply.version, reply.events[0].fields()) == ("accepted", 2, {"amount": 5})
         assert (await client.send(ALICE, "Withdraw", {"amount": 9})).reason == "InsufficientFunds"
         assert list(pod.runtime.get_active_vms()) == [ALICE]
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
-import orjson
+from msgspec import Raw
 
-from aether_api.envelope import Event, build_event_id, build_source, encode_event
+from aether_api.envelope import Event, build_event_id, build_source, decode_fields, encode_event
 from aether_api.errors import CommandFailed, EventInvalid, InternalError, Reason
 from aether_api.messages import Command, Reply, build_error, build_reply_events, format_time
-from aether_model.decide import CommandInput, DomainEvent, Emitted, NoOp, Rejected, decide
+from aether_model.model import CommandInput, DomainEvent, Emitted, Model, Rejected, State
 from aether_runtime.core.history import History, apply_event
 from aether_runtime.core.window import AGE_MAX_S, SKEW_S
 
@@ -56,7 +56,7 @@ class Group:
         rest: commands that did not fit.
     """
 
-    state: dict[str, Any]
+    state: State
     version: int
     last_time: str
     answers: list[tuple[Waiting, Reply]] = field(default_factory=list[tuple[Waiting, Reply]])
@@ -153,18 +153,21 @@ def _check_time(command: Command, deadline: float, now: Now, floor_s: float) -> 
     return build_error(Reason.EXPIRED, message, command_id=command.id)
 
 
-def _decide_one(group: Group, history: History, command: Command, now: Now) -> tuple[Reply, list[Event], list[bytes], dict[str, Any]]:
+def _decide_one(group: Group, history: History, command: Command, now: Now) -> tuple[Reply, list[Event], list[bytes], State]:
     """Return the reply, and the events with the state after them unless nothing is to be stored."""
-    nothing: tuple[list[Event], list[bytes], dict[str, Any]] = ([], [], group.state)
-    shown = group.state if command.dry_run else None
+    nothing: tuple[list[Event], list[bytes], State] = ([], [], group.state)
+    model = history.model
+    shown = _show(model, group.state) if command.dry_run else None
     if command.expected_version is not None and command.expected_version != group.version:
         message = f"the actor is at version {group.version}, the command expected {command.expected_version}; read it again and decide anew"
         return Reply("rejected", group.version, (), Reason.WRONG_VERSION.value, message, command_id=command.id), *nothing
     try:
-        decision = _decide(group, history, command)
+        decision = model.decide(group.state, CommandInput(command.name, command.payload, command.actor.id, group.version, command.time))
         if isinstance(decision, Emitted):
             events, state = _build_events(group, history, command, decision.events, now)
-            reply = Reply("accepted", events[-1].version, build_reply_events(events), command_id=command.id, dry_run=command.dry_run, state=state if command.dry_run else None)
+            reply = Reply(
+                "accepted", events[-1].version, build_reply_events(events), command_id=command.id, dry_run=command.dry_run, state=_show(model, state) if command.dry_run else None
+            )
             return (reply, *nothing) if command.dry_run else (reply, events, [encode_event(event) for event in events], state)
     except (CommandFailed, EventInvalid) as exc:
         return build_error(Reason.COMMAND_FAILED, f"{exc}; nothing was stored", command_id=command.id, version=group.version), *nothing
@@ -177,23 +180,17 @@ def _decide_one(group: Group, history: History, command: Command, now: Now) -> t
     return Reply("noop", group.version, command_id=command.id, dry_run=command.dry_run, state=shown), *nothing
 
 
-def _decide(group: Group, history: History, command: Command) -> Emitted | Rejected | NoOp:
-    try:
-        payload = orjson.loads(command.payload)
-    except orjson.JSONDecodeError as exc:
-        return Rejected(Reason.INVALID_COMMAND.value, f"the payload is not JSON: {exc}")
-    if not isinstance(payload, dict):
-        return Rejected(Reason.INVALID_COMMAND.value, "the payload must be a JSON object with the command's fields")
-    return decide(history.model, group.state, CommandInput(command.name, cast("dict[str, object]", payload), command.actor.id, group.version, command.time))
-
-
-def _build_events(group: Group, history: History, command: Command, emitted: Sequence[DomainEvent], now: Now) -> tuple[list[Event], dict[str, Any]]:
+def _build_events(group: Group, history: History, command: Command, emitted: Sequence[DomainEvent], now: Now) -> tuple[list[Event], State]:
     time = max(format_time(now.unix_s), group.last_time)
     source, incarnation = build_source(command.actor), history.position.incarnation
     events: list[Event] = []
     state = group.state
     for version, fact in enumerate(emitted, group.version + 1):
-        event = Event("1.0", build_event_id(incarnation, version), source, fact.type, time, fact.data, command.id)
+        event = Event("1.0", build_event_id(incarnation, version), source, fact.type, time, Raw(fact.data), command.id)
         state = apply_event(history.model, state, event)
         events.append(event)
     return events, state
+
+
+def _show(model: Model, state: State) -> dict[str, Any]:
+    return decode_fields(Raw(model.encode_state(state)))

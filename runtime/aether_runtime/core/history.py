@@ -7,14 +7,12 @@ live VM and a replaying one can never disagree.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.envelope import Event, StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
 from aether_api.messages import parse_time
-from aether_model.compile import CompiledModel
-from aether_model.decide import apply
+from aether_model.model import Model, State
 from aether_runtime.core.window import CommandWindow
 
 
@@ -41,13 +39,13 @@ class Position:
 class History:
     """The folded past of one actor; `fold_commit` moves it on."""
 
-    model: CompiledModel
+    model: Model
     position: Position = field(default_factory=Position)
-    state: dict[str, Any] = field(default_factory=dict[str, Any])
+    state: State = None
     window: CommandWindow = field(default_factory=CommandWindow)
 
     @classmethod
-    def empty(cls, model: CompiledModel) -> History:
+    def empty(cls, model: Model) -> History:
         """Return the history of an actor without events."""
         return cls(model, Position(), model.initial_state(), CommandWindow())
 
@@ -73,7 +71,7 @@ class History:
         self.accept(Position(commit.last_version, commit.sequence, self.position.index.appended(commit.sequence), commit.incarnation, commit.id, last_time), events, state)
         return events
 
-    def accept(self, position: Position, events: list[Event], state: dict[str, Any]) -> None:
+    def accept(self, position: Position, events: list[Event], state: State) -> None:
         """Move to `position`, whose commit's events were already applied to give `state`."""
         self.note_commands(position.sequence, events)
         self.state = state
@@ -102,6 +100,6 @@ class History:
             )
 
 
-def apply_event(model: CompiledModel, state: dict[str, Any], event: Event) -> dict[str, Any]:
+def apply_event(model: Model, state: State, event: Event) -> State:
     """Return the state after a stored event."""
-    return apply(model, state, event.type, event.data, time=event.time, version=event.version)
+    return model.apply(state, event.type, bytes(event.data), time=event.time, version=event.version)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from aether_api import headers
 from aether_api.commit_index import CommitIndex
 from aether_api.errors import InvalidEnvelope
-from aether_model.compile import CompiledModel
+from aether_model.model import Model
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.window import CommandWindow, PackedWindow
 
@@ -27,7 +27,7 @@ FORMAT: Final = "2"
 class SnapshotBody(msgspec.Struct, frozen=True):
     """What is stored; the index of the commits so far comes from the commit itself."""
 
-    state: dict[str, Any]
+    state: msgspec.Raw
     version: int
     sequence: int
     n: int
@@ -55,7 +55,14 @@ def build_snapshot(history: History) -> Snapshot:
     """Encode a history."""
     position = history.position
     body = SnapshotBody(
-        history.state, position.version, position.sequence, position.index.n - 1, position.incarnation, position.commit_id, position.last_time, history.window.pack()
+        msgspec.Raw(history.model.encode_state(history.state)),
+        position.version,
+        position.sequence,
+        position.index.n - 1,
+        position.incarnation,
+        position.commit_id,
+        position.last_time,
+        history.window.pack(),
     )
     payload = _encode(body)
     lines = {
@@ -85,7 +92,11 @@ def decode_snapshot(raw_headers: bytes, payload: bytes) -> SnapshotBody:
         raise InvalidEnvelope(f"the snapshot's body is broken: {exc}") from exc
 
 
-def restore_history(model: CompiledModel, body: SnapshotBody, index: CommitIndex) -> History:
-    """Return the history that a valid snapshot holds; `index` is the one after the snapshot's commit."""
+def restore_history(model: Model, body: SnapshotBody, index: CommitIndex) -> History:
+    """Return the history that a valid snapshot holds; `index` is the one after the snapshot's commit.
+
+    Raises:
+        InvalidEnvelope: the state is none of this model; the snapshot is to be ignored.
+    """
     position = Position(body.version, body.sequence, index, body.incarnation, body.commit_id, body.last_time)
-    return History(model, position, body.state, CommandWindow(body.window))
+    return History(model, position, model.decode_state(bytes(body.state)), CommandWindow(body.window))

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from aether_api import headers
 from aether_api.commit_index import NO_COMMITS
-from aether_api.envelope import Commit, Event, build_event_id, build_source, build_tombstone, decode_commit, decode_events, encode_commit, encode_event, join_events
+from aether_api.envelope import Commit, Event, build_event_id, build_source, build_tombstone, decode_commit, decode_events, encode_commit, encode_event, encode_fields, join_events
 from aether_api.errors import InvalidEnvelope
 from aether_api.identity import Epoch, parse_actor_id
 
@@ -25,7 +25,7 @@ json_values = st.recursive(
 
 
 def build_event(version: int, incarnation: int = 0, data: dict[str, Any] | None = None) -> Event:
-    return Event("1.0", build_event_id(incarnation, version), build_source(ACTOR), "Deposited", TIME, data or {}, command_id=f"c-{version}")
+    return Event("1.0", build_event_id(incarnation, version), build_source(ACTOR), "Deposited", TIME, encode_fields(data or {}), command_id=f"c-{version}")
 
 
 def build_commit(first: int = 3, count: int = 2, **changes: Any) -> Commit:
@@ -51,7 +51,7 @@ def test_a_commit_reads_back_as_it_was_written(incarnation: int, first: int, cou
 
 @given(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), json_values, max_size=4))
 def test_the_data_of_an_event_survives(data: dict[str, Any]) -> None:
-    assert decode_events(join_events([encode_event(build_event(1, data=data))]))[0].data == data
+    assert decode_events(join_events([encode_event(build_event(1, data=data))]))[0].fields() == data
 
 
 def test_equal_commits_give_equal_bytes() -> None:
@@ -114,7 +114,7 @@ def test_headers_that_are_no_text_are_no_commit() -> None:
     [[], ["3"], ["3", "5"], ["4", "3"], ["3", "4", "5"], ["3", "four"], ["3", "1.4"], ["3", ""], ["3", "4_0"], ["3", "٤"]],
 )
 def test_events_whose_ids_are_not_the_promised_versions_are_refused(ids: list[str]) -> None:
-    payload = join_events([encode_event(Event("1.0", id, build_source(ACTOR), "Deposited", TIME, {})) for id in ids])
+    payload = join_events([encode_event(Event("1.0", id, build_source(ACTOR), "Deposited", TIME, encode_fields({}))) for id in ids])
     with pytest.raises(InvalidEnvelope, match="versions 3 to 4"):
         decode_commit(20, block_of(build_commit()), payload).events()
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aether_api import headers
+from aether_api.envelope import encode_fields
 from aether_api.errors import InvalidEnvelope, Reason
 from aether_api.identity import CommandId, parse_actor_id
 from aether_api.messages import (
@@ -130,7 +131,7 @@ def test_a_trace_that_cannot_be_passed_on_is_left_out() -> None:
     st.integers(0, 10_000),
 )
 def test_a_reply_reads_back_as_it_was_sent(outcome: Any, version: int, message: str, retry_after_ms: int) -> None:
-    reply = Reply(outcome, version, (ReplyEvent("Opened", 1, NOW, {"owner": message}),), "Busy", message, retry_after_ms, "c", dry_run=True, state={"a": 1})
+    reply = Reply(outcome, version, (ReplyEvent("Opened", 1, NOW, encode_fields({"owner": message})),), "Busy", message, retry_after_ms, "c", dry_run=True, state={"a": 1})
     assert decode_reply(encode_reply(reply)) == reply
 
 

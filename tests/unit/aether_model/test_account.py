@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 import yaml
 
 from aether_api.v1alpha1 import ActorModel
+from aether_model.advance import advance
 from aether_model.check import check_model
-from aether_model.compile import CompiledModel, compile_model
-from aether_model.decide import CommandInput, Emitted, Rejected, advance
+from aether_model.compile import compile_model
+from aether_model.decide import CompiledModel
+from aether_model.model import CommandInput, Emitted, Rejected, State
 
 MANIFEST = Path(__file__).parents[3] / "examples" / "bank" / "10-account-model.yaml"
 TIME = "2026-07-01T12:00:00.000000Z"
@@ -23,11 +26,12 @@ def account() -> CompiledModel:
     return compile_model(resource.metadata.name, resource.spec)
 
 
-def run(model: CompiledModel, *commands: tuple[str, dict[str, object]]) -> tuple[dict[str, object], list[str]]:
+def run(model: CompiledModel, *commands: tuple[str, dict[str, object]]) -> tuple[State, list[str]]:
     """Send commands to a new account; return its state, and for each command its events or reason."""
-    state, version, outcomes = model.initial_state(), 0, list[str]()
+    state: State = model.initial_state()
+    version, outcomes = 0, list[str]()
     for name, payload in commands:
-        after = advance(model, state, CommandInput(name, payload, "ann", version), event_time=TIME)
+        after = advance(model, state, CommandInput(name, orjson.dumps(payload), "ann", version), event_time=TIME)
         state, version = after.state, after.version
         match after.decision:
             case Emitted(events=events):

@@ -12,7 +12,6 @@ from aether_model.cel_types import INT
 from aether_model.check import check_model
 from aether_model.check_schema import CEL_KEYWORDS, Problem
 from aether_model.compile import compile_model
-from aether_model.decide import apply
 
 CEL_RESERVED = [
     "as",
@@ -255,7 +254,7 @@ def test_nesting_is_refused_exactly_where_it_would_not_compile(depth: int) -> No
         assert all(problem.startswith("spec.events.Changed.set") and ("nested" in problem or "recursion" in problem) for problem in problems)
     else:
         model = compile_model("deep", ActorModelSpec.model_validate(spec))
-        assert apply(model, model.initial_state(), "Changed", {}, time="", version=1)["count"] == 1
+        assert model.apply(model.initial_state(), "Changed", b"{}", time="", version=1)["count"] == 1
 
 
 def test_problems_sort_by_the_value_of_their_numbers() -> None:

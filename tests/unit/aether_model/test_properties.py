@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from aether_api.errors import CommandFailed, EventInvalid
 from aether_api.v1alpha1 import ActorModelSpec
+from aether_model.advance import advance
 from aether_model.cel import CelError, CelEvaluationError, Environment
 from aether_model.cel_types import DYN, INT, STRING
 from aether_model.check import check_model
 from aether_model.compile import compile_model
-from aether_model.decide import CommandInput, Emitted, advance, apply, decide
+from aether_model.model import CommandInput, Emitted, State
 from aether_model.variables import variables_of
 
 pytestmark = pytest.mark.slow
@@ -91,36 +92,37 @@ def frozen(value: object) -> str:
 @quick
 @given(st.lists(payloads, max_size=6))
 def test_deciding_is_deterministic_changes_nothing_and_gives_json(commands: list[dict[str, object]]) -> None:
-    state = MODEL.initial_state()
+    state: State = MODEL.initial_state()
     for version, payload in enumerate(commands):
-        command = CommandInput("Add", payload, "a", version, TIME)
-        before = frozen((state, payload))
+        command = CommandInput("Add", json.dumps(payload).encode(), "a", version, TIME)
+        before = frozen(state)
         try:
-            first, second = decide(MODEL, state, command), decide(MODEL, state, command)
+            first, second = MODEL.decide(state, command), MODEL.decide(state, command)
             after = advance(MODEL, state, command, event_time=TIME)
         except CommandFailed:
-            assert frozen((state, payload)) == before
+            assert frozen(state) == before
             continue
         assert first == second == after.decision
-        assert frozen((state, payload)) == before
+        assert frozen(state) == before
         state = after.state
-        assert orjson.loads(orjson.dumps(state)) == state
+        assert MODEL.decode_state(MODEL.encode_state(state)) == state
 
 
 @quick
 @given(st.lists(payloads, max_size=6))
 def test_what_was_decided_replays_from_storage_to_the_same_state(commands: list[dict[str, object]]) -> None:
-    live, replayed, version = MODEL.initial_state(), MODEL.initial_state(), 0
+    live: State = MODEL.initial_state()
+    replayed: State = MODEL.initial_state()
+    version = 0
     for payload in commands:
         try:
-            after = advance(MODEL, live, CommandInput("Add", payload, "a", version, TIME), event_time=TIME)
+            after = advance(MODEL, live, CommandInput("Add", json.dumps(payload).encode(), "a", version, TIME), event_time=TIME)
         except CommandFailed:
             continue
         for event in after.decision.events if isinstance(after.decision, Emitted) else ():
             version += 1
-            stored = orjson.loads(orjson.dumps(event.data))
             old = copy.deepcopy(replayed)
-            new = apply(MODEL, replayed, event.type, stored, time=TIME, version=version)
+            new = MODEL.apply(replayed, event.type, event.data, time=TIME, version=version)
             assert replayed == old
             replayed = new
         live = after.state
@@ -132,7 +134,7 @@ def test_what_was_decided_replays_from_storage_to_the_same_state(commands: list[
 def test_a_stored_event_is_applied_or_invalid_and_nothing_else(data: dict[str, object]) -> None:
     state = MODEL.initial_state()
     try:
-        orjson.dumps(apply(MODEL, state, "Added", data, time=TIME, version=1))
+        MODEL.encode_state(MODEL.apply(state, "Added", json.dumps(data).encode(), time=TIME, version=1))
     except EventInvalid:
         pass
     assert state == MODEL.initial_state()

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from aether_api import headers
 from aether_api.commit_index import CommitIndex
-from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, build_tombstone, decode_commit, encode_commit, encode_event, join_events
+from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, build_tombstone, decode_commit, encode_commit, encode_event, encode_fields, join_events
 from aether_api.errors import EventInvalid
 from aether_api.identity import Epoch
 from aether_runtime.core.history import History
-from tests.histories.bank import ALICE, compile_account
+from tests.histories.bank import ALICE, compile_account, fields_of
 
 TIME = "2026-07-01T12:00:00.000000Z"
 
@@ -27,7 +27,7 @@ def commit_after(history: History, *facts: tuple[str, dict[str, Any]], time: str
     position = history.position
     versions = range(position.version + 1, position.version + 1 + len(facts))
     events = [
-        Event("1.0", build_event_id(position.incarnation, version), build_source(ALICE), type, time, data, f"c-{position.incarnation}-{version}")
+        Event("1.0", build_event_id(position.incarnation, version), build_source(ALICE), type, time, encode_fields(data), f"c-{position.incarnation}-{version}")
         for version, (type, data) in zip(versions, facts, strict=True)
     ]
     payload = join_events([encode_event(event) for event in events])
@@ -102,4 +102,4 @@ def test_a_tombstone_begins_a_new_life_from_version_one() -> None:
     history.fold_commit(store(build_tombstone(id="t", actor=ALICE, expected_sequence=12, epoch=Epoch(2), pod="p/b", incarnation=1), 20))
     assert (history.state, history.position.version, history.position.incarnation, len(history.window)) == (compile_account().initial_state(), 0, 1, 0)
     history.fold_commit(store(commit_after(history, ("Opened", {"owner": "bob"})), 22))
-    assert (history.state["owner"], history.position.version, history.position.index) == ("bob", 1, CommitIndex().appended(20).appended(22))
+    assert (fields_of(history.state)["owner"], history.position.version, history.position.index) == ("bob", 1, CommitIndex().appended(20).appended(22))

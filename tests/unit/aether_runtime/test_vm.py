@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
 from aether_api.commit_index import NO_COMMITS
-from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, join_events
+from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
 from aether_api.errors import CommitTooLarge, Disconnected, InternalError, JetStreamError, Reason
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorPhase
+from aether_model.decide import CompiledModel
+from aether_model.model import CommandInput, Decision, State
 from aether_runtime.adapters.memory import MemoryEventStore, MemorySnapshotStore
 from aether_runtime.core.group import COMMANDS_MAX
 from aether_runtime.vm import CONFLICTS_MAX, MAILBOX_MAX
@@ -46,7 +49,7 @@ async def append_foreign(
     version, incarnation = (head.last_version, head.incarnation) if head else (0, 0)
     time = events_of(commits)[-1].time if events_of(commits) else "2026-07-01T12:00:00.000000Z"
     encoded = [
-        encode_event(Event("1.0", build_event_id(incarnation, version + place), build_source(ALICE), type, time, dict(data), command))
+        encode_event(Event("1.0", build_event_id(incarnation, version + place), build_source(ALICE), type, time, encode_fields(data), command))
         for place, (type, data) in enumerate(facts, 1)
     ]
     index = head.next_index() if head else NO_COMMITS
@@ -565,14 +568,17 @@ async def test_a_log_that_fails_for_good_leaves_no_caller_without_an_answer(comm
     assert len(pod.failures) == 1
 
 
-async def test_a_broken_invariant_of_the_model_leaves_no_caller_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: object) -> None:
+class Broken(CompiledModel):
+    """The account, with a state that lost a field."""
+
+    def decide(self, state: State, command: CommandInput) -> Decision:
         raise InternalError("the state has no field")
 
+
+async def test_a_broken_invariant_of_the_model_leaves_no_caller_without_an_answer() -> None:
     events = build_store()
     pod = Pod("a", events)
-    vm = await pod.start()
-    monkeypatch.setattr("aether_runtime.core.group.decide", broken)
+    vm = await pod.start(model=Broken(**{field.name: getattr(compile_account(), field.name) for field in dataclasses.fields(CompiledModel)}))
     calls = [pod.send(vm, OPEN), pod.send(vm, deposit("d1"))]
     await settle(pod, until=lambda: all(call.answers for call in calls))
     assert [(call.reply.outcome, call.reply.retry_after_ms > 0) for call in calls] == [("error", True)] * 2

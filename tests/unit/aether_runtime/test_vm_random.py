@@ -97,7 +97,7 @@ class Life:
         assert [failure for pod in self.pods for failure in pod.failures] == []
         heir = await self.pods[0].start(max(self.epochs) + 1)
         assert heir.get_version() == len(events_of(commits))
-        assert heir.get_state()["balance"] == sum(event.data.get("amount", 0) * (-1 if event.type == "Withdrawn" else 1) for event in events_of(commits))
+        assert heir.get_state()["balance"] == sum(event.fields().get("amount", 0) * (-1 if event.type == "Withdrawn" else 1) for event in events_of(commits))
 
 
 def check_repeats(calls: list[Call]) -> None:
