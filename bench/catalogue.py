@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from bench.commands import ACTORS, Workload, run_commands
+from bench.replays import run_cold_start, run_replay_million, run_replay_one
 from bench.results import Line
 from bench.scale import Scale
 
@@ -21,4 +22,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "commands-64": _commands("commands-64", Workload(64, ACTORS, "single", "rate")),
     "commands-hot": _commands("commands-hot", Workload(512, 1, "group", "rate")),
     "commands-1": _commands("commands-1", Workload(1, ACTORS, "single", "p50")),
+    "replay-one": run_replay_one,
+    "cold-start": run_cold_start,
+    "replay-million": run_replay_million,
 }

@@ -62,13 +62,34 @@ async def read_line(process: asyncio.subprocess.Process, prefix: bytes = b"") ->
     raise BenchFailed(f"process {process.pid} ended with code {await process.wait()} and said nothing that begins with {prefix!r}")
 
 
+async def ask(process: asyncio.subprocess.Process, *, timeout_s: float = START_TIMEOUT_S) -> bytes:
+    """Send an empty line and return the line that answers it.
+
+    Raises:
+        BenchFailed: no answer came.
+    """
+    if process.stdin is None:
+        raise BenchFailed("the process has no input")
+    process.stdin.write(b"\n")
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await read_line(process)
+    except TimeoutError as exc:
+        raise BenchFailed(f"process {process.pid} did not answer within {timeout_s:g} s") from exc
+
+
 async def run_python(*arguments: str, timeout_s: float = 300.0) -> bytes:
-    """Run a Python program to its end and return its last line.
+    """Run a Python program to its end and return its last line; raises as `run`."""
+    return await run(sys.executable, *arguments, timeout_s=timeout_s)
+
+
+async def run(*arguments: str, timeout_s: float = 300.0) -> bytes:
+    """Run a program to its end and return its last line.
 
     Raises:
         BenchFailed: it failed or took too long.
     """
-    async with start_python(*arguments) as process:
+    async with start(*arguments) as process:
         try:
             async with asyncio.timeout(timeout_s):
                 output, _ = await process.communicate()

@@ -58,8 +58,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ratio_range: tuple[float, float] | None = None
     value_range: tuple[float, float] | None = None
     against_range: tuple[float, float] | None = None
-    cpu_us: float = 0.0
-    against_cpu_us: float = 0.0
+    cpu_us: float | None = None
+    against_cpu_us: float | None = None
     reason: str = ""
 
 
@@ -81,8 +81,8 @@ def build_line(comparison: Comparison, ours: Sequence[Sample], theirs: Sequence[
         ratio_range=_range(ratios),
         value_range=_range([sample.value for sample in ours]),
         against_range=_range([sample.value for sample in theirs]),
-        cpu_us=_round(statistics.median(sample.cpu_us for sample in ours)),
-        against_cpu_us=_round(statistics.median(sample.cpu_us for sample in theirs)),
+        cpu_us=_round(statistics.median(sample.cpu_us for sample in ours)) or None,
+        against_cpu_us=_round(statistics.median(sample.cpu_us for sample in theirs)) or None,
     )
 
 

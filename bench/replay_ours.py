@@ -1,0 +1,100 @@
+"""Our side of the replay benches: a whole runtime that starts VMs and tells how long that took and what memory it needed.
+
+A fresh process for each measurement, which is killed afterwards, so that no snapshot shortens the next one.
+
+Usage: `python -m bench.replay_ours JSON`, with the fields of `Replays`; prints `ready`, begins at a line on its input and
+prints a `ReplayResult` as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvloop
+
+from aether_api.identity import parse_actor_id
+from aether_runtime.ports import DesiredActor
+from aether_runtime.process import open_runtime
+from aether_runtime.runtime import Runtime
+from aether_runtime.settings import read_settings
+from bench.errors import BenchFailed
+
+POLL_S: Final = 0.002
+"""Seconds between looks at whether all VMs are ready: a thousandth of what is measured."""
+
+MODEL_TIMEOUT_S: Final = 30.0
+"""Seconds until the manifests are read."""
+
+
+class Replays(msgspec.Struct, frozen=True):
+    """Which actors to start: `a<first>` and so on.
+
+    Attributes:
+        version: which every actor must have in the end.
+        permits: replays at once.
+    """
+
+    url: str
+    namespace: str
+    folder: str
+    actors: int
+    version: int
+    permits: int = 64
+
+
+class ReplayResult(msgspec.Struct, frozen=True):
+    """How long it took, and resident memory in MB before and at its highest."""
+
+    seconds: float
+    before_mb: float
+    peak_mb: float
+
+
+async def main(text: str) -> None:
+    """Start the runtime, wait for the signal, replay, report, and stay until killed."""
+    replays = msgspec.json.decode(text, type=Replays)
+    settings = read_settings({}, folder=replays.folder, nats_url=replays.url, namespace=replays.namespace, http_port=0, recovery_permits=replays.permits)
+    async with open_runtime(settings) as runtime, asyncio.TaskGroup() as tasks:
+        tasks.create_task(runtime.run(), name="runtime")
+        await _await_model(runtime)
+        print("ready", flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+        print(msgspec.json.encode(await _measure(runtime, replays)).decode(), flush=True)
+
+
+async def _measure(runtime: Runtime, replays: Replays) -> ReplayResult:
+    before_mb = _read_status_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # noqa: ASYNC240  # it is no disk: forget the highest memory so far
+    began = time.perf_counter()
+    await _replay(runtime, replays)
+    return ReplayResult(time.perf_counter() - began, before_mb, _read_status_mb("VmHWM"))
+
+
+async def _replay(runtime: Runtime, replays: Replays) -> None:
+    waiting = [runtime.create_vm(DesiredActor(parse_actor_id(replays.namespace, "account", f"a{number}"))) for number in range(replays.actors)]
+    while waiting:
+        await asyncio.sleep(POLL_S)
+        while waiting and waiting[-1].is_ready:
+            vm = waiting.pop()
+            if vm.get_version() != replays.version:
+                raise BenchFailed(f"{vm.get_actor_id()} has version {vm.get_version()} after its replay, not {replays.version}")
+
+
+async def _await_model(runtime: Runtime) -> None:
+    async with asyncio.timeout(MODEL_TIMEOUT_S):
+        while runtime.find_model("account") is None:  # noqa: ASYNC110  # a source tells nobody but the runtime
+            await asyncio.sleep(POLL_S)
+
+
+def _read_status_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":"))
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1]))
