@@ -191,12 +191,17 @@ class NatsConnection:
             PayloadTooLarge: the server would refuse it.
         """
         _check_subject(subject)
+        self._publish(subject, reply, headers, payload)
+
+    def respond(self, message: Message, payload: bytes) -> None:
+        """Answer a message whose sender awaits that, and raise as `publish`; nothing is done for one that does not."""
+        if not message.raw_reply:
+            return
         if self._connected_since is None:
             raise self._build_disconnected()
-        size = len(payload) + (len(headers) + HEADER_FRAME_BYTES if headers else 0)
-        if size > self._link.client.max_payload:
-            raise PayloadTooLarge(f"a message of {size} bytes for {subject} exceeds the server's max_payload of {self.max_payload}")
-        self._link.publish(subject, reply, headers, payload)
+        if len(payload) > self._link.client.max_payload:
+            raise PayloadTooLarge(f"an answer of {len(payload)} bytes exceeds the server's max_payload of {self.max_payload}")
+        self._link.respond(message.raw_reply, payload)
 
     def request(self, subject: str, payload: bytes, headers: bytes = b"", timeout_s: float = REQUEST_TIMEOUT_S) -> asyncio.Future[Message]:
         """Publish and return the future of the one reply.
@@ -211,12 +216,17 @@ class NatsConnection:
         return future
 
     def begin(self, exchange: Exchange, payload: bytes, headers: bytes, timeout_s: float) -> None:
-        """Publish to the exchange's subject and hand it what comes back: a request without a future, for the hot path.
+        """Publish to the exchange's subject, which the caller has built, and hand it what comes back: a request without a future, for the hot path.
 
         Raises:
             Disconnected, Backpressure, PayloadTooLarge: at once, as `publish`; nothing was sent.
         """
-        self._publish_request(exchange.subject, payload, headers, self._requests.register(exchange, timeout_s))
+        reply = self._requests.register(exchange, timeout_s)
+        try:
+            self._publish(exchange.subject, reply, headers, payload)
+        except AetherError:
+            self._requests.discard(reply)
+            raise
 
     def request_many(self, subject: str, payload: bytes, headers: bytes = b"", timeout_s: float = REQUEST_TIMEOUT_S) -> asyncio.Future[list[Message]]:
         """Publish and return the future of all replies up to the first with a status, which is the last of the list.
@@ -282,6 +292,14 @@ class NatsConnection:
         self._link.subscribe(_Replies(self._requests))
         self._connected_since = time.monotonic()
         self._up.set()
+
+    def _publish(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
+        if self._connected_since is None:
+            raise self._build_disconnected()
+        size = len(payload) + (len(headers) + HEADER_FRAME_BYTES if headers else 0)
+        if size > self._link.client.max_payload:
+            raise PayloadTooLarge(f"a message of {size} bytes for {subject} exceeds the server's max_payload of {self.max_payload}")
+        self._link.publish(subject, reply, headers, payload)
 
     def _publish_request(self, subject: str, payload: bytes, headers: bytes, reply: str) -> None:
         try:

@@ -163,6 +163,13 @@ class FastLink:
         else:
             self._cork(b"PUB %b %d\r\n%b\r\n" % (route, len(payload), payload))
 
+    def respond(self, reply: bytes, payload: bytes) -> None:
+        """Queue an answer for the next write, or raise `Backpressure`."""
+        size = len(payload)
+        if self._corked_bytes + self._buffered_bytes + size > self._settings.pending_bytes_max:
+            self._check_room(size)
+        self._cork(b"PUB %b %d\r\n%b\r\n" % (reply, size, payload))
+
     def restore(self) -> None:
         """Subscribe everything again on a fresh socket."""
         self.drop_unsent()

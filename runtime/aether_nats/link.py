@@ -90,6 +90,9 @@ class Link(Protocol):
     def publish(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
         """Queue a message for the socket, or raise `Backpressure`."""
 
+    def respond(self, reply: bytes, payload: bytes) -> None:
+        """Queue an answer, or raise `Backpressure`."""
+
     def restore(self) -> None:
         """Take up again after a reconnect; comes before any publish."""
 

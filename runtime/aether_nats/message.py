@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from aether_api.headers import FIRST_LINE, decode_headers
 
 Handler = Callable[[bytes, bytes, bytes, bytes], None]
@@ -16,26 +18,23 @@ _STATUS_START = len(FIRST_LINE) + 1
 _STATUS_END = _STATUS_START + 3
 
 
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A message as it came: raw header block (empty without headers) and payload."""
 
-    __slots__ = ("_reply", "_subject", "payload", "raw_headers")
-
-    def __init__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
-        self._subject = subject
-        self._reply = reply
-        self.raw_headers = raw_headers
-        self.payload = payload
+    raw_subject: bytes
+    raw_reply: bytes
+    raw_headers: bytes
+    payload: bytes
 
     @property
     def subject(self) -> str:
         """The subject it was published on."""
-        return self._subject.decode()
+        return self.raw_subject.decode()
 
     @property
     def reply(self) -> str:
         """The subject that awaits an answer; empty when nobody does."""
-        return self._reply.decode()
+        return self.raw_reply.decode()
 
     @property
     def status(self) -> int:

@@ -94,6 +94,10 @@ class PlainLink:
         self._queued_bytes += len(payload)
         self._queue(_Publish(subject, reply, headers, payload))
 
+    def respond(self, reply: bytes, payload: bytes) -> None:
+        """Queue an answer, or raise `Backpressure`."""
+        self.publish(reply.decode(), "", b"", payload)
+
     def restore(self) -> None:
         """Do nothing: nats-py has restored its subscriptions, and those made meanwhile wait in the queue."""
 

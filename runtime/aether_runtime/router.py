@@ -14,13 +14,14 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from aether_api import logs
 from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, InvalidName, NoResponders, Reason, RequestTimeout, reason_of
-from aether_api.identity import PodUid
+from aether_api.identity import ActorId, PodUid
 from aether_api.messages import Command, Reply, build_command_headers, build_error, decode_reply, encode_reply, parse_command
 from aether_api.subjects import call_wildcard, command_subject, forward_subject, forward_wildcard, parse_command_subject
 from aether_nats.connection import NatsConnection, Subscription
@@ -102,9 +103,10 @@ class Router:
 
     def on_direct(self, vm: VirtualMachine, message: Message) -> None:
         """Hand a message of a VM's own subject to the VM."""
-        command = self._parse(message)
+        name = message.raw_subject[message.raw_subject.rfind(b".") + 1 :].decode()
+        command = self._parse(message, vm.desired.actor, name)
         if command is not None:
-            vm.process_command(self._build_waiting(command, self._answer_to(message)))
+            vm.process_command(Waiting(command, self._loop.time() + command.timeout_s, partial(self._answer, message)))
 
     def serve(self, command: Command, answer: Answer) -> None:
         """Find the actor of a command and have it answered, whatever that takes within the deadline."""
@@ -118,14 +120,18 @@ class Router:
         self._runtime.spawn(self._serve(self._build_waiting(command, answer)), f"call {command.actor}")
 
     def _on_call(self, message: Message) -> None:
-        command = self._parse(message)
+        try:
+            actor, name = parse_command_subject(message.subject)
+        except InvalidName as exc:
+            return self._refuse_malformed(message, exc)
+        command = self._parse(message, actor, name)
         if command is None:
             return
         vm = self._runtime.registry.get(command.actor)
         if vm is not None and vm.is_ready:
-            vm.process_command(self._build_waiting(command, self._answer_to(message)))
+            vm.process_command(self._build_waiting(command, partial(self._answer, message)))
         else:
-            self.serve(command, self._answer_to(message))
+            self.serve(command, partial(self._answer, message))
 
     async def _serve(self, waiting: Waiting) -> None:
         try:
@@ -211,30 +217,25 @@ class Router:
                 return build_error(Reason.UNKNOWN, message, command_id=command.id, retry_after_ms=MOVING_RETRY_MS)
         return None
 
-    def _parse(self, message: Message) -> Command | None:
+    def _parse(self, message: Message, actor: ActorId, name: str) -> Command | None:
         """Read a command; a malformed one is answered with what is wrong with it."""
         try:
-            actor, name = parse_command_subject(message.subject)
             return parse_command(actor, name, message.raw_headers, message.payload, now_s=time.time(), fresh_id=_fresh_id)
-        except (InvalidName, InvalidEnvelope) as exc:
-            self._answer_to(message)(Reply("rejected", reason=Reason.INVALID_COMMAND.value, message=str(exc)))
+        except InvalidEnvelope as exc:
+            self._refuse_malformed(message, exc)
             return None
+
+    def _refuse_malformed(self, message: Message, error: AetherError) -> None:
+        self._answer(message, Reply("rejected", reason=Reason.INVALID_COMMAND.value, message=str(error)))
 
     def _build_waiting(self, command: Command, answer: Answer) -> Waiting:
         return Waiting(command, self._loop.time() + command.timeout_s, answer)
 
-    def _answer_to(self, message: Message) -> Answer:
-        reply_to = message.reply
-
-        def answer(reply: Reply) -> None:
-            if not reply_to:
-                return
-            try:
-                self._connection.publish(reply_to, encode_reply(reply))
-            except AetherError as exc:
-                logger.debug("a reply could not be sent; the caller asks again", extra={logs.REASON: str(exc)})
-
-        return answer
+    def _answer(self, message: Message, reply: Reply) -> None:
+        try:
+            self._connection.respond(message, encode_reply(reply))
+        except AetherError as exc:
+            logger.debug("a reply could not be sent; the caller asks again", extra={logs.REASON: str(exc)})
 
 
 def _fresh_id() -> str:

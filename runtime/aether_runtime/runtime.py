@@ -54,6 +54,9 @@ LOOKS_AFTER_TAKEOVER_S: Final = (2.0, 10.0)
 """Seconds after a take-over at which the log is read again: a killed process lives on for one or two, a leaving one for some more, and
 what it still appends would else be missed until the next command."""
 
+PROGRESS_S: Final = 0.1
+"""Seconds until a new version reaches the reporter: a report for each commit would cost a tenth of a command, and a status waits for a quiet second anyway."""
+
 STOPS_AT_ONCE: Final = 64
 """VMs stopped at once at the end of the process: each writes a snapshot."""
 
@@ -110,6 +113,7 @@ class Runtime(VmListener):
         self._fenced: dict[ActorId, Epoch] = {}
         self._failures: dict[ActorId, int] = {}
         self._converging: dict[ActorId, bool] = {}
+        self._progressed: dict[ActorId, VirtualMachine] = {}
         self._permits = asyncio.Semaphore(config.recovery_permits)
         self._tasks: asyncio.TaskGroup | None = None
         self._owned: set[asyncio.Task[None]] = set()
@@ -284,6 +288,20 @@ class Runtime(VmListener):
         """Pass a report on, if the actor has a resource and is still ours."""
         if report.desired.name and report.desired.actor in self.registry.desired:
             self._reporter.report(report)
+
+    def on_progress(self, vm: VirtualMachine) -> None:
+        """Note that the actor's version moved; it is reported in a moment, with all others that moved meanwhile."""
+        if not vm.desired.name:
+            return
+        if not self._progressed:
+            self._loop.call_later(PROGRESS_S, self._report_progress)
+        self._progressed[vm.desired.actor] = vm
+
+    def _report_progress(self) -> None:
+        progressed, self._progressed = self._progressed, {}
+        for actor, vm in progressed.items():
+            if self.registry.get(actor) is vm:
+                self.on_report(vm.build_report())
 
     def on_ready(self, vm: VirtualMachine) -> None:
         """Take the actor's commands directly from now on."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
@@ -100,7 +99,10 @@ class VmListener:
     """What a VM tells its runtime; the methods must not block."""
 
     def on_report(self, report: ActorReport) -> None:
-        """Phase or version changed."""
+        """Phase, reason or placement changed."""
+
+    def on_progress(self, vm: VirtualMachine) -> None:
+        """The version changed; called after every commit, so it must cost next to nothing. `build_report` says the rest."""
 
     def on_ready(self, vm: VirtualMachine) -> None:
         """The VM has replayed and takes commands."""
@@ -132,7 +134,7 @@ class VirtualMachine:
         self._history = History.empty(model)
         self._services = services
         self._listener = listener
-        self._mailbox: deque[Waiting] = deque()
+        self._mailbox: list[Waiting] = []
         self._busy = True
         self._stopping = False
         self._snapshotting = False
@@ -167,6 +169,10 @@ class VirtualMachine:
     def is_ready(self) -> bool:
         """Whether commands are taken and decided."""
         return self.phase is ActorPhase.READY and not self._stopping
+
+    def build_report(self, *, fenced_by: Epoch = NO_EPOCH) -> ActorReport:
+        """Return how the actor is now."""
+        return ActorReport(self.desired, self.phase, self.get_version(), self.snapshot_version, _label(self.model), self.reason, self.message, fenced_by)
 
     async def start(self) -> None:
         """Replay and take commands; tries again for as long as the log cannot be read.
@@ -258,13 +264,13 @@ class VirtualMachine:
     def _decide_next(self) -> None:
         """Decide the next group and start what it needs; called only when idle."""
         while self._mailbox and not self._stopping:
-            waiting = [self._mailbox.popleft() for _ in range(min(len(self._mailbox), COMMANDS_MAX))]
+            waiting, self._mailbox = self._mailbox[:COMMANDS_MAX], self._mailbox[COMMANDS_MAX:]
             try:
                 group = decide_group(self._history, waiting, self._services.now(), bytes_max=self._services.bytes_max)
             except Exception:
-                self._mailbox.extendleft(reversed(waiting))
+                self._mailbox[:0] = waiting
                 raise
-            self._mailbox.extendleft(reversed(group.rest))
+            self._mailbox[:0] = group.rest
             _send(group.immediate)
             if group.repeats:
                 self._spawn(self._answer_repeats(group.repeats), "repeats")
@@ -285,12 +291,12 @@ class VirtualMachine:
             commit = self._build_commit(group)
             self._append = self._services.events.append(commit)
         except Exception:
-            self._mailbox.extendleft(reversed(group.members))
+            self._mailbox[:0] = group.members
             raise
         self._append.add_done_callback(partial(self._on_append, commit, group))
 
     def _build_commit(self, group: Group) -> Commit:
-        position, model = self._history.position, self.model
+        position, model = self._history.position, self._history.model
         return Commit(
             id=self._services.new_id(),
             actor=self.desired.actor,
@@ -300,7 +306,7 @@ class VirtualMachine:
             index=position.index,
             epoch=self.desired.epoch,
             pod=self._services.writer,
-            model=f"{model.name}@{model.content_hash}",
+            model=_label(model),
             payload=join_events(group.encoded),
             incarnation=position.incarnation,
         )
@@ -334,7 +340,7 @@ class VirtualMachine:
         self._release_step()
 
     def _after_progress(self) -> None:
-        self._report()
+        self._listener.on_progress(self)
         every = self.desired.snapshot_every
         if every and not self._snapshotting and self.get_version() - self.snapshot_version >= every:
             self._spawn(self._write_snapshot(), "snapshot")
@@ -447,7 +453,7 @@ class VirtualMachine:
         elif self._stopping:
             _send([(item, _moving(item.command.id)) for item in group.members])
         else:
-            self._mailbox.extendleft(reversed(group.members))
+            self._mailbox[:0] = group.members
 
     def _go_on_or_end(self, tail: Tail) -> None:
         """Stop when the log shows another owner, of a higher epoch or an equal that should win; begin anew when it shows another past."""
@@ -480,7 +486,7 @@ class VirtualMachine:
         self.phase, self.reason = ActorPhase.QUARANTINED, Reason.QUARANTINED.value
         self.message = f"{message}. Nothing was skipped; restore the model that wrote these events, or delete the actor with deletionPolicy Purge"
         logger.error("an actor is quarantined", extra={logs.ACTOR_ID: str(self.desired.actor), logs.REASON: message})
-        waiting, self._mailbox = list(self._mailbox), deque()
+        waiting, self._mailbox = self._mailbox, []
         for item in waiting:
             self.process_command(item)
         self._become_idle()
@@ -525,15 +531,16 @@ class VirtualMachine:
             self._idle.set_result(None)
 
     def _refuse_waiting(self) -> None:
-        while self._mailbox:
-            item = self._mailbox.popleft()
-            item.answer(_moving(item.command.id))
+        waiting, self._mailbox = self._mailbox, []
+        _send([(item, _moving(item.command.id)) for item in waiting])
 
     def _report(self, *, fenced_by: Epoch = NO_EPOCH) -> None:
-        model = self.model
-        self._listener.on_report(
-            ActorReport(self.desired, self.phase, self.get_version(), self.snapshot_version, f"{model.name}@{model.content_hash}", self.reason, self.message, fenced_by)
-        )
+        self._listener.on_report(self.build_report(fenced_by=fenced_by))
+
+
+def _label(model: CompiledModel) -> str:
+    """Return the model as commits and statuses name it."""
+    return f"{model.name}@{model.content_hash}"
 
 
 def _send(answers: list[tuple[Waiting, Reply]]) -> None:

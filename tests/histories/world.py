@@ -95,6 +95,10 @@ class Pod(VmListener):
         """Keep it."""
         self.reports.append(report)
 
+    def on_progress(self, vm: VirtualMachine) -> None:
+        """Keep what it would report."""
+        self.reports.append(vm.build_report())
+
     def on_ready(self, vm: VirtualMachine) -> None:
         """Keep it."""
         self.ready.append(vm)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.envelope import Event, StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
@@ -16,15 +18,14 @@ from aether_model.model import Model, State
 from aether_runtime.core.window import CommandWindow
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(msgspec.Struct, frozen=True, gc=False):
     """Where in the log an actor stands.
 
     Attributes:
         sequence: of its last commit, 0 for none; the next append expects it.
         index: of all commits so far, carried by the next one.
         commit_id: of the last commit.
-        last_time: time of the last event, RFC 3339; event time never runs back.
+        last_time: time of the last event, RFC 3339; event time never runs back. `last_time_s` is the same moment, unix time.
     """
 
     version: int = 0
@@ -33,6 +34,7 @@ class Position:
     incarnation: int = 0
     commit_id: str = ""
     last_time: str = ""
+    last_time_s: float = 0.0
 
 
 @dataclass(slots=True)
