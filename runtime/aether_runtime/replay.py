@@ -110,7 +110,9 @@ async def _refill_window(history: History, actor: ActorId, events: EventStore, l
     history.window = CommandWindow()
     async for commits in events.read_commits(actor, last, from_n=await _find_start(actor, events, last, horizon_s)):
         for commit in commits:
-            history.note_commands(commit.sequence, commit.events())
+            facts = commit.events()
+            if facts:
+                history.note_commands(commit.sequence, parse_time(facts[-1].time).timestamp(), [fact.command_id for fact in facts])
 
 
 async def _find_start(actor: ActorId, events: EventStore, last: StoredCommit, horizon_s: float) -> int:

@@ -29,7 +29,7 @@ from aether_api.identity import NO_EPOCH, ActorId, Epoch
 from aether_api.messages import Reply, build_error, build_reply_events
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
-from aether_runtime.core.group import COMMANDS_MAX, Group, Now, Waiting, decide_group
+from aether_runtime.core.group import COMMANDS_MAX, Group, Now, Waiting, begin_group, decide_group
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.snapshots import build_snapshot
 from aether_runtime.ports import ActorReport, DesiredActor, EventStore, SnapshotStore, Spawn
@@ -274,7 +274,7 @@ class VirtualMachine:
             _send(group.immediate)
             if group.repeats:
                 self._spawn(self._answer_repeats(group.repeats), "repeats")
-            if group.events:
+            if group.encoded:
                 return self._start_append(group)
             if group.answers:
                 self._busy = True
@@ -332,8 +332,8 @@ class VirtualMachine:
         self._release_step()
 
     def _accept(self, commit: Commit, group: Group, sequence: int) -> None:
-        position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, group.last_time)
-        self._history.accept(position, group.events, group.state)
+        position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, group.time, group.time_s)
+        self._history.accept(position, group.accepted, group.state)
         self._conflicts = 0
         _send(group.answers)
         self._after_progress()
@@ -377,7 +377,7 @@ class VirtualMachine:
         self._go_on_or_end(tail)
 
     async def _follow(self) -> None:
-        tail = await self._look(Group(self._history.state, self.get_version(), ""), may_be_empty=True)
+        tail = await self._look(begin_group(self._history, self._services.now()), may_be_empty=True)
         if tail is not None:
             self._after_progress()
             self._go_on_or_end(tail)
@@ -538,7 +538,7 @@ class VirtualMachine:
         self._listener.on_report(self.build_report(fenced_by=fenced_by))
 
 
-def _label(model: CompiledModel) -> str:
+def _label(model: Model) -> str:
     """Return the model as commits and statuses name it."""
     return f"{model.name}@{model.content_hash}"
 

@@ -6,21 +6,24 @@ taken the commit, so a refused append costs only the work.
 
 An answer that stores nothing (rejection, no-op, error, dry run) is just as much a statement about the actor's state as an
 event is. It may be sent once the log is known not to have moved: by the ack of the group's commit, or by a read.
+
+This runs once for every command, so its values are msgspec structs (a frozen dataclass costs ten times as much to make) and
+what all commands of a group share is made once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 from msgspec import Raw
 
 from aether_api.envelope import Event, build_event_id, build_source, decode_fields, encode_event
 from aether_api.errors import CommandFailed, EventInvalid, InternalError, Reason
-from aether_api.messages import Command, Reply, build_error, build_reply_events, format_time
-from aether_model.model import CommandInput, DomainEvent, Emitted, Model, Rejected, State
-from aether_runtime.core.history import History, apply_event
+from aether_api.messages import Command, Reply, ReplyEvent, build_error, format_time, parse_time
+from aether_model.model import CommandInput, Decision, DomainEvent, Emitted, Model, Rejected, State
+from aether_runtime.core.history import History
 from aether_runtime.core.window import AGE_MAX_S, SKEW_S
 
 COMMANDS_MAX: Final = 256
@@ -30,8 +33,7 @@ WAITED_RETRY_MS: Final = 100
 """Milliseconds after which a command that waited too long may come again: a few groups of a hot actor."""
 
 
-@dataclass(slots=True)
-class Waiting:
+class Waiting(msgspec.Struct):
     """A command that waits for its answer.
 
     Attributes:
@@ -44,29 +46,32 @@ class Waiting:
     answer: Callable[[Reply], None]
 
 
-@dataclass(slots=True)
-class Group:
+class Group(msgspec.Struct):
     """What a group of commands comes to.
 
     Attributes:
+        time: of its events, RFC 3339; `time_s` is the same moment in unix time.
+        oldest_s: unix time before which a command is too old to be run: its id may have left the window.
         answers: in order of arrival; sent when the commit is acked, or the position confirmed.
         immediate: answers that say nothing about the state (expired), sent at once.
         repeats: commands whose ids are known, with the sequence of the commit to check.
-        events: to be committed; empty when the group stores nothing.
+        encoded: the events to be committed; empty when the group stores nothing.
+        accepted: the answers of the commands whose events these are, by id.
         rest: commands that did not fit.
     """
 
     state: State
     version: int
-    last_time: str
-    answers: list[tuple[Waiting, Reply]] = field(default_factory=list[tuple[Waiting, Reply]])
-    immediate: list[tuple[Waiting, Reply]] = field(default_factory=list[tuple[Waiting, Reply]])
-    repeats: list[tuple[Waiting, int]] = field(default_factory=list[tuple[Waiting, int]])
-    events: list[Event] = field(default_factory=list[Event])
-    encoded: list[bytes] = field(default_factory=list[bytes])
-    rest: list[Waiting] = field(default_factory=list[Waiting])
+    time: str
+    time_s: float
+    oldest_s: float
+    answers: list[tuple[Waiting, Reply]] = []
+    immediate: list[tuple[Waiting, Reply]] = []
+    repeats: list[tuple[Waiting, int]] = []
+    encoded: list[bytes] = []
+    accepted: dict[str, Reply] = {}
+    rest: list[Waiting] = []
     bytes: int = 0
-    accepted: dict[str, Reply] = field(default_factory=dict[str, Reply])
 
     @property
     def members(self) -> list[Waiting]:
@@ -74,8 +79,7 @@ class Group:
         return [waiting for waiting, _ in self.answers]
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(msgspec.Struct, frozen=True):
     """The time, as an argument: wall clock for events, monotonic for deadlines."""
 
     unix_s: float
@@ -89,20 +93,30 @@ def decide_group(history: History, waiting: Sequence[Waiting], now: Now, *, byte
         bytes_max: payload bytes of a commit; the command that would exceed it waits for the next group, and one that
             exceeds it alone is answered `CommitTooLarge`.
     """
-    group = Group(history.state, history.position.version, history.position.last_time)
-    for position, item in enumerate(waiting):
+    group = begin_group(history, now)
+    for place, item in enumerate(waiting):
         if len(group.answers) >= COMMANDS_MAX or not _take(group, history, item, now, bytes_max):
-            group.rest = list(waiting[position:])
+            group.rest = list(waiting[place:])
             break
     return group
+
+
+def begin_group(history: History, now: Now) -> Group:
+    """Return a group without commands; the time of its events never runs back within an actor."""
+    position = history.position
+    time, time_s = format_time(now.unix_s), now.unix_s
+    if time < position.last_time:
+        time, time_s = position.last_time, parse_time(position.last_time).timestamp()
+    floor_s = history.window.floor_s
+    oldest_s = max(now.unix_s - AGE_MAX_S, floor_s + SKEW_S) if floor_s else now.unix_s - AGE_MAX_S
+    return Group(history.state, position.version, time, time_s, oldest_s)
 
 
 def _take(group: Group, history: History, item: Waiting, now: Now, bytes_max: int) -> bool:
     """Put one command into the group; False when it has to wait for the next one."""
     command = item.command
-    refusal = _check_time(command, item.deadline, now, history.window.floor_s)
-    if refusal is not None:
-        group.immediate.append((item, refusal))
+    if now.monotonic_s > item.deadline or not group.oldest_s <= command.unix_s <= now.unix_s + SKEW_S:
+        group.immediate.append((item, _refuse_time(command, item.deadline, now)))
         return True
     earlier = group.accepted.get(command.id)
     if earlier is not None:
@@ -112,32 +126,19 @@ def _take(group: Group, history: History, item: Waiting, now: Now, bytes_max: in
     if sequence is not None:
         group.repeats.append((item, sequence))
         return True
-    reply, events, encoded, state = _decide_one(group, history, command, now)
-    size = sum(map(len, encoded))
-    if size > bytes_max:
-        reply, events, encoded = (
-            build_error(Reason.COMMIT_TOO_LARGE, f"its events need {size} bytes, a commit holds {bytes_max}", command_id=command.id, version=group.version),
-            [],
-            [],
-        )
-    elif group.bytes + size > bytes_max:
-        return False
-    group.answers.append((item, reply))
-    if events:
-        group.accepted[command.id] = reply
-        group.events += events
-        group.encoded += encoded
-        group.bytes += size
-        group.state, group.version, group.last_time = state, events[-1].version, events[-1].time
+    if command.expected_version is not None and command.expected_version != group.version:
+        message = f"the actor is at version {group.version}, the command expected {command.expected_version}; read it again and decide anew"
+        group.answers.append((item, Reply("rejected", group.version, (), Reason.WRONG_VERSION.value, message, command_id=command.id)))
+        return True
+    decision, state = _run_model(group, history.model, command)
+    if type(decision) is Emitted:
+        return _take_events(group, history, item, decision, state, bytes_max)
+    group.answers.append((item, _build_answer(group, history.model, command, decision)))
     return True
 
 
-def _check_time(command: Command, deadline: float, now: Now, floor_s: float) -> Reply | None:
-    """Return the answer to a command that must not be run any more; only one that waited too long may be sent again.
-
-    Args:
-        floor_s: unix time since which the window of accepted commands misses nothing, 0 if it misses nothing at all.
-    """
+def _refuse_time(command: Command, deadline: float, now: Now) -> Reply:
+    """Return the answer to a command that must not be run any more; only one that waited too long may be sent again."""
     if now.monotonic_s > deadline:
         message = f"it waited longer than its {command.timeout_s:g} s and was not run; send it again"
         return build_error(Reason.EXPIRED, message, command_id=command.id, retry_after_ms=WAITED_RETRY_MS)
@@ -146,50 +147,70 @@ def _check_time(command: Command, deadline: float, now: Now, floor_s: float) -> 
         message = f"it was made {age_s:.0f} s ago, more than the {AGE_MAX_S:.0f} s after which a command is never run; send a new one, or check the clocks"
     elif age_s < -SKEW_S:
         message = f"it was made {-age_s:.0f} s in the future, more than clocks may differ ({SKEW_S:.0f} s); check the clocks"
-    elif floor_s and command.unix_s < floor_s + SKEW_S:
-        message = f"it was made {age_s:.0f} s ago, and this busy actor knows too few earlier commands to tell whether it was run already; send a new one"
     else:
-        return None
+        message = f"it was made {age_s:.0f} s ago, and this busy actor knows too few earlier commands to tell whether it was run already; send a new one"
     return build_error(Reason.EXPIRED, message, command_id=command.id)
 
 
-def _decide_one(group: Group, history: History, command: Command, now: Now) -> tuple[Reply, list[Event], list[bytes], State]:
-    """Return the reply, and the events with the state after them unless nothing is to be stored."""
-    nothing: tuple[list[Event], list[bytes], State] = ([], [], group.state)
-    model = history.model
-    shown = _show(model, group.state) if command.dry_run else None
-    if command.expected_version is not None and command.expected_version != group.version:
-        message = f"the actor is at version {group.version}, the command expected {command.expected_version}; read it again and decide anew"
-        return Reply("rejected", group.version, (), Reason.WRONG_VERSION.value, message, command_id=command.id), *nothing
+def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision | Reply, State]:
+    """Return what the model decides and the state after it, or the answer to a command that makes the model fail."""
     try:
         decision = model.decide(group.state, CommandInput(command.name, command.payload, command.actor.id, group.version, command.time))
-        if isinstance(decision, Emitted):
-            events, state = _build_events(group, history, command, decision.events, now)
-            reply = Reply(
-                "accepted", events[-1].version, build_reply_events(events), command_id=command.id, dry_run=command.dry_run, state=_show(model, state) if command.dry_run else None
-            )
-            return (reply, *nothing) if command.dry_run else (reply, events, [encode_event(event) for event in events], state)
+        state, version = group.state, group.version
+        if type(decision) is Emitted:
+            for event in decision.events:
+                version += 1
+                state = model.apply(state, event.type, event.data, time=group.time, version=version)
+        return decision, state
     except (CommandFailed, EventInvalid) as exc:
-        return build_error(Reason.COMMAND_FAILED, f"{exc}; nothing was stored", command_id=command.id, version=group.version), *nothing
+        return build_error(Reason.COMMAND_FAILED, f"{exc}; nothing was stored", command_id=command.id, version=group.version), group.state
     except InternalError:
         raise
     except Exception as exc:  # noqa: BLE001  # whatever a model raises costs its own command and no other (R1)
-        return build_error(Reason.COMMAND_FAILED, f"{type(exc).__name__}: {exc}; nothing was stored", command_id=command.id, version=group.version), *nothing
+        return build_error(Reason.COMMAND_FAILED, f"{type(exc).__name__}: {exc}; nothing was stored", command_id=command.id, version=group.version), group.state
+
+
+def _take_events(group: Group, history: History, item: Waiting, decision: Emitted, state: State, bytes_max: int) -> bool:
+    """Add the events of a command to the group, unless they do not fit or it was only a question."""
+    command = item.command
+    encoded, reply = _encode_events(group, history.position.incarnation, command, decision.events)
+    size = sum(map(len, encoded))
+    if command.dry_run:
+        group.answers.append((item, msgspec.structs.replace(reply, dry_run=True, state=_show(history.model, state))))
+    elif size > bytes_max:
+        message = f"its events need {size} bytes, a commit holds {bytes_max}"
+        group.answers.append((item, build_error(Reason.COMMIT_TOO_LARGE, message, command_id=command.id, version=group.version)))
+    elif group.bytes + size > bytes_max:
+        return False
+    else:
+        group.answers.append((item, reply))
+        group.accepted[command.id] = reply
+        group.encoded += encoded
+        group.bytes += size
+        group.state, group.version = state, reply.version
+    return True
+
+
+def _encode_events(group: Group, incarnation: int, command: Command, events: Sequence[DomainEvent]) -> tuple[list[bytes], Reply]:
+    version, source = group.version, build_source(command.actor)
+    encoded: list[bytes] = []
+    shown: list[ReplyEvent] = []
+    for event in events:
+        version += 1
+        data = Raw(event.data)
+        encoded.append(encode_event(Event("1.0", build_event_id(incarnation, version), source, event.type, group.time, data, command.id)))
+        shown.append(ReplyEvent(event.type, version, group.time, data))
+    return encoded, Reply("accepted", version, tuple(shown), command_id=command.id)
+
+
+def _build_answer(group: Group, model: Model, command: Command, decision: Decision | Reply) -> Reply:
+    """Return the answer to a command that stores nothing."""
+    if isinstance(decision, Reply):
+        return decision
+    shown = _show(model, group.state) if command.dry_run else None
     if isinstance(decision, Rejected):
-        return Reply("rejected", group.version, (), decision.reason, decision.message, command_id=command.id, dry_run=command.dry_run, state=shown), *nothing
-    return Reply("noop", group.version, command_id=command.id, dry_run=command.dry_run, state=shown), *nothing
-
-
-def _build_events(group: Group, history: History, command: Command, emitted: Sequence[DomainEvent], now: Now) -> tuple[list[Event], State]:
-    time = max(format_time(now.unix_s), group.last_time)
-    source, incarnation = build_source(command.actor), history.position.incarnation
-    events: list[Event] = []
-    state = group.state
-    for version, fact in enumerate(emitted, group.version + 1):
-        event = Event("1.0", build_event_id(incarnation, version), source, fact.type, time, Raw(fact.data), command.id)
-        state = apply_event(history.model, state, event)
-        events.append(event)
-    return events, state
+        return Reply("rejected", group.version, (), decision.reason, decision.message, command_id=command.id, dry_run=command.dry_run, state=shown)
+    return Reply("noop", group.version, command_id=command.id, dry_run=command.dry_run, state=shown)
 
 
 def _show(model: Model, state: State) -> dict[str, Any]:

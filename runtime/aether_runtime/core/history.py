@@ -6,7 +6,10 @@ live VM and a replaying one can never disagree.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
@@ -16,6 +19,8 @@ from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
 from aether_api.messages import parse_time
 from aether_model.model import Model, State
 from aether_runtime.core.window import CommandWindow
+
+EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -63,30 +68,31 @@ class History:
         self._check_follows(commit)
         try:
             events = commit.events()
-            state = self.state
+            state, moment = self.state, EPOCH
             for event in events:
                 state = apply_event(self.model, state, event)
-                parse_time(event.time)
+                moment = parse_time(event.time)
         except (InvalidEnvelope, PermanentError) as exc:
             raise EventInvalid(f"sequence {commit.sequence}, versions {commit.first_version} to {commit.last_version}: {exc}") from exc
-        last_time = events[-1].time if events else self.position.last_time
-        self.accept(Position(commit.last_version, commit.sequence, self.position.index.appended(commit.sequence), commit.incarnation, commit.id, last_time), events, state)
+        position = self.position
+        last_time, last_time_s = (events[-1].time, moment.timestamp()) if events else (position.last_time, position.last_time_s)
+        next_position = Position(commit.last_version, commit.sequence, position.index.appended(commit.sequence), commit.incarnation, commit.id, last_time, last_time_s)
+        self.accept(next_position, [event.command_id for event in events], state)
         return events
 
-    def accept(self, position: Position, events: list[Event], state: State) -> None:
-        """Move to `position`, whose commit's events were already applied to give `state`."""
-        self.note_commands(position.sequence, events)
+    def accept(self, position: Position, command_ids: Iterable[str], state: State) -> None:
+        """Move to `position`, whose commit came of these commands and whose events were already applied to give `state`."""
+        self.note_commands(position.sequence, position.last_time_s, command_ids)
         self.state = state
         self.position = position
 
-    def note_commands(self, sequence: int, events: list[Event]) -> None:
-        """Remember the commands that a stored commit's events came from."""
-        time_s = parse_time(events[-1].time).timestamp() if events else 0.0
+    def note_commands(self, sequence: int, time_s: float, command_ids: Iterable[str]) -> None:
+        """Remember the commands that a stored commit came of; `time_s` is the unix time of its last event."""
         noted = ""
-        for event in events:
-            if event.command_id and event.command_id != noted:
-                noted = event.command_id
-                self.window.add(noted, sequence, time_s)
+        for command_id in command_ids:
+            if command_id and command_id != noted:
+                noted = command_id
+                self.window.add(command_id, sequence, time_s)
 
     def _restart(self, commit: StoredCommit) -> None:
         self.state = self.model.initial_state()
