@@ -25,6 +25,8 @@ class AssignmentItem(msgspec.Struct, frozen=True, rename="camel"):
         name: the resource's name; `uid` and `generation` are its metadata.
         epoch: the placement's epoch; a release names the epoch that it ends.
         snapshot_every: `spec.snapshot.every`, events between snapshots; 0 leaves it to the runtime.
+        recovery_target_s: `spec.snapshot.recoveryTarget` in seconds, 0 for none.
+        idle_after_s: `spec.passivation.idleAfter` in seconds, 0 for never.
     """
 
     action: Action
@@ -35,6 +37,8 @@ class AssignmentItem(msgspec.Struct, frozen=True, rename="camel"):
     epoch: int
     generation: int = 0
     snapshot_every: int = 0
+    recovery_target_s: float = 1.0
+    idle_after_s: float = 0.0
 
 
 class Assignment(msgspec.Struct, frozen=True, rename="camel"):

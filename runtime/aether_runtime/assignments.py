@@ -77,4 +77,4 @@ class Assignments:
 
 
 def _build_desired(actor: ActorId, item: AssignmentItem) -> DesiredActor:
-    return DesiredActor(actor, item.name, item.uid, Epoch(item.epoch), item.generation, item.snapshot_every)
+    return DesiredActor(actor, item.name, item.uid, Epoch(item.epoch), item.generation, item.snapshot_every, item.recovery_target_s, item.idle_after_s)

@@ -10,6 +10,7 @@ from typing import Protocol
 from aether_api.envelope import Commit, StoredCommit
 from aether_api.identity import NO_EPOCH, ActorId, Epoch, PodUid
 from aether_api.v1alpha1 import ActorModel, ActorPhase
+from aether_api.v1alpha1.actor import RECOVERY_TARGET_DEFAULT_S
 from aether_runtime.core.snapshots import Snapshot, SnapshotBody
 
 
@@ -57,6 +58,8 @@ class DesiredActor:
         name: of the resource, and `uid` its UID; both empty for an actor without one.
         epoch: of the placement.
         snapshot_every: events between snapshots, 0 for none.
+        recovery_target_s: seconds that the replay of what came after a snapshot may take, 0 for any.
+        idle_after_s: seconds without a command after which it sleeps, 0 for never; without a resource the process decides.
     """
 
     actor: ActorId
@@ -65,6 +68,8 @@ class DesiredActor:
     epoch: Epoch = NO_EPOCH
     generation: int = 0
     snapshot_every: int = 500
+    recovery_target_s: float = RECOVERY_TARGET_DEFAULT_S
+    idle_after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

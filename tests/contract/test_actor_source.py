@@ -91,11 +91,11 @@ async def running(folder: Path, namespace: str = "default") -> AsyncIterator[tup
 
 async def test_everything_in_the_folder_is_told_before_the_first_sync(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(MODEL)
-    (tmp_path / "b.yml").write_text(actor("alice") + actor("bob", ", snapshot: {every: 9}"))
+    (tmp_path / "b.yml").write_text(actor("alice") + actor("bob", ", snapshot: {every: 9, recoveryTarget: 2s}, passivation: {idleAfter: 1m}"))
     async with running(tmp_path) as (source, listener):
         assert listener.models_at_first_sync == ["counter"]
         assert set(listener.held) == {ALICE, BOB}
-        assert listener.held[BOB].snapshot_every == 9
+        assert (listener.held[BOB].snapshot_every, listener.held[BOB].recovery_target_s, listener.held[BOB].idle_after_s) == (9, 2, 60)
         assert listener.held[ALICE].epoch > 0
         home = await source.find(ALICE)
         assert home is not None

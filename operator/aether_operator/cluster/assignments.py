@@ -79,4 +79,4 @@ class Assigner:
 def build_item(action: Action, actor: ActorView, epoch: Epoch) -> AssignmentItem:
     """Return one change for one actor; a release names the epoch that it ends."""
     id_ = actor.identity.id if actor.identity is not None else actor.key.name
-    return AssignmentItem(action, actor.key.name, actor.uid, actor.model, id_, epoch, actor.generation, actor.snapshot_every)
+    return AssignmentItem(action, actor.key.name, actor.uid, actor.model, id_, epoch, actor.generation, actor.snapshot_every, actor.recovery_target_s, actor.idle_after_s)

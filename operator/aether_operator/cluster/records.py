@@ -13,9 +13,11 @@ from typing import Final, cast
 
 from pydantic import ValidationError
 
+from aether_api.durations import parse_duration_s
 from aether_api.errors import InvalidName, ModelInvalid
 from aether_api.identity import ActorId, Epoch, PodUid, parse_actor_id
 from aether_api.v1alpha1 import ActorModelSpec, ActorPoolSpec
+from aether_api.v1alpha1.actor import RECOVERY_TARGET_DEFAULT_S
 from aether_api.v1alpha1.meta import ConditionStatus
 from aether_kube.documents import JsonObject, integer_at, object_at, objects_at, text_at, texts_at, value_at
 from aether_kube.store import ObjectKey
@@ -111,6 +113,8 @@ def parse_actor(document: JsonObject) -> ActorView:
         suspend=value_at(spec, "suspend") is True,
         purges=text_at(spec, "deletionPolicy") == "Purge",
         snapshot_every=integer_at(spec, "snapshot", "every") if value_at(spec, "snapshot", "every") is not None else SNAPSHOT_EVERY_DEFAULT,
+        recovery_target_s=parse_duration_s(text_at(spec, "snapshot", "recoveryTarget"), default_s=RECOVERY_TARGET_DEFAULT_S),
+        idle_after_s=parse_duration_s(text_at(spec, "passivation", "idleAfter"), default_s=0.0),
         placement=_read_placement(status),
         reported_epoch=integer_at(status, "reportedEpoch"),
         phase=sys.intern(text_at(status, "phase")),

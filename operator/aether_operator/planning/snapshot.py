@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from aether_api.identity import ActorId, BootId, Epoch, PodUid
+from aether_api.v1alpha1.actor import RECOVERY_TARGET_DEFAULT_S
 from aether_api.v1alpha1.meta import ConditionStatus
 from aether_kube.store import ObjectKey
 
@@ -76,6 +77,8 @@ class ActorView:
     suspend: bool = False
     purges: bool = False
     snapshot_every: int = 0
+    recovery_target_s: float = RECOVERY_TARGET_DEFAULT_S
+    idle_after_s: float = 0.0
     placement: Placed | None = None
     reported_epoch: int = 0
     phase: str = ""

@@ -8,12 +8,16 @@ late writer can be told from the owner.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
+from aether_api.durations import DURATION_LENGTH_MAX, DURATION_PATTERN, parse_duration_s
 from aether_api.identity import ID_LENGTH_MAX, ID_PATTERN, NAME_PATTERN, ActorId, parse_actor_id
 from aether_api.v1alpha1.meta import Condition, ResourceClass, ReturnedByCluster, TypedByPeople
+
+RECOVERY_TARGET_DEFAULT_S: Final = 1.0
+"""Seconds that a replay may take where nobody says otherwise: callers repeat after one, and a fail-over takes as long."""
 
 
 class DeletionPolicy(StrEnum):
@@ -41,6 +45,33 @@ class SnapshotSpec(TypedByPeople):
     """When snapshots are taken."""
 
     every: int = Field(default=500, ge=0, le=1_000_000, description="Take a snapshot after this many events; 0 takes none but at an orderly stop.")
+    recovery_target: str = Field(
+        default="1s",
+        pattern=DURATION_PATTERN,
+        max_length=DURATION_LENGTH_MAX,
+        description="Take a snapshot also when replaying the events after the last one would take longer than this, by the rate that the pod measures; 0s is off.",
+    )
+
+    @property
+    def recovery_target_s(self) -> float:
+        """`recovery_target` in seconds."""
+        return parse_duration_s(self.recovery_target, default_s=RECOVERY_TARGET_DEFAULT_S)
+
+
+class PassivationSpec(TypedByPeople):
+    """When an actor that nobody uses leaves memory; the next command brings it back."""
+
+    idle_after: str = Field(
+        default="0s",
+        pattern=DURATION_PATTERN,
+        max_length=DURATION_LENGTH_MAX,
+        description="Let the actor sleep after it had no command for so long; 0s keeps it awake while there is room.",
+    )
+
+    @property
+    def idle_after_s(self) -> float:
+        """`idle_after` in seconds, 0 for never."""
+        return parse_duration_s(self.idle_after, default_s=0.0)
 
 
 class ActorSpec(TypedByPeople):
@@ -53,6 +84,7 @@ class ActorSpec(TypedByPeople):
     pool: str = Field(default="default", description="Name of the ActorPool whose pods hold the actor.", pattern=NAME_PATTERN, max_length=63)
     suspend: bool = Field(default=False, description="True takes the actor off its pod and keeps it off; its events stay.")
     snapshot: SnapshotSpec = Field(default_factory=SnapshotSpec, description="When snapshots are taken.")
+    passivation: PassivationSpec = Field(default_factory=PassivationSpec, description="When the actor leaves memory until it is used again.")
     deletion_policy: DeletionPolicy = Field(default=DeletionPolicy.RETAIN, description="Retain keeps the events when the resource is deleted, Purge deletes them.")
 
 
@@ -74,7 +106,7 @@ class ActorStatus(ReturnedByCluster):
     snapshot_version: int | None = Field(default=None, ge=0, description="Version of the newest snapshot.", json_schema_extra={"format": "int64"})
     model_version: str | None = Field(default=None, description="Model and content hash that the pod runs.")
     reported_epoch: int | None = Field(default=None, ge=0, description="Placement epoch that the pod reports for.", json_schema_extra={"format": "int64"})
-    conditions: tuple[Condition, ...] = Field(default=(), description="Scheduled, Replayed, Ready; Fenced, Quarantined, Suspended when they are true.")
+    conditions: tuple[Condition, ...] = Field(default=(), description="Scheduled, Replayed, Ready; Fenced, Quarantined, Suspended, SnapshotTooLarge when they are true.")
 
 
 class Actor(ResourceClass):

@@ -77,7 +77,8 @@ class FolderSource:
             listener.on_adopt(desired)
 
     def _build(self, actor: Actor) -> DesiredActor:
-        return DesiredActor(actor.identity, actor.metadata.name, "", self._epoch, 0, actor.spec.snapshot.every)
+        snapshot, passivation = actor.spec.snapshot, actor.spec.passivation
+        return DesiredActor(actor.identity, actor.metadata.name, "", self._epoch, 0, snapshot.every, snapshot.recovery_target_s, passivation.idle_after_s)
 
 
 class LatestReports:

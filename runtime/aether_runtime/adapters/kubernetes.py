@@ -106,7 +106,8 @@ class KubernetesSink:
 def build_desired(actor: Actor) -> DesiredActor:
     """Return what a resource wants of the pod that it is placed on."""
     epoch = actor.status.placement.epoch if actor.status.placement else 0
-    return DesiredActor(actor.identity, actor.metadata.name, actor.metadata.uid, Epoch(epoch), actor.metadata.generation, actor.spec.snapshot.every)
+    metadata, snapshot, passivation = actor.metadata, actor.spec.snapshot, actor.spec.passivation
+    return DesiredActor(actor.identity, metadata.name, metadata.uid, Epoch(epoch), metadata.generation, snapshot.every, snapshot.recovery_target_s, passivation.idle_after_s)
 
 
 def is_overwritten(actor: Actor) -> bool:

@@ -22,7 +22,18 @@ from aether_operator.planning.statuses import build_placed_status, build_unplace
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LATER = datetime(2026, 1, 31, 13, tzinfo=UTC)
 IDENTITY = ActorId(Namespace("shop"), ModelName("account"), "alice")
-ALICE = ActorView(key=ObjectKey("shop", "alice"), uid="1", generation=2, created="2026", resource_version=10, identity=IDENTITY, model="account", snapshot_every=500)
+ALICE = ActorView(
+    key=ObjectKey("shop", "alice"),
+    uid="1",
+    generation=2,
+    created="2026",
+    resource_version=10,
+    identity=IDENTITY,
+    model="account",
+    snapshot_every=500,
+    recovery_target_s=0.25,
+    idle_after_s=60,
+)
 PLACED = build_placed_status(ALICE, Placed("pod-a", PodUid("a"), Epoch(7)), "Scheduled")
 
 
@@ -72,6 +83,7 @@ def test_an_assignment_carries_what_the_pod_needs() -> None:
     item = build_item("adopt", replace(ALICE, identity=ActorId(Namespace("shop"), ModelName("account"), "one")), Epoch(7))
 
     assert (item.action, item.name, item.uid, item.model, item.id, item.epoch, item.generation, item.snapshot_every) == ("adopt", "alice", "1", "account", "one", 7, 2, 500)
+    assert (item.recovery_target_s, item.idle_after_s) == (0.25, 60)
 
 
 def model(*problems: str, status: JsonObject | None = None) -> ModelRecord:

@@ -24,17 +24,19 @@ def test_an_actor_is_read_with_its_defaults() -> None:
     assert view.key == ObjectKey("shop", "alice")
     assert str(view.identity) == "shop/account/alice"
     assert (view.pool, view.suspend, view.purges, view.snapshot_every, view.placement) == ("default", False, False, 500, None)
+    assert (view.recovery_target_s, view.idle_after_s) == (1, 0)
 
 
 def test_an_actor_is_read_with_its_status() -> None:
     conditions: list[JsonObject] = [{"type": "Scheduled", "status": "True", "reason": "Scheduled"}, {"type": "Replayed", "status": "True"}]
     status: JsonObject = {"placement": {"pod": "p", "podUID": "u", "epoch": 7}, "phase": "Ready", "reportedEpoch": 7, "conditions": [*conditions]}
 
-    view = parse_actor(actor({"model": "account", "deletionPolicy": "Purge", "snapshot": {"every": 0}}, status))
+    view = parse_actor(actor({"model": "account", "deletionPolicy": "Purge", "snapshot": {"every": 0, "recoveryTarget": "250ms"}, "passivation": {"idleAfter": "1m"}}, status))
 
     assert view.home == Placed("p", PodUid("u"), Epoch(7))
     assert [condition.type for condition in view.conditions] == ["Scheduled"]
     assert (view.purges, view.snapshot_every, view.reported_epoch) == (True, 0, 7)
+    assert (view.recovery_target_s, view.idle_after_s) == (0.25, 60)
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,10 @@ def test_an_impossible_name_is_refused_and_the_others_are_carried_out() -> None:
     reply = pod.take(AssignmentItem("adopt", "bad", "u", "account", "a b", 5), AssignmentItem("adopt", "alice", "u", "account", "alice", 5))
     assert [(result.name, result.verdict) for result in reply.results] == [("bad", "refused"), ("alice", "done")]
     assert "a b" in reply.results[0].message
+
+
+def test_what_an_assignment_says_of_snapshots_and_sleep_is_what_the_resource_says() -> None:
+    pod = Pod()
+    pod.take(AssignmentItem("adopt", "alice", "u", "account", "alice", 5, 1, 9, 0.25, 60))
+    desired = pod.registry.desired[ALICE]
+    assert (desired.snapshot_every, desired.recovery_target_s, desired.idle_after_s) == (9, 0.25, 60)
