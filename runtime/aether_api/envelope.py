@@ -188,9 +188,13 @@ def join_events(encoded: list[bytes]) -> bytes:
     return b"[" + b",".join(encoded) + b"]"
 
 
-def build_tombstone(*, id: str, actor: ActorId, expected_sequence: int, epoch: Epoch, pod: str, incarnation: int) -> Commit:
-    """Return the commit that ends an incarnation; it is commit 0 of the next one, `incarnation`."""
-    return Commit(id, actor, expected_sequence, 0, 0, NO_COMMITS, epoch, pod, "", b"[]", incarnation, tombstone=True)
+def build_tombstone(*, id: str, actor: ActorId, expected_sequence: int, epoch: Epoch, pod: str, incarnation: int, inbox: str = "") -> Commit:
+    """Return the commit that ends an incarnation; it is commit 0 of the next one, `incarnation`.
+
+    Args:
+        inbox: the end of the inbox, as a commit carries it: the next incarnation runs nothing of what waited for this one.
+    """
+    return Commit(id, actor, expected_sequence, 0, 0, NO_COMMITS, epoch, pod, "", b"[]", incarnation, tombstone=True, inbox=inbox)
 
 
 def encode_commit(commit: Commit) -> tuple[bytes, bytes]:

@@ -12,6 +12,11 @@ from typing import Final
 from aether_api.errors import InvalidEnvelope
 
 EXPECTED_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
+MESSAGE_ID: Final = "Nats-Msg-Id"
+SCHEDULE: Final = "Nats-Schedule"
+SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
+SCHEDULE_ZONE: Final = "Nats-Schedule-Time-Zone"
+STORED_SEQUENCE: Final = "Nats-Sequence"
 COMMIT: Final = "Aether-Commit"
 VERSIONS: Final = "Aether-Version"
 ORDINAL: Final = "Aether-N"
@@ -25,6 +30,11 @@ INBOX: Final = "Aether-Inbox"
 REMINDER: Final = "Aether-Reminder"
 
 COMMAND: Final = "Aether-Command"
+COMMAND_NAME: Final = "Aether-Command-Name"
+MISSED: Final = "Aether-Missed"
+DUE: Final = "Aether-Due"
+DEAD_REASON: Final = "Aether-Dead-Reason"
+DEAD_MESSAGE: Final = "Aether-Dead-Message"
 TIME: Final = "Aether-Time"
 TIMEOUT_MS: Final = "Aether-Timeout-Ms"
 EXPECTED_VERSION: Final = "Aether-Expected-Version"

@@ -5,7 +5,11 @@ other module ever formats or splits a subject. Layout (design: streams and subje
 
     aether.<ns>.evt.<partition>.<model>.<id>      commits, one message each; only runtimes publish here
     aether.<ns>.stored.<model>.<id>               the server's re-publish of a stored commit
-    aether.<ns>.snap.<model>.<id>.<fold>          snapshots
+    aether.<ns>.snap.<model>.<id>.<fold>          snapshots; with `inbox` for the fold: how often the first waiting command was tried
+    aether.<ns>.inbox.<model>.<id>                durable commands and the ticks of reminders, until the actor has settled them
+    aether.<ns>.reminder.<model>.<id>.<name>.<token>   schedules; their ticks go to the inbox
+    aether.<ns>.dead.<model>.<id>                 durable commands that were given up
+    aether.<ns>.wake.<model>.<id>                 the server's hint that something came into the inbox; headers only
     aether.<ns>.cmd.<model>.<id>.<Command>        answered by the live VM only
     aether.<ns>.call.<model>.<id>.<Command>       answered by any pod, always works
     aether.<ns>.pod.<podUID>.<verb>...            one pod: forwarded calls, ping
@@ -28,6 +32,9 @@ PARTITIONS_MAX: Final = 64
 
 _FNV_OFFSET: Final = 0x811C9DC5
 _FNV_PRIME: Final = 0x01000193
+
+TRIES_FOLD: Final = "inbox"
+"""Stands in the place of a fold in the subject that counts tries; folds are hexadecimal, so it is none."""
 
 CommandChannel = Literal["cmd", "call"]
 
@@ -78,6 +85,46 @@ def snapshot_subject(actor: ActorId, fold: str) -> str:
 def snapshot_wildcard(actor: ActorId) -> str:
     """Return the filter of all snapshots of the actor, whatever made them."""
     return f"{ROOT}.{actor.namespace}.snap.{actor.model}.{actor.id}.*"
+
+
+def tries_subject(actor: ActorId) -> str:
+    """Return the subject that says how often the first command of the actor's inbox was tried; it goes with the actor's snapshots."""
+    return snapshot_subject(actor, TRIES_FOLD)
+
+
+def inbox_subject(actor: ActorId) -> str:
+    """Return the subject of the actor's durable commands and ticks."""
+    return f"{ROOT}.{actor.namespace}.inbox.{actor.model}.{actor.id}"
+
+
+def inbox_wildcard(namespace: str) -> str:
+    """Return the filter of all inboxes of a namespace."""
+    return f"{ROOT}.{namespace}.inbox.*.*"
+
+
+def reminder_subject(actor: ActorId, name: str, token: str) -> str:
+    """Return the subject of one schedule: a reminder that is set anew gets another token, so that a refused commit loses nothing."""
+    return f"{ROOT}.{actor.namespace}.reminder.{actor.model}.{actor.id}.{name}.{token}"
+
+
+def reminder_wildcard(actor: ActorId) -> str:
+    """Return the filter of all schedules of the actor."""
+    return reminder_subject(actor, "*", "*")
+
+
+def dead_subject(actor: ActorId) -> str:
+    """Return the subject of the actor's dead letters."""
+    return f"{ROOT}.{actor.namespace}.dead.{actor.model}.{actor.id}"
+
+
+def wake_subject(actor: ActorId) -> str:
+    """Return the subject on which the server hints that the actor's inbox got a message."""
+    return f"{ROOT}.{actor.namespace}.wake.{actor.model}.{actor.id}"
+
+
+def wake_wildcard(namespace: str) -> str:
+    """Return the filter of all hints of a namespace."""
+    return f"{ROOT}.{namespace}.wake.*.*"
 
 
 def command_subject(channel: CommandChannel, actor: ActorId, command: str) -> str:
@@ -137,6 +184,24 @@ def parse_stored_subject(subject: str) -> ActorId:
     """Return the actor of a stored commit's announcement, or raise `InvalidName`."""
     tokens = _tokens(subject, "stored", 5)
     return parse_actor_id(tokens[1], tokens[3], tokens[4])
+
+
+def parse_inbox_subject(subject: str) -> ActorId:
+    """Return the actor of an inbox, or raise `InvalidName`."""
+    tokens = _tokens(subject, "inbox", 5)
+    return parse_actor_id(tokens[1], tokens[3], tokens[4])
+
+
+def parse_wake_subject(subject: str) -> ActorId:
+    """Return the actor of a hint, or raise `InvalidName`."""
+    tokens = _tokens(subject, "wake", 5)
+    return parse_actor_id(tokens[1], tokens[3], tokens[4])
+
+
+def parse_reminder_subject(subject: str) -> tuple[ActorId, str, str]:
+    """Return actor, name and token of a schedule, or raise `InvalidName`."""
+    tokens = _tokens(subject, "reminder", 7)
+    return parse_actor_id(tokens[1], tokens[3], tokens[4]), tokens[5], tokens[6]
 
 
 def parse_command_subject(subject: str) -> tuple[ActorId, str]:

@@ -22,6 +22,8 @@ from aether_api.identity import ActorId, CommandId, check_member
 from aether_api.messages import TIMEOUT_DEFAULT_MS, Command, Reply, build_command_headers, decode_reply, format_time
 from aether_api.subjects import CommandChannel, command_subject
 from aether_nats.connection import NatsConnection
+from aether_nats.inbox import Inbox
+from aether_nats.jetstream import JetStream
 from aether_nats.message import Message
 
 TIMEOUT_DEFAULT_S: Final = TIMEOUT_DEFAULT_MS / 1000
@@ -49,6 +51,19 @@ class _Progress:
 
     def remaining_s(self) -> float:
         return self.deadline - time.monotonic()
+
+
+class DurableReceipt(msgspec.Struct, frozen=True):
+    """A command is stored and will be run.
+
+    Attributes:
+        sequence: where it stands among all that wait in the namespace.
+        repeated: a command of this id was stored before, and only that one runs.
+    """
+
+    command_id: str
+    sequence: int
+    repeated: bool
 
 
 class CommandClient:
@@ -94,6 +109,47 @@ class CommandClient:
             dry_run=dry_run,
         )
         return await self._send_until(message, _Progress(time.monotonic() + timeout_s))
+
+    async def send_durable(
+        self,
+        actor: ActorId,
+        command: str,
+        payload: Mapping[str, object] | bytes = b"{}",
+        *,
+        command_id: str | None = None,
+        timeout_s: float = TIMEOUT_DEFAULT_S,
+        expected_version: int | None = None,
+    ) -> DurableReceipt:
+        """Store a command in the actor's inbox: it will be run once, in order, even if nothing runs now; nobody gets its answer.
+
+        Args:
+            timeout_s: how long to try to store it; running it may take for ever.
+
+        Raises:
+            OutcomeUnknown: it may be stored; repeat it with its id, which is dropped if it is.
+            RetryableError: it is not stored.
+            InvalidName: `command` cannot be the name of a command.
+        """
+        now_s = time.time()
+        name, id = check_member("command", command), CommandId(command_id or uuid.uuid4().hex)
+        body = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
+        message = Command(actor, name, id, body, format_time(now_s), now_s, timeout_s, expected_version)
+        return await self._store(message, _Progress(time.monotonic() + timeout_s))
+
+    async def _store(self, command: Command, progress: _Progress) -> DurableReceipt:
+        inbox = Inbox(JetStream(self._connection), command.actor.namespace)
+        while (remaining_s := progress.remaining_s()) > 0:
+            try:
+                ack = await inbox.send(command, timeout_s=min(progress.try_timeout_s, remaining_s))
+                return DurableReceipt(command.id, ack.sequence, ack.duplicate)
+            except RetryableError as exc:
+                # Only where nobody listens it is certain that nothing was stored; the id makes it safe to send it again.
+                progress.cause, progress.may_have_run = exc, progress.may_have_run or not isinstance(exc.__cause__, NoResponders)
+                await asyncio.sleep(min(NOBODY_RETRY_S, max(0.0, progress.remaining_s())))
+                await self._wait_connected(progress)
+        if progress.may_have_run:
+            raise OutcomeUnknown(command.id, str(progress.cause)) from progress.cause
+        raise progress.cause or RequestTimeout(f"command {command.name} for {command.actor} was given no time")
 
     async def _send_until(self, command: Command, progress: _Progress) -> Reply:
         while progress.remaining_s() > 0:

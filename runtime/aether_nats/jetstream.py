@@ -21,6 +21,7 @@ from aether_nats.jetstream_wire import (
     CODE_END_OF_BATCH,
     CODE_NOT_FOUND,
     ERROR_NO_MESSAGE,
+    ERROR_NO_SEQUENCE,
     ERROR_STREAM_NOT_FOUND,
     LeaderAnswer,
     NamesAnswer,
@@ -139,13 +140,7 @@ class JetStream:
 
     async def message_by_last(self, stream: str, subject: str) -> StoredMessage | None:
         """Read the last message of a subject from the stream's leader: current even right after an ack."""
-        try:
-            answer = await self._call(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, _leader_decoder)
-        except JetStreamError as exc:
-            if exc.error_code == ERROR_NO_MESSAGE:
-                return None
-            raise
-        return answer.stored()
+        return await self._leader_message(stream, {"last_by_subj": subject})
 
     async def direct_by_last(self, stream: str, subject: str) -> StoredMessage | None:
         """Read the last message of a subject from any replica: cheap, and possibly stale."""
@@ -157,13 +152,21 @@ class JetStream:
 
     async def leader_message(self, stream: str, sequence: int) -> StoredMessage | None:
         """Read one message by its sequence from the stream's leader: for what a replica may not have yet."""
+        return await self._leader_message(stream, {"seq": sequence})
+
+    async def leader_next(self, stream: str, subject: str, first_sequence: int) -> StoredMessage | None:
+        """Read the first message of a subject from `first_sequence` on from the stream's leader: current even right after an ack."""
+        return await self._leader_message(stream, {"seq": max(1, first_sequence), "next_by_subj": subject})
+
+    async def delete_message(self, stream: str, sequence: int) -> bool:
+        """Delete one message; False when it was not there."""
         try:
-            answer = await self._call(f"STREAM.MSG.GET.{stream}", {"seq": sequence}, _leader_decoder)
+            await self._call(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True}, _any_decoder)
         except JetStreamError as exc:
-            if exc.error_code == ERROR_NO_MESSAGE:
-                return None
+            if exc.error_code in (ERROR_NO_MESSAGE, ERROR_NO_SEQUENCE):
+                return False
             raise
-        return answer.stored()
+        return True
 
     async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[StoredMessage | None]:
         """Read messages by their sequences, pipelined, in the order of `sequences`."""
@@ -210,6 +213,15 @@ class JetStream:
             return await self._connection.request(f"{API}.DIRECT.GET.{target}", question, b"", self._timeout_s)
         except NoResponders as exc:
             raise StreamUnavailable(f"nobody serves the stream of {target} now") from exc
+
+    async def _leader_message(self, stream: str, question: dict[str, object]) -> StoredMessage | None:
+        try:
+            answer = await self._call(f"STREAM.MSG.GET.{stream}", question, _leader_decoder)
+        except JetStreamError as exc:
+            if exc.error_code == ERROR_NO_MESSAGE:
+                return None
+            raise
+        return answer.stored()
 
     async def _direct_many(self, stream: str, question: bytes) -> tuple[list[StoredMessage], int]:
         try:

@@ -20,7 +20,13 @@ ERROR_WRITE_UNDER_WAY: Final = 10164
 """On replicated streams a conflict mostly has this number: a write to the subject is still in flight, its sequence unknown."""
 
 ERROR_NO_MESSAGE: Final = 10037
+ERROR_NO_SEQUENCE: Final = 10043
+"""A message that is to be deleted is not there."""
+
 ERROR_STREAM_NOT_FOUND: Final = 10059
+ERROR_BAD_SCHEDULE: Final = 10189
+ERROR_BAD_TIME_ZONE: Final = 10223
+
 ERROR_STREAM_EXISTS: Final = 10058
 """A stream of the name exists with another configuration; an equal one is no error."""
 
@@ -96,10 +102,11 @@ class StreamState(msgspec.Struct, frozen=True):
 
 
 class StreamInfo(msgspec.Struct, frozen=True):
-    """A stream's configuration and state."""
+    """A stream's configuration and state, and when it was made (RFC 3339)."""
 
     config: StreamConfig
     state: StreamState
+    created: str = ""
 
 
 @dataclass(frozen=True, slots=True)

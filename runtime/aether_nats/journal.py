@@ -42,6 +42,7 @@ from aether_api.errors import (
 from aether_api.identity import ActorId, Epoch
 from aether_api.subjects import event_stream, event_subject, partition_of, snapshot_stream, snapshot_wildcard
 from aether_nats.connection import NatsConnection
+from aether_nats.inbox import purge_inbox, read_inbox_end
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage, sequence_of
 from aether_nats.message import Message
@@ -163,11 +164,12 @@ class Journal:
             yield [head]
 
     async def purge(self, actor: ActorId, *, epoch: Epoch, writer: str) -> None:
-        """End the actor's history: append a tombstone, then delete snapshots and everything before it. Safe to repeat.
+        """End the actor's history: append a tombstone, then delete everything before it, snapshots, and what waits for it. Safe to repeat.
 
         Raises:
             VersionConflictError: a live writer kept winning; try again.
         """
+        inbox = await read_inbox_end(self._js, actor.namespace)
         for _ in range(PURGE_ATTEMPTS_MAX):
             end = await self._find_end(actor)
             if end is None:
@@ -176,7 +178,13 @@ class Journal:
                 await self._delete_before(actor, end.sequence)
                 break
             tombstone = build_tombstone(
-                id=secrets.token_hex(8), actor=actor, expected_sequence=end.sequence, epoch=max(epoch, end.epoch), pod=writer, incarnation=end.incarnation + 1
+                id=secrets.token_hex(8),
+                actor=actor,
+                expected_sequence=end.sequence,
+                epoch=max(epoch, end.epoch),
+                pod=writer,
+                incarnation=end.incarnation + 1,
+                inbox=str(inbox or ""),
             )
             try:
                 await self._delete_before(actor, await self.append(tombstone))
@@ -186,6 +194,8 @@ class Journal:
         else:
             raise VersionConflictError(str(actor), 0, 0)
         await self._js.purge(snapshot_stream(actor.namespace), snapshot_wildcard(actor))
+        if inbox is not None:
+            await purge_inbox(self._js, actor)
 
     async def _find_end(self, actor: ActorId) -> _End | None:
         """Return where the actor's log ends, even if it ends with something that is no commit."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from msgspec import structs
+
 from aether_api import subjects
 from aether_api.errors import JetStreamError, SettingsInvalid
 from aether_api.identity import ActorId, ModelName, Namespace, check_name
@@ -96,7 +98,7 @@ async def ensure_streams(connection: NatsConnection, namespace: str, plan: Strea
     for partition in range(1, partitions):
         await _ensure(js, build_event_config(namespace, partition, in_force))
     await _ensure(js, build_snapshot_config(namespace, in_force))
-    await _ensure(js, build_inbox_config(namespace, in_force))
+    await _ensure_inbox(js, build_inbox_config(namespace, in_force))
     return StreamLayout(namespace, partitions)
 
 
@@ -149,12 +151,18 @@ def build_snapshot_config(namespace: str, plan: StreamPlan) -> StreamConfig:
 
 
 def build_inbox_config(namespace: str, plan: StreamPlan) -> StreamConfig:
-    """Return the configuration of the stream of durable commands, reminders (schedules) and dead letters."""
+    """Return the configuration of the stream of durable commands, reminders (schedules) and dead letters.
+
+    The target of a schedule must lie in its own stream, so all three are one. The server hints to the pods what came into an
+    inbox; without its content, since the actor reads it in order anyway.
+    """
+    waked = subjects.wake_subject(ActorId(Namespace(namespace), ModelName("{{wildcard(1)}}"), "{{wildcard(2)}}"))
     return StreamConfig(
         name=subjects.inbox_stream(namespace),
         subjects=tuple(f"{subjects.ROOT}.{namespace}.{kind}.>" for kind in ("inbox", "reminder", "dead")),
         num_replicas=plan.replicas,
         allow_msg_schedules=True,
+        republish=Republish(src=subjects.inbox_wildcard(namespace), dest=waked, headers_only=True),
     )
 
 
@@ -170,13 +178,27 @@ async def _ensure_first(js: JetStream, namespace: str, plan: StreamPlan) -> int:
     return _read_partitions(info)
 
 
-async def _ensure(js: JetStream, config: StreamConfig) -> None:
-    """Make a stream unless it exists, with whatever configuration."""
+async def _ensure(js: JetStream, config: StreamConfig) -> bool:
+    """Make a stream unless it exists, with whatever configuration; returns whether it has this one."""
     try:
         await js.create_stream(config)
     except JetStreamError as exc:
         if exc.error_code != ERROR_STREAM_EXISTS:
             raise
+        return False
+    return True
+
+
+async def _ensure_inbox(js: JetStream, config: StreamConfig) -> None:
+    """Make the inbox; one of an earlier release gets what it lacks, its limits stay as somebody may have set them."""
+    if await _ensure(js, config):
+        return
+    info = await js.stream_info(config.name)
+    if info is None or (info.config.republish is not None and info.config.allow_msg_schedules):
+        return
+    # The server writes metadata of its own, and does not take it back from us.
+    metadata = {key: value for key, value in info.config.metadata.items() if not key.startswith("_nats.")}
+    await js.update_stream(structs.replace(info.config, republish=config.republish, allow_msg_schedules=True, metadata=metadata))
 
 
 def _read_partitions(info: StreamInfo) -> int:

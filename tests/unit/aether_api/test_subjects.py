@@ -130,3 +130,18 @@ def test_a_name_that_is_no_dns_label_is_refused_with_its_field(name: str) -> Non
 def test_a_command_that_is_no_identifier_is_refused(name: str) -> None:
     with pytest.raises(InvalidName, match="command"):
         check_member("command", name)
+
+
+@given(actors, members, members)
+def test_what_lies_in_the_inbox_stream_parses_back_to_its_actor(actor: ActorId, name: str, token: str) -> None:
+    assert subjects.parse_inbox_subject(subjects.inbox_subject(actor)) == actor
+    assert subjects.parse_wake_subject(subjects.wake_subject(actor)) == actor
+    assert subjects.parse_reminder_subject(subjects.reminder_subject(actor, name, token)) == (actor, name, token)
+    assert matches(subjects.inbox_wildcard(actor.namespace), subjects.inbox_subject(actor))
+    assert matches(subjects.wake_wildcard(actor.namespace), subjects.wake_subject(actor))
+    assert matches(subjects.reminder_wildcard(actor), subjects.reminder_subject(actor, name, token))
+
+
+@given(actors)
+def test_the_count_of_tries_goes_with_the_snapshots_of_its_actor(actor: ActorId) -> None:
+    assert matches(subjects.snapshot_wildcard(actor), subjects.tries_subject(actor))

@@ -1,0 +1,224 @@
+"""Durable commands on the wire: what an actor's inbox holds, and what a dead letter says.
+
+A message of an inbox is a command that will be run, whenever its actor runs: it carries the headers of a command, the
+command's name (its subject has no room for it) and no deadline. A tick of a reminder is one that the server wrote: it copies
+the schedule's headers, so a schedule carries what its ticks need.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from aether_api import headers
+from aether_api.errors import InvalidEnvelope, InvalidName
+from aether_api.identity import ActorId, CommandId, check_member
+from aether_api.messages import COMMAND_ID_LENGTH_MAX, Command, format_time, parse_command, parse_time
+
+Missed = Literal["late", "collapse", "skip"]
+"""What becomes of ticks that waited: each runs, however late; of several the last runs; one that is too late does not run."""
+
+NEVER_S: Final = float("inf")
+"""Seconds that a durable command waits: nobody waits for its answer."""
+
+DEAD_MESSAGE_LENGTH_MAX: Final = 1000
+"""Characters of an explanation in a header: a line for a person, not a traceback."""
+
+
+class InboxPosition(msgspec.Struct, frozen=True, gc=False):
+    """How far an actor has come in its inbox; commits carry it.
+
+    Attributes:
+        incarnation: of the stream, in which alone the sequence means something.
+        sequence: of the last message that is settled; 0 before the first.
+    """
+
+    incarnation: int = 0
+    sequence: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.incarnation}:{self.sequence}"
+
+    def within(self, incarnation: int) -> int:
+        """Return the sequence after which an actor reads on in a stream."""
+        return self.sequence if self.incarnation == incarnation else 0
+
+    def covers(self, other: InboxPosition) -> bool:
+        """Tell whether the message at another position is settled."""
+        return other.sequence <= self.within(other.incarnation)
+
+
+NO_INBOX: Final = InboxPosition()
+"""The position of an actor that never had a durable command, and of a command that is none."""
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """What makes a message of an inbox a tick of a reminder.
+
+    Attributes:
+        token: names the commit that set the reminder; another one than the actor knows is a reminder that is no more.
+        due: when it should have come, RFC 3339.
+        recurring: more ticks follow under the same token.
+    """
+
+    name: str
+    token: str
+    missed: Missed
+    due: str
+    recurring: bool
+
+
+class DurableCommand(msgspec.Struct, frozen=True):
+    """A message of an inbox.
+
+    Attributes:
+        sequence: where it stands in the stream; the order in which an actor runs its durable commands.
+        tick: None for a command that somebody sent.
+    """
+
+    sequence: int
+    command: Command
+    tick: Tick | None = None
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A durable command that was given up, as people see it.
+
+    Attributes:
+        sequence: names it, for a retry or to drop it.
+        time: when it was given up, RFC 3339.
+    """
+
+    sequence: int
+    command: str
+    command_id: str
+    reason: str
+    message: str
+    time: str
+    payload: str
+
+
+def build_durable_headers(command: Command) -> bytes:
+    """Return the header lines of a durable command; the server drops a repeat of its id for two minutes.
+
+    Raises:
+        InvalidEnvelope: it is a dry run, or its id would forge a header.
+    """
+    if command.dry_run:
+        raise InvalidEnvelope("a dry run has no effect to be durable; send it without")
+    if not 1 <= len(command.id) <= COMMAND_ID_LENGTH_MAX:
+        raise InvalidEnvelope(f"the id of a command must have 1 to {COMMAND_ID_LENGTH_MAX} characters, not {len(command.id)}")
+    lines = {
+        headers.MESSAGE_ID: str(command.id),
+        headers.COMMAND: str(command.id),
+        headers.COMMAND_NAME: command.name,
+        headers.TIME: command.time,
+    }
+    if command.expected_version is not None:
+        lines[headers.EXPECTED_VERSION] = str(command.expected_version)
+    if command.traceparent:
+        lines[headers.TRACEPARENT] = command.traceparent
+    return headers.encode_headers(lines)
+
+
+def parse_durable(actor: ActorId, sequence: int, raw_headers: bytes, payload: bytes, *, stored: str) -> DurableCommand:
+    """Read a message of an inbox.
+
+    Args:
+        stored: when the server stored it, RFC 3339: the time of a command that has none.
+
+    Raises:
+        InvalidEnvelope: it is no command; it never will be one.
+    """
+    found = headers.decode_headers(raw_headers)
+    stored_s = parse_time(stored).timestamp()
+    try:
+        name = check_member("command", found.get(headers.COMMAND_NAME, ""))
+        tick = _parse_tick(found, format_time(stored_s))
+    except InvalidName as exc:
+        raise InvalidEnvelope(f"headers {headers.COMMAND_NAME} or {headers.REMINDER} name nothing: {exc}") from exc
+    id = f"inbox:{sequence}" if tick is None else f"{tick.name}:{sequence if tick.recurring else tick.token}"
+    command = parse_command(actor, name, raw_headers, payload, now_s=stored_s, fresh_id=lambda: id)
+    if command.dry_run:
+        raise InvalidEnvelope("a dry run cannot be durable")
+    if tick is not None:
+        due_s = parse_time(tick.due).timestamp()
+        command = msgspec.structs.replace(command, id=CommandId(id), time=tick.due, unix_s=due_s)
+    return DurableCommand(sequence, msgspec.structs.replace(command, timeout_s=NEVER_S), tick)
+
+
+def parse_inbox_position(text: str) -> InboxPosition:
+    """Read the position that a commit carries.
+
+    Raises:
+        InvalidEnvelope: it is not `incarnation:sequence`.
+    """
+    first, _, second = text.partition(":")
+    incarnation, sequence = headers.parse_count(first), headers.parse_count(second)
+    if incarnation is None or sequence is None:
+        raise InvalidEnvelope(f"header {headers.INBOX} must be INCARNATION:SEQUENCE, not {text!r}")
+    return InboxPosition(incarnation, sequence)
+
+
+def parse_missed(text: str) -> Missed | None:
+    """Return the policy of that name, or None."""
+    match text:
+        case "late" | "collapse" | "skip":
+            return text
+        case _:
+            return None
+
+
+def build_dead_headers(raw_headers: bytes, sequence: int, reason: str, message: str) -> bytes:
+    """Return the header lines of a dead letter: the command's own, and why it was given up.
+
+    Args:
+        sequence: of the message in the inbox; a repeat of the burial is dropped by the server.
+    """
+    try:
+        found = headers.decode_headers(raw_headers)
+    except InvalidEnvelope:
+        found = {}
+    lines = {name: value for name, value in found.items() if name.startswith("Aether-") or name == headers.TRACEPARENT}
+    explanation = " ".join(message.split())[:DEAD_MESSAGE_LENGTH_MAX]
+    return headers.encode_headers({**lines, headers.MESSAGE_ID: f"dead:{sequence}", headers.DEAD_REASON: reason, headers.DEAD_MESSAGE: explanation})
+
+
+def build_retry_headers(raw_headers: bytes, sequence: int) -> bytes:
+    """Return the header lines with which a dead letter goes back into the inbox.
+
+    The reminder that a dead tick came from may be long gone; what comes back is an ordinary command.
+    """
+    found = headers.decode_headers(raw_headers)
+    gone = (headers.DEAD_REASON, headers.DEAD_MESSAGE, headers.REMINDER, headers.MISSED, headers.DUE)
+    lines = {name: value for name, value in found.items() if (name.startswith("Aether-") or name == headers.TRACEPARENT) and name not in gone}
+    return headers.encode_headers({**lines, headers.MESSAGE_ID: f"retry:{sequence}"})
+
+
+def read_dead_letter(sequence: int, raw_headers: bytes, payload: bytes, *, stored: str) -> DeadLetter:
+    """Show a message of a dead subject; whatever it holds."""
+    found = headers.decode_headers(raw_headers)
+    return DeadLetter(
+        sequence,
+        found.get(headers.COMMAND_NAME, ""),
+        found.get(headers.COMMAND, ""),
+        found.get(headers.DEAD_REASON, ""),
+        found.get(headers.DEAD_MESSAGE, ""),
+        stored,
+        payload.decode(errors="replace"),
+    )
+
+
+def _parse_tick(found: dict[str, str], stored: str) -> Tick | None:
+    reminder = found.get(headers.REMINDER)
+    if reminder is None:
+        return None
+    name, colon, token = reminder.partition(":")
+    policy = parse_missed(found.get(headers.MISSED, "late"))
+    if not colon or not token or policy is None:
+        raise InvalidEnvelope(f"headers {headers.REMINDER} and {headers.MISSED} are not those of a tick")
+    due = found.get(headers.DUE)
+    if due is not None:
+        parse_time(due)
+    return Tick(check_member("reminder", name), token, policy, due or stored, recurring=due is None)

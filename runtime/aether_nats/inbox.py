@@ -1,0 +1,172 @@
+"""The inboxes of a namespace: durable commands that wait until their actors have settled them, and those that were given up.
+
+There are no consumers: an actor's VM reads its own subject in order, from its position in the log on, and purges what it has
+settled. So a million inboxes cost the server nothing but their messages.
+
+The position of an actor is a sequence of the stream, which begins anew if somebody deletes the stream. Therefore a position
+also names the stream's incarnation, the moment at which it was made.
+
+Every call may fail as `aether_nats.jetstream` says; all of them may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from aether_api.durable import DeadLetter, InboxPosition, build_dead_headers, build_durable_headers, build_retry_headers, read_dead_letter
+from aether_api.errors import InvalidEnvelope, InvalidName, StreamUnavailable
+from aether_api.identity import ActorId
+from aether_api.messages import Command, parse_time
+from aether_api.subjects import dead_subject, inbox_stream, inbox_subject, inbox_wildcard, parse_inbox_subject, reminder_wildcard, snapshot_stream, tries_subject
+from aether_nats.jetstream import JetStream
+from aether_nats.jetstream_wire import PubAck, StoredMessage, StreamInfo
+
+READ_AHEAD: Final = 100
+"""Messages read at once, and settled with one purge: hides the round trip, and what a crash makes us look at again is little."""
+
+DEAD_SHOWN_MAX: Final = 1000
+"""Dead letters of one actor that are listed: nobody reads more."""
+
+
+class Tries(msgspec.Struct, frozen=True):
+    """How often the first waiting command of an actor was begun without being settled.
+
+    Attributes:
+        incarnation: of the stream; `sequence` is the command's.
+    """
+
+    incarnation: int
+    sequence: int
+    count: int
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_tries = msgspec.json.Decoder(Tries).decode
+
+
+class Inbox:
+    """Durable commands of one namespace."""
+
+    def __init__(self, js: JetStream, namespace: str) -> None:
+        self._js = js
+        self._namespace = namespace
+        self._stream = inbox_stream(namespace)
+
+    async def send(self, command: Command, *, timeout_s: float | None = None) -> PubAck:
+        """Store a command: from the ack on it will be run. A repeat of the id within two minutes is dropped.
+
+        Raises:
+            InvalidEnvelope: it cannot be durable.
+        """
+        return await self._js.publish(inbox_subject(command.actor), command.payload, build_durable_headers(command), timeout_s=timeout_s)
+
+    async def read_incarnation(self) -> int:
+        """Return which stream this is: when it was made, in unix milliseconds.
+
+        Raises:
+            StreamUnavailable: there is no such stream now.
+        """
+        return incarnation_of(await self._read_info())
+
+    async def read_backlog(self) -> dict[ActorId, int]:
+        """Return how many messages wait for which actor; of 100,000 actors at most."""
+        info = await self._read_info(inbox_wildcard(self._namespace))
+        backlog: dict[ActorId, int] = {}
+        for subject, count in info.state.subjects.items():
+            with suppress(InvalidName):  # somebody published what never was an actor's
+                backlog[parse_inbox_subject(subject)] = count
+        return backlog
+
+    async def find_last(self, actors: Sequence[ActorId]) -> dict[ActorId, int]:
+        """Return the last sequence of the inboxes that hold something; perhaps not the newest, the hint tells that."""
+        found = await self._js.multi_last(self._stream, [inbox_subject(actor) for actor in actors])
+        return {parse_inbox_subject(message.subject): message.sequence for message in found}
+
+    async def read_next(self, actor: ActorId, after: int) -> list[StoredMessage]:
+        """Return the next messages after a sequence, in order; empty when there are none, which the leader confirmed."""
+        subject = inbox_subject(actor)
+        messages, _ = await self._js.read_batch(self._stream, subject, after + 1, READ_AHEAD)
+        if messages:
+            return messages
+        first = await self._js.leader_next(self._stream, subject, after + 1)
+        return [] if first is None else [first]
+
+    async def settle(self, actor: ActorId, through: int) -> None:
+        """Remove the messages of an actor up to a sequence."""
+        await self._js.purge(self._stream, inbox_subject(actor), before_sequence=through + 1)
+
+    async def read_tries(self, actor: ActorId) -> Tries | None:
+        """Read how often the actor's first waiting command was begun."""
+        message = await self._js.message_by_last(snapshot_stream(actor.namespace), tries_subject(actor))
+        if message is None:
+            return None
+        try:
+            return _decode_tries(message.payload)
+        except msgspec.DecodeError:
+            return None  # unreadable is as good as never tried: the count begins anew
+
+    async def write_tries(self, actor: ActorId, tries: Tries) -> None:
+        """Note that a command is begun once more; comes before it is begun."""
+        await self._js.publish(tries_subject(actor), _encode(tries))
+
+    async def bury(self, actor: ActorId, message: StoredMessage, reason: str, explanation: str) -> None:
+        """Keep a command as a dead letter; it still has to be settled."""
+        await self._js.publish(dead_subject(actor), message.payload, build_dead_headers(message.raw_headers, message.sequence, reason, explanation))
+
+    async def read_dead(self, actor: ActorId) -> list[DeadLetter]:
+        """List the dead letters of an actor, oldest first."""
+        messages, _ = await self._js.read_batch(self._stream, dead_subject(actor), 1, DEAD_SHOWN_MAX)
+        return [read_dead_letter(message.sequence, message.raw_headers, message.payload, stored=message.time) for message in messages]
+
+    async def retry_dead(self, actor: ActorId, sequence: int) -> int:
+        """Put a dead letter into the inbox again, behind what waits there, and return its new sequence.
+
+        Raises:
+            InvalidEnvelope: the actor has no such dead letter.
+        """
+        letter = await self._read_letter(actor, sequence)
+        ack = await self._js.publish(inbox_subject(actor), letter.payload, build_retry_headers(letter.raw_headers, sequence))
+        await self._js.delete_message(self._stream, sequence)
+        return ack.sequence
+
+    async def drop_dead(self, actor: ActorId, sequence: int) -> None:
+        """Remove a dead letter for good.
+
+        Raises:
+            InvalidEnvelope: the actor has no such dead letter.
+        """
+        await self._read_letter(actor, sequence)
+        await self._js.delete_message(self._stream, sequence)
+
+    async def _read_letter(self, actor: ActorId, sequence: int) -> StoredMessage:
+        message = await self._js.leader_message(self._stream, sequence)
+        if message is None or message.subject != dead_subject(actor):
+            raise InvalidEnvelope(f"{actor} has no dead letter {sequence}; `aether dead list` shows what there is")
+        return message
+
+    async def _read_info(self, subjects_filter: str = "") -> StreamInfo:
+        info = await self._js.stream_info(self._stream, subjects_filter=subjects_filter)
+        if info is None:
+            raise StreamUnavailable(f"there is no stream {self._stream}; a runtime or the operator makes it when it starts")
+        return info
+
+
+async def read_inbox_end(js: JetStream, namespace: str) -> InboxPosition | None:
+    """Return the position after which the inboxes of a namespace hold nothing yet; None without a stream."""
+    info = await js.stream_info(inbox_stream(namespace))
+    return None if info is None else InboxPosition(incarnation_of(info), info.state.last_seq)
+
+
+async def purge_inbox(js: JetStream, actor: ActorId) -> None:
+    """Remove everything that waits for an actor: commands, reminders, dead letters."""
+    for subject in (reminder_wildcard(actor), inbox_subject(actor), dead_subject(actor)):
+        await js.purge(inbox_stream(actor.namespace), subject)
+
+
+def incarnation_of(info: StreamInfo) -> int:
+    """Return which stream this is: when it was made, in unix milliseconds."""
+    return int(parse_time(info.created).timestamp() * 1000)

@@ -1,0 +1,138 @@
+"""Durable commands, ticks and dead letters on the wire."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aether_api import headers
+from aether_api.durable import (
+    NEVER_S,
+    NO_INBOX,
+    InboxPosition,
+    Tick,
+    build_dead_headers,
+    build_durable_headers,
+    build_retry_headers,
+    parse_durable,
+    parse_inbox_position,
+    read_dead_letter,
+)
+from aether_api.errors import InvalidEnvelope
+from aether_api.headers import FIRST_LINE, decode_headers, encode_headers
+from aether_api.identity import CommandId, parse_actor_id
+from aether_api.messages import Command
+
+ALICE = parse_actor_id("bank", "account", "alice")
+SENT = "2026-01-31T12:00:00.000000Z"
+STORED = "2026-01-31T12:00:01.123456789Z"
+STORED_MICROS = "2026-01-31T12:00:01.123456Z"
+DEPOSIT = Command(ALICE, "Deposit", CommandId("c-1"), b'{"amount":5}', SENT, 1769860800.0, 10.0, expected_version=3, traceparent="00-1-2-01")
+
+
+def block(lines: bytes) -> bytes:
+    return FIRST_LINE + b"\r\n" + lines + b"\r\n"
+
+
+def build_tick(**values: str) -> bytes:
+    lines = {headers.COMMAND_NAME: "Remind", headers.REMINDER: "dunning:t1", headers.MISSED: "collapse", **values}
+    return block(encode_headers({name: value for name, value in lines.items() if value}))
+
+
+def test_a_durable_command_arrives_as_it_was_sent_and_waits_for_ever() -> None:
+    found = parse_durable(ALICE, 7, block(build_durable_headers(DEPOSIT)), DEPOSIT.payload, stored=STORED)
+    assert found.command.timeout_s == NEVER_S
+    assert (found.sequence, found.tick) == (7, None)
+    assert (found.command.name, found.command.id, found.command.payload, found.command.time) == ("Deposit", "c-1", b'{"amount":5}', SENT)
+    assert (found.command.expected_version, found.command.traceparent) == (3, "00-1-2-01")
+
+
+def test_the_server_can_drop_a_repeat_by_its_id() -> None:
+    assert decode_headers(block(build_durable_headers(DEPOSIT)))["Nats-Msg-Id"] == "c-1"
+
+
+def test_a_command_without_an_id_is_known_by_its_place() -> None:
+    found = parse_durable(ALICE, 7, block(encode_headers({headers.COMMAND_NAME: "Close"})), b"", stored=STORED)
+    assert (found.command.id, found.command.time, found.command.payload) == ("inbox:7", STORED_MICROS, b"{}")
+
+
+def test_a_dry_run_cannot_be_durable() -> None:
+    with pytest.raises(InvalidEnvelope, match="dry run"):
+        build_durable_headers(Command(ALICE, "Deposit", CommandId("c"), b"{}", SENT, 0.0, 1.0, dry_run=True))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        {},
+        {headers.COMMAND_NAME: "not a name"},
+        {headers.COMMAND_NAME: "Deposit", headers.DRY_RUN: "true"},
+        {headers.COMMAND_NAME: "Deposit", headers.REMINDER: "x"},
+        {headers.COMMAND_NAME: "Deposit", headers.REMINDER: "x:1", headers.MISSED: "never"},
+        {headers.COMMAND_NAME: "Deposit", headers.REMINDER: "x:1", headers.DUE: "tomorrow"},
+        {headers.COMMAND_NAME: "Deposit", headers.EXPECTED_VERSION: "-1"},
+    ],
+)
+def test_what_never_will_be_a_command_is_told(lines: dict[str, str]) -> None:
+    with pytest.raises(InvalidEnvelope):
+        parse_durable(ALICE, 7, block(encode_headers(lines)), b"{}", stored=STORED)
+
+
+def test_a_tick_of_a_recurring_reminder_is_a_command_of_its_own_each_time() -> None:
+    found = parse_durable(ALICE, 7, build_tick(), b"{}", stored=STORED)
+    assert found.tick == Tick("dunning", "t1", "collapse", STORED_MICROS, recurring=True)
+    assert (found.command.id, found.command.time) == ("dunning:7", STORED_MICROS)
+
+
+def test_a_one_shot_is_the_same_command_however_often_it_comes() -> None:
+    found = parse_durable(ALICE, 7, build_tick(**{headers.DUE: SENT}), b"{}", stored=STORED)
+    again = parse_durable(ALICE, 9, build_tick(**{headers.DUE: SENT}), b"{}", stored=STORED)
+    assert found.tick == Tick("dunning", "t1", "collapse", SENT, recurring=False)
+    assert found.command.id == again.command.id == "dunning:t1"
+    assert found.command.time == SENT
+
+
+def test_a_dead_letter_says_what_it_was_and_why_it_was_given_up() -> None:
+    dead = block(build_dead_headers(block(build_durable_headers(DEPOSIT)), 7, "CommandFailed", "division\r\nby zero"))
+    letter = read_dead_letter(9, dead, DEPOSIT.payload, stored=STORED)
+    assert (letter.sequence, letter.command, letter.command_id) == (9, "Deposit", "c-1")
+    assert (letter.reason, letter.message, letter.payload) == ("CommandFailed", "division by zero", '{"amount":5}')
+
+
+def test_headers_that_cannot_be_read_do_not_keep_a_message_from_its_grave() -> None:
+    dead = block(build_dead_headers(b"NATS/1.0\r\nAether-Command: \xff\r\n\r\n", 7, "InvalidCommand", "broken"))
+    assert read_dead_letter(9, dead, b"\xff", stored=STORED).reason == "InvalidCommand"
+
+
+def test_a_dead_letter_goes_back_as_the_command_it_was() -> None:
+    dead = block(build_dead_headers(block(build_durable_headers(DEPOSIT)), 7, "CommandFailed", "x"))
+    retried = block(build_retry_headers(dead, 9))
+    found = parse_durable(ALICE, 12, retried, DEPOSIT.payload, stored=STORED)
+    assert (found.command.id, found.command.name, found.command.expected_version) == ("c-1", "Deposit", 3)
+    assert decode_headers(retried)["Nats-Msg-Id"] == "retry:9"
+
+
+def test_a_dead_tick_goes_back_as_an_ordinary_command() -> None:
+    retried = block(build_retry_headers(block(build_dead_headers(build_tick(), 7, "CommandFailed", "x")), 9))
+    assert parse_durable(ALICE, 12, retried, b"{}", stored=STORED).tick is None
+
+
+@given(st.integers(0, 2**50), st.integers(0, 2**50))
+def test_a_position_parses_back(incarnation: int, sequence: int) -> None:
+    position = InboxPosition(incarnation, sequence)
+    assert parse_inbox_position(str(position)) == position
+
+
+@pytest.mark.parametrize("text", ["", "7", "7:", ":7", "a:1", "1:2:3", "-1:2"])
+def test_what_is_no_position_is_refused(text: str) -> None:
+    with pytest.raises(InvalidEnvelope, match="Aether-Inbox"):
+        parse_inbox_position(text)
+
+
+def test_a_position_says_nothing_about_another_stream() -> None:
+    position = InboxPosition(5, 100)
+    assert position.covers(InboxPosition(5, 100))
+    assert not position.covers(InboxPosition(5, 101))
+    assert not position.covers(InboxPosition(6, 1))
+    assert not NO_INBOX.covers(InboxPosition(5, 1))
