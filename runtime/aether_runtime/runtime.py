@@ -8,6 +8,7 @@ and the repetition of messages do not matter.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import time
@@ -127,7 +128,7 @@ class Runtime(VmListener):
             snapshots=ports.snapshots,
             writer=str(config.pod),
             now=lambda: Now(time.time(), self._loop.time()),
-            new_id=lambda: secrets.token_hex(8),
+            new_id=_build_ids(),
             spawn=self.spawn,
             may_keep=self._may_keep,
             bytes_max=ports.connection.max_payload // COMMIT_SHARE,
@@ -464,6 +465,12 @@ async def _drain(subscription: Subscription) -> None:
         await subscription.drain(DRAIN_TIMEOUT_S)
     except RetryableError as exc:
         logger.debug("a subscription could not be drained; its callers ask again", extra={logs.NAME: subscription.subject, logs.REASON: str(exc)})
+
+
+def _build_ids() -> Callable[[], str]:
+    """Return a source of ids that no other process uses: a random beginning and a count (drawing each anew costs ten times as much)."""
+    beginning, count = secrets.token_hex(6), itertools.count(1)
+    return lambda: f"{beginning}-{next(count):x}"
 
 
 async def _supervise(work: Coroutine[None, None, None], name: str) -> None:

@@ -58,6 +58,7 @@ class Group(msgspec.Struct):
         encoded: the events to be committed; empty when the group stores nothing.
         accepted: the answers of the commands whose events these are, by id.
         rest: commands that did not fit.
+        bytes: of the events so far; at most `bytes_max`.
     """
 
     state: State
@@ -72,6 +73,7 @@ class Group(msgspec.Struct):
     accepted: dict[str, Reply] = {}
     rest: list[Waiting] = []
     bytes: int = 0
+    bytes_max: int = 0
 
     @property
     def members(self) -> list[Waiting]:
@@ -94,8 +96,9 @@ def decide_group(history: History, waiting: Sequence[Waiting], now: Now, *, byte
             exceeds it alone is answered `CommitTooLarge`.
     """
     group = begin_group(history, now)
+    group.bytes_max = bytes_max
     for place, item in enumerate(waiting):
-        if len(group.answers) >= COMMANDS_MAX or not _take(group, history, item, now, bytes_max):
+        if len(group.answers) >= COMMANDS_MAX or not _take(group, history, item, now):
             group.rest = list(waiting[place:])
             break
     return group
@@ -112,7 +115,7 @@ def begin_group(history: History, now: Now) -> Group:
     return Group(history.state, position.version, time, time_s, oldest_s)
 
 
-def _take(group: Group, history: History, item: Waiting, now: Now, bytes_max: int) -> bool:
+def _take(group: Group, history: History, item: Waiting, now: Now) -> bool:
     """Put one command into the group; False when it has to wait for the next one."""
     command = item.command
     if now.monotonic_s > item.deadline or not group.oldest_s <= command.unix_s <= now.unix_s + SKEW_S:
@@ -132,7 +135,7 @@ def _take(group: Group, history: History, item: Waiting, now: Now, bytes_max: in
         return True
     decision, state = _run_model(group, history.model, command)
     if type(decision) is Emitted:
-        return _take_events(group, history, item, decision, state, bytes_max)
+        return _take_events(group, history, item, decision, state)
     group.answers.append((item, _build_answer(group, history.model, command, decision)))
     return True
 
@@ -170,17 +173,17 @@ def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision |
         return build_error(Reason.COMMAND_FAILED, f"{type(exc).__name__}: {exc}; nothing was stored", command_id=command.id, version=group.version), group.state
 
 
-def _take_events(group: Group, history: History, item: Waiting, decision: Emitted, state: State, bytes_max: int) -> bool:
+def _take_events(group: Group, history: History, item: Waiting, decision: Emitted, state: State) -> bool:
     """Add the events of a command to the group, unless they do not fit or it was only a question."""
     command = item.command
     encoded, reply = _encode_events(group, history.position.incarnation, command, decision.events)
     size = sum(map(len, encoded))
     if command.dry_run:
         group.answers.append((item, msgspec.structs.replace(reply, dry_run=True, state=_show(history.model, state))))
-    elif size > bytes_max:
-        message = f"its events need {size} bytes, a commit holds {bytes_max}"
+    elif size > group.bytes_max:
+        message = f"its events need {size} bytes, a commit holds {group.bytes_max}"
         group.answers.append((item, build_error(Reason.COMMIT_TOO_LARGE, message, command_id=command.id, version=group.version)))
-    elif group.bytes + size > bytes_max:
+    elif group.bytes + size > group.bytes_max:
         return False
     else:
         group.answers.append((item, reply))
