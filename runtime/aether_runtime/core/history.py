@@ -6,7 +6,7 @@ live VM and a replaying one can never disagree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -14,10 +14,12 @@ from typing import Final
 import msgspec
 
 from aether_api.commit_index import NO_COMMITS, CommitIndex
+from aether_api.durable import NO_INBOX, InboxPosition, parse_inbox_position
 from aether_api.envelope import Event, StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
 from aether_api.messages import parse_time
 from aether_model.model import Model, State
+from aether_runtime.core.reminders import NO_REMINDERS, fold_changes, no_reminders
 from aether_runtime.core.window import CommandWindow
 
 EPOCH: Final = datetime.fromtimestamp(0, UTC)
@@ -44,12 +46,19 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class History:
-    """The folded past of one actor; `fold_commit` moves it on."""
+    """The folded past of one actor; `fold_commit` moves it on.
+
+    Attributes:
+        inbox: how far it has settled its durable commands.
+        reminders: names with the tokens under which they are in force; replaced, never changed in place.
+    """
 
     model: Model
     position: Position = field(default_factory=Position)
     state: State = None
     window: CommandWindow = field(default_factory=CommandWindow)
+    inbox: InboxPosition = NO_INBOX
+    reminders: Mapping[str, str] = field(default_factory=no_reminders)
 
     @classmethod
     def empty(cls, model: Model) -> History:
@@ -72,12 +81,15 @@ class History:
             for event in events:
                 state = apply_event(self.model, state, event)
                 moment = parse_time(event.time)
+            inbox = parse_inbox_position(commit.inbox) if commit.inbox else self.inbox
+            reminders = fold_changes(self.reminders, commit.reminders) if commit.reminders else self.reminders
         except (InvalidEnvelope, PermanentError) as exc:
             raise EventInvalid(f"sequence {commit.sequence}, versions {commit.first_version} to {commit.last_version}: {exc}") from exc
         position = self.position
         last_time, last_time_s = (events[-1].time, moment.timestamp()) if events else (position.last_time, position.last_time_s)
         next_position = Position(commit.last_version, commit.sequence, position.index.appended(commit.sequence), commit.incarnation, commit.id, last_time, last_time_s)
         self.accept(next_position, [event.command_id for event in events], state)
+        self.inbox, self.reminders = inbox, reminders
         return events
 
     def accept(self, position: Position, command_ids: Iterable[str], state: State) -> None:
@@ -97,6 +109,8 @@ class History:
     def _restart(self, commit: StoredCommit) -> None:
         self.state = self.model.initial_state()
         self.window = CommandWindow()
+        self.inbox = parse_inbox_position(commit.inbox) if commit.inbox else NO_INBOX
+        self.reminders = NO_REMINDERS
         self.position = Position(0, commit.sequence, NO_COMMITS.appended(commit.sequence), commit.incarnation, commit.id, "")
 
     def _check_follows(self, commit: StoredCommit) -> None:

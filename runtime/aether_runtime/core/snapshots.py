@@ -15,10 +15,12 @@ import msgspec
 
 from aether_api import headers
 from aether_api.commit_index import CommitIndex
+from aether_api.durable import NO_INBOX, InboxPosition
 from aether_api.errors import InvalidEnvelope
 from aether_api.messages import parse_time
 from aether_model.model import Model
 from aether_runtime.core.history import History, Position
+from aether_runtime.core.reminders import NO_REMINDERS
 from aether_runtime.core.window import CommandWindow, PackedWindow
 
 FORMAT: Final = "2"
@@ -36,6 +38,8 @@ class SnapshotBody(msgspec.Struct, frozen=True):
     commit_id: str
     last_time: str
     window: PackedWindow
+    inbox: InboxPosition = NO_INBOX
+    reminders: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ def build_snapshot(history: History) -> Snapshot:
         position.commit_id,
         position.last_time,
         history.window.pack(),
+        history.inbox,
+        dict(history.reminders),
     )
     payload = _encode(body)
     lines = {
@@ -101,4 +107,4 @@ def restore_history(model: Model, body: SnapshotBody, index: CommitIndex) -> His
     """
     last_time_s = parse_time(body.last_time).timestamp() if body.last_time else 0.0
     position = Position(body.version, body.sequence, index, body.incarnation, body.commit_id, body.last_time, last_time_s)
-    return History(model, position, model.decode_state(bytes(body.state)), CommandWindow(body.window))
+    return History(model, position, model.decode_state(bytes(body.state)), CommandWindow(body.window), body.inbox, body.reminders or NO_REMINDERS)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from aether_api import headers
 from aether_api.commit_index import CommitIndex
+from aether_api.durable import NO_INBOX, InboxPosition
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, build_tombstone, decode_commit, encode_commit, encode_event, encode_fields, join_events
 from aether_api.errors import EventInvalid
 from aether_api.identity import Epoch
@@ -103,3 +104,21 @@ def test_a_tombstone_begins_a_new_life_from_version_one() -> None:
     assert (history.state, history.position.version, history.position.incarnation, len(history.window)) == (compile_account().initial_state(), 0, 1, 0)
     history.fold_commit(store(commit_after(history, ("Opened", {"owner": "bob"})), 22))
     assert (fields_of(history.state)["owner"], history.position.version, history.position.index) == ("bob", 1, CommitIndex().appended(20).appended(22))
+
+
+def test_commits_move_the_inbox_and_the_reminders_and_a_tombstone_ends_them() -> None:
+    history = build_history()
+    history.fold_commit(store(replace(commit_after(history, ("Deposited", {"amount": 1})), inbox="7:40", reminders="dunning:t1,interest:t2"), 14))
+    history.fold_commit(store(replace(commit_after(history, ("Deposited", {"amount": 1})), reminders="dunning:"), 16))
+    assert (history.inbox, history.reminders) == (InboxPosition(7, 40), {"interest": "t2"})
+    tombstone = build_tombstone(id="t", actor=ALICE, expected_sequence=16, epoch=Epoch(2), pod="operator", incarnation=1, inbox="7:50")
+    history.fold_commit(store(tombstone, 18))
+    assert (history.inbox, history.reminders) == (InboxPosition(7, 50), {})
+
+
+@pytest.mark.parametrize("change", [{"inbox": "seven"}, {"reminders": "dunning"}])
+def test_a_commit_with_a_broken_header_leaves_everything_as_it_was(change: dict[str, str]) -> None:
+    history = build_history()
+    with pytest.raises(EventInvalid):
+        history.fold_commit(store(replace(commit_after(history, ("Deposited", {"amount": 1})), **change), 14))
+    assert (history.position.version, history.inbox, history.reminders) == (3, NO_INBOX, {})

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from aether_api import headers
 from aether_api.commit_index import NO_COMMITS
+from aether_api.durable import InboxPosition
 from aether_api.errors import InvalidEnvelope
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.snapshots import FORMAT, build_snapshot, decode_snapshot, restore_history
@@ -21,7 +22,14 @@ def build_history(balance: int = 7) -> History:
     window = CommandWindow()
     window.add("c-1", 10, START_S)
     window.add("c-2", 12, START_S + 0.25)
-    return History(compile_account(), Position(3, 12, INDEX, 1, "id-1", "2026-07-01T12:00:00.000000Z", 1782907200.0), {"owner": "é", "balance": balance, "open": True}, window)
+    return History(
+        compile_account(),
+        Position(3, 12, INDEX, 1, "id-1", "2026-07-01T12:00:00.000000Z", 1782907200.0),
+        {"owner": "é", "balance": balance, "open": True},
+        window,
+        InboxPosition(7, 40),
+        {"dunning": "t1"},
+    )
 
 
 def raw(lines: bytes) -> bytes:
@@ -34,6 +42,7 @@ def test_a_history_comes_back_whole(balance: int) -> None:
     snapshot = build_snapshot(history)
     restored = restore_history(history.model, decode_snapshot(raw(snapshot.headers), snapshot.payload), INDEX)
     assert (restored.state, restored.position, restored.window.entries()) == (history.state, history.position, history.window.entries())
+    assert (restored.inbox, restored.reminders) == (InboxPosition(7, 40), {"dunning": "t1"})
 
 
 def test_its_name_is_that_of_the_fold_and_its_headers_name_the_commit() -> None:

@@ -1,0 +1,150 @@
+"""Reminders, decided: what a command's wish comes to, which reminders are in force, and which ticks run.
+
+A reminder is in force under the token of the commit that set it. Its schedule is made before that commit, so a reminder
+whose commit was refused leaves a schedule behind that nobody stands for: its ticks carry an unknown token and are dropped.
+At worst a tick comes in vain, never is one lost.
+
+A commit says what it does to reminders as `name:token` pairs; an empty token ends one. A one-shot ends with the commit of
+its own command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, assert_never
+
+from aether_api.durable import DurableCommand, Tick
+from aether_api.errors import CommandFailed, InvalidEnvelope, InvalidName
+from aether_api.identity import check_member
+from aether_api.messages import format_time, parse_time
+from aether_model.model import After, At, CancelReminder, Cron, SetReminder
+from aether_nats.schedules import Reminder
+
+NO_REMINDERS: Final[Mapping[str, str]] = MappingProxyType({})
+"""Shared by all actors that have none, which are most."""
+
+SKIP_AFTER_S: Final = 60.0
+"""Seconds after which a tick of policy `skip` is too late to run: longer than a fail-over with a long replay, shorter than what a
+person who wrote `skip` would call on time."""
+
+AFTER_MAX_S: Final = 100 * 366 * 86_400.0
+"""Seconds: a hundred years, beyond which a moment may have no date."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The command is run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The tick is settled without being run.
+
+    Attributes:
+        orphan: no commit stands behind its schedule, which is to be ended.
+    """
+
+    why: str
+    orphan: bool = False
+
+
+RUN: Final = Run()
+
+
+def no_reminders() -> Mapping[str, str]:
+    """Return the reminders of an actor that has none."""
+    return NO_REMINDERS
+
+
+def fold_changes(reminders: Mapping[str, str], text: str) -> Mapping[str, str]:
+    """Return the reminders in force after a commit that carries `text`.
+
+    Raises:
+        InvalidEnvelope: it is none of ours.
+    """
+    merged = {**reminders, **parse_changes(text)}
+    return {name: token for name, token in merged.items() if token} or NO_REMINDERS
+
+
+def format_changes(changes: Mapping[str, str]) -> str:
+    """Return what a commit carries."""
+    return ",".join(f"{name}:{token}" for name, token in changes.items())
+
+
+def parse_changes(text: str) -> dict[str, str]:
+    """Read what a commit carries, or raise `InvalidEnvelope`."""
+    changes: dict[str, str] = {}
+    for pair in text.split(","):
+        name, colon, token = pair.partition(":")
+        if not colon or not name:
+            raise InvalidEnvelope(f"header Aether-Reminder must be NAME:TOKEN pairs, not {text!r}")
+        changes[name] = token
+    return changes
+
+
+def plan_reminders(wishes: Sequence[SetReminder | CancelReminder], now_s: float) -> dict[str, Reminder | None]:
+    """Return what a command wants of each reminder: a new one, or None for its end; the last wish for a name counts.
+
+    Args:
+        now_s: unix time from which durations count.
+
+    Raises:
+        CommandFailed: a wish cannot be carried out; the message says why.
+    """
+    plan: dict[str, Reminder | None] = {}
+    for wish in wishes:
+        try:
+            name = check_member("reminder", wish.name)
+            plan[name] = None if isinstance(wish, CancelReminder) else _build_reminder(wish, now_s)
+        except (InvalidName, InvalidEnvelope) as exc:
+            raise CommandFailed(str(exc)) from exc
+    return plan
+
+
+def _build_reminder(wish: SetReminder, now_s: float) -> Reminder:
+    check_member("command", wish.command)
+    schedule = wish.schedule
+    match schedule:
+        case At(time):
+            due_s = parse_time(time).timestamp()
+        case After(seconds):
+            if not 0 <= seconds <= AFTER_MAX_S:
+                raise CommandFailed(f"reminder {wish.name}: {seconds:g} s is no time to wait; take 0 to {AFTER_MAX_S:.0f}")
+            due_s = now_s + seconds
+        case Cron(text, zone):
+            return Reminder(wish.name, wish.command, wish.payload, _check_line(wish.name, text), zone=_check_line(wish.name, zone) if zone != "UTC" else "", missed=wish.missed)
+        case _:
+            assert_never(schedule)
+    due = format_time(due_s)
+    return Reminder(wish.name, wish.command, wish.payload, f"@at {due}", due, missed=wish.missed)
+
+
+def _check_line(name: str, text: str) -> str:
+    if not text.strip() or not text.isprintable() or text.startswith("@at"):
+        raise CommandFailed(f"reminder {name}: {text!r} is no schedule; write six fields, seconds first, such as 0 30 9 * * MON-FRI")
+    return text.strip()
+
+
+def choose_tick(tick: Tick, reminders: Mapping[str, str], later: Sequence[DurableCommand], now_s: float) -> Run | Drop:
+    """Decide what becomes of a tick that waits.
+
+    Args:
+        reminders: what is in force.
+        later: what waits behind it.
+        now_s: unix time.
+    """
+    if reminders.get(tick.name) != tick.token:
+        return Drop("no reminder is in force under its token: it was cancelled, replaced, or its commit was refused", orphan=True)
+    match tick.missed:
+        case "late":
+            return RUN
+        case "collapse":
+            followed = any(other.tick is not None and other.tick.token == tick.token and other.tick.name == tick.name for other in later)
+            return Drop("a later tick of the reminder waits, too, and stands for it") if followed else RUN
+        case "skip":
+            late_s = now_s - parse_time(tick.due).timestamp()
+            return Drop(f"it is {late_s:.0f} s late, more than {SKIP_AFTER_S:.0f}") if late_s > SKIP_AFTER_S else RUN
+        case _:
+            assert_never(tick.missed)

@@ -1,0 +1,115 @@
+"""Reminders, decided: what a wish comes to, what is in force, and which ticks run."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aether_api.durable import NEVER_S, DurableCommand, Missed, Tick
+from aether_api.errors import CommandFailed, InvalidEnvelope
+from aether_api.identity import CommandId, parse_actor_id
+from aether_api.messages import Command, format_time
+from aether_model.model import After, At, CancelReminder, Cron, Schedule, SetReminder
+from aether_nats.schedules import Reminder
+from aether_runtime.core.reminders import RUN, SKIP_AFTER_S, Drop, choose_tick, fold_changes, format_changes, parse_changes, plan_reminders
+
+ALICE = parse_actor_id("bank", "account", "alice")
+NOW_S = 1_769_860_800.0
+NOON = "2026-01-31T12:00:00.000000Z"
+names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,10}", fullmatch=True)
+tokens = st.from_regex(r"[0-9a-f]{0,16}", fullmatch=True)
+
+
+def wish(schedule: Schedule, name: str = "dunning", command: str = "Remind") -> SetReminder:
+    return SetReminder(name, command, b"{}", schedule)
+
+
+def build_tick(missed: Missed = "late", *, name: str = "dunning", token: str = "t1", due_s: float = NOW_S) -> Tick:
+    return Tick(name, token, missed, format_time(due_s), recurring=True)
+
+
+def waiting(tick: Tick | None, sequence: int = 2) -> DurableCommand:
+    return DurableCommand(sequence, Command(ALICE, "Remind", CommandId(f"c-{sequence}"), b"{}", NOON, NOW_S, NEVER_S), tick)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (At("2026-03-01T09:00:00+01:00"), Reminder("dunning", "Remind", b"{}", "@at 2026-03-01T08:00:00.000000Z", "2026-03-01T08:00:00.000000Z")),
+        (After(90.5), Reminder("dunning", "Remind", b"{}", "@at 2026-01-31T12:01:30.500000Z", "2026-01-31T12:01:30.500000Z")),
+        (Cron("0 30 9 * * MON-FRI", "Europe/Berlin"), Reminder("dunning", "Remind", b"{}", "0 30 9 * * MON-FRI", zone="Europe/Berlin")),
+        (Cron("@daily"), Reminder("dunning", "Remind", b"{}", "@daily")),
+    ],
+)
+def test_a_wish_becomes_what_the_server_is_asked_for(schedule: Schedule, expected: Reminder) -> None:
+    assert plan_reminders([wish(schedule)], NOW_S) == {"dunning": expected}
+
+
+def test_the_last_wish_for_a_name_counts() -> None:
+    assert plan_reminders([wish(After(1)), CancelReminder("dunning")], NOW_S) == {"dunning": None}
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        wish(At("tomorrow")),
+        wish(At("2026-03-01T09:00:00")),
+        wish(After(-1)),
+        wish(After(float("nan"))),
+        wish(After(1e12)),
+        wish(Cron("")),
+        wish(Cron("* * * * * *\r\nNats-Rollup: all")),
+        wish(Cron("@at 2026-03-01T09:00:00Z")),
+        wish(Cron("@daily", "Europe/Berlin\r\n")),
+        wish(After(1), name="a.b"),
+        wish(After(1), command="not one"),
+        CancelReminder("*"),
+    ],
+)
+def test_a_wish_that_cannot_be_carried_out_costs_its_command(refused: SetReminder | CancelReminder) -> None:
+    with pytest.raises(CommandFailed):
+        plan_reminders([refused], NOW_S)
+
+
+@given(st.dictionaries(names, tokens, min_size=1))
+def test_what_a_commit_says_of_reminders_parses_back(changes: dict[str, str]) -> None:
+    assert parse_changes(format_changes(changes)) == changes
+
+
+@pytest.mark.parametrize("text", ["x", ":t", "a:1,,b:2"])
+def test_what_is_no_change_is_refused(text: str) -> None:
+    with pytest.raises(InvalidEnvelope, match="Aether-Reminder"):
+        parse_changes(text)
+
+
+def test_reminders_are_set_replaced_and_ended_by_commits() -> None:
+    one = fold_changes({}, "a:1,b:2")
+    two = fold_changes(one, "a:3,b:")
+    assert (one, two, fold_changes(two, "a:")) == ({"a": "1", "b": "2"}, {"a": "3"}, {})
+
+
+def test_a_tick_runs_however_late_it_is() -> None:
+    assert choose_tick(build_tick(due_s=NOW_S - 1e6), {"dunning": "t1"}, [waiting(build_tick())], NOW_S) == RUN
+
+
+@pytest.mark.parametrize("reminders", [{}, {"dunning": "t2"}, {"other": "t1"}])
+def test_a_tick_that_no_commit_stands_behind_is_dropped_with_its_schedule(reminders: dict[str, str]) -> None:
+    choice = choose_tick(build_tick(), reminders, [], NOW_S)
+    assert isinstance(choice, Drop)
+    assert choice.orphan
+
+
+def test_of_collapsing_ticks_only_the_last_that_waits_runs() -> None:
+    reminders = {"dunning": "t1", "other": "t1"}
+    tick = build_tick("collapse")
+    followed = choose_tick(tick, reminders, [waiting(None, 2), waiting(build_tick("collapse"), 3)], NOW_S)
+    assert isinstance(followed, Drop)
+    assert not followed.orphan
+    assert choose_tick(tick, reminders, [waiting(None), waiting(build_tick("collapse", name="other")), waiting(build_tick("collapse", token="t0"))], NOW_S) == RUN
+
+
+@pytest.mark.parametrize(("late_s", "runs"), [(0.0, True), (SKIP_AFTER_S, True), (SKIP_AFTER_S + 1, False)])
+def test_a_skipping_tick_runs_only_on_time(late_s: float, runs: bool) -> None:
+    choice = choose_tick(build_tick("skip", due_s=NOW_S - late_s), {"dunning": "t1"}, [], NOW_S)
+    assert isinstance(choice, Drop) is not runs
