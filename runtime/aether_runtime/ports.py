@@ -127,7 +127,11 @@ class ActorSource(Directory, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ActorReport:
-    """What the runtime says of one actor; the sink writes it where people look."""
+    """What the runtime says of one actor; the sink writes it where people look.
+
+    Attributes:
+        snapshot_problem: why no snapshot can be taken; empty while all is well.
+    """
 
     desired: DesiredActor
     phase: ActorPhase
@@ -137,6 +141,7 @@ class ActorReport:
     reason: str = ""
     message: str = ""
     fenced_by: Epoch = NO_EPOCH
+    snapshot_problem: str = ""
 
 
 class ReportSink(Protocol):

@@ -31,7 +31,7 @@ class Replayed:
     """What a replay gave.
 
     Attributes:
-        snapshot_version: version of the snapshot it began from, 0 for none.
+        snapshot_version: version of the snapshot it began from, 0 for none; `snapshot_n` is the number of commits in it.
         events: how many events were folded after it.
         epoch: of the last commit in the log.
         writer: `<podUID>/<bootId>` of the last commit; empty without one.
@@ -42,6 +42,7 @@ class Replayed:
     events: int
     epoch: Epoch
     writer: str = ""
+    snapshot_n: int = 0
 
 
 async def replay(actor: ActorId, model: Model, events: EventStore, snapshots: SnapshotStore) -> Replayed:
@@ -58,7 +59,7 @@ async def replay(actor: ActorId, model: Model, events: EventStore, snapshots: Sn
     if head is None:
         return Replayed(History.empty(model), 0, 0, Epoch(0))
     history = await _restore(actor, model, events, snapshots, head)
-    start_version = history.position.version
+    start_version, start_n = history.position.version, history.position.index.n
     folded = 0
     try:
         async for commits in events.read_commits(actor, head, from_n=history.position.index.n):
@@ -66,7 +67,7 @@ async def replay(actor: ActorId, model: Model, events: EventStore, snapshots: Sn
                 folded += len(history.fold_commit(commit))
     except InvalidEnvelope as exc:
         raise EventInvalid(str(exc)) from exc
-    return Replayed(history, start_version, folded, head.epoch, head.pod)
+    return Replayed(history, start_version, folded, head.epoch, head.pod, start_n)
 
 
 async def catch_up(history: History, actor: ActorId, events: EventStore, head: StoredCommit, seen: list[StoredCommit]) -> None:

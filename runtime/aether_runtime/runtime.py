@@ -32,6 +32,7 @@ from aether_runtime.presence import Presence, choose_pod
 from aether_runtime.registry import VMRegistry
 from aether_runtime.reporter import Reporter
 from aether_runtime.router import Router
+from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.vm import VirtualMachine, VmListener, VmServices
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class Runtime(VmListener):
         self.router = Router(ports.connection, ports.source, self)
         self._services = VmServices(
             events=ports.events,
-            snapshots=ports.snapshots,
+            snapshotter=Snapshotter(ports.snapshots, self._loop.time),
             writer=str(config.pod),
             now=lambda: Now(time.time(), self._loop.time()),
             new_id=_build_ids(),

@@ -24,16 +24,17 @@ import msgspec
 
 from aether_api import logs
 from aether_api.envelope import Commit, StoredCommit, decode_fields, join_events
-from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, PermanentError, Reason, RetryableError, VersionConflictError, reason_of
+from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, Reason, RetryableError, VersionConflictError, reason_of
 from aether_api.identity import NO_EPOCH, ActorId, Epoch
 from aether_api.messages import Reply, build_error, build_reply_events
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
 from aether_runtime.core.group import COMMANDS_MAX, Group, Now, Waiting, begin_group, decide_group
 from aether_runtime.core.history import History, Position
-from aether_runtime.core.snapshots import build_snapshot
-from aether_runtime.ports import ActorReport, DesiredActor, EventStore, SnapshotStore, Spawn
+from aether_runtime.core.passivation import UNUSED
+from aether_runtime.ports import ActorReport, DesiredActor, EventStore, Spawn
 from aether_runtime.replay import catch_up, replay
+from aether_runtime.snapshotter import SnapshotMark, Snapshotter
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class VmServices:
     """
 
     events: EventStore
-    snapshots: SnapshotStore
+    snapshotter: Snapshotter
     writer: str
     now: Callable[[], Now]
     new_id: Callable[[], str]
@@ -121,7 +122,7 @@ class VirtualMachine:
     """One live activation of an actor."""
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "desired", "message", "phase", "reason", "snapshot_version", "took_over",
+        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "desired", "message", "phase", "reason", "snapshot", "took_over", "touched_s", "uses",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
@@ -129,8 +130,10 @@ class VirtualMachine:
         self.phase = ActorPhase.REPLAYING
         self.reason = "Replaying"
         self.message = ""
-        self.snapshot_version = 0
+        self.snapshot = SnapshotMark()
         self.took_over = False
+        self.uses = UNUSED
+        self.touched_s = 0.0
         self._history = History.empty(model)
         self._services = services
         self._listener = listener
@@ -170,9 +173,14 @@ class VirtualMachine:
         """Whether commands are taken and decided."""
         return self.phase is ActorPhase.READY and not self._stopping
 
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it takes commands and has none, and nothing else to do."""
+        return self.phase is ActorPhase.READY and not (self._busy or self._mailbox or self._stopping or self._snapshotting)
+
     def build_report(self, *, fenced_by: Epoch = NO_EPOCH) -> ActorReport:
         """Return how the actor is now."""
-        return ActorReport(self.desired, self.phase, self.get_version(), self.snapshot_version, _label(self.model), self.reason, self.message, fenced_by)
+        return ActorReport(self.desired, self.phase, self.get_version(), self.snapshot.version, _label(self.model), self.reason, self.message, fenced_by, self.snapshot.problem)
 
     async def start(self) -> None:
         """Replay and take commands; tries again for as long as the log cannot be read.
@@ -181,8 +189,9 @@ class VirtualMachine:
         """
         self._report()
         while True:
+            began_s = self._services.now().monotonic_s
             try:
-                replayed = await replay(self.desired.actor, self.model, self._services.events, self._services.snapshots)
+                replayed = await replay(self.desired.actor, self.model, self._services.events, self._services.snapshotter.store)
                 break
             except EventInvalid as exc:
                 return self._quarantine(str(exc))
@@ -191,7 +200,9 @@ class VirtualMachine:
                 await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
         replayed.history.model = self.model  # another model of equal fold may have come meanwhile
         self._history = replayed.history
-        self.snapshot_version = replayed.snapshot_version
+        self.snapshot = SnapshotMark(replayed.snapshot_version, replayed.snapshot_n, replayed.snapshot_version)
+        self.touched_s = self._services.now().monotonic_s
+        self._services.snapshotter.rate.note(self.snapshot.tail(self._history), self.touched_s - began_s)
         self.took_over = replayed.writer not in ("", self._services.writer)
         if replayed.epoch > self.desired.epoch:
             if self.desired.name:
@@ -200,6 +211,7 @@ class VirtualMachine:
         self.phase, self.reason, self.message = ActorPhase.READY, "Ready", f"replayed {replayed.events} events"
         self._listener.on_ready(self)
         self._report()
+        self._consider_snapshot()
         self._release_step()
 
     def process_command(self, waiting: Waiting) -> None:
@@ -222,6 +234,18 @@ class VirtualMachine:
         Without a resource there is no placement that could outrank the log: its epoch stays.
         """
         self.desired = desired if desired.name else replace(desired, epoch=max(desired.epoch, self.desired.epoch))
+        self.snapshot.due_at = 0 if not self.snapshot.problem else self.snapshot.due_at  # its rule may be another
+        self._report()
+
+    async def prepare_sleep(self) -> None:
+        """Leave a snapshot behind if the next activation will gain by it; commands are served meanwhile."""
+        if self.can_sleep and self._services.snapshotter.is_worth_before_sleep(self.snapshot, self._history):
+            await self._write_snapshot()
+
+    def fall_asleep(self, message: str) -> None:
+        """End at once, with nothing to finish: the caller has seen `can_sleep` and not waited since."""
+        self._stopping = True
+        self.phase, self.reason, self.message = ActorPhase.PASSIVE, "Passive", message
         self._report()
 
     def take_model(self, model: Model) -> None:
@@ -248,7 +272,7 @@ class VirtualMachine:
                 if self._append is not None:
                     self._append.cancel()
         self._refuse_waiting()
-        if snapshot and self.phase is ActorPhase.READY and self.get_version() > self.snapshot_version:
+        if snapshot and self.phase is ActorPhase.READY and self.get_version() > self.snapshot.version and not self.snapshot.problem:
             await self._write_snapshot()
         self.phase = ActorPhase.STOPPING
 
@@ -265,8 +289,11 @@ class VirtualMachine:
         """Decide the next group and start what it needs; called only when idle."""
         while self._mailbox and not self._stopping:
             waiting, self._mailbox = self._mailbox[:COMMANDS_MAX], self._mailbox[COMMANDS_MAX:]
+            now = self._services.now()
+            self.uses += 1
+            self.touched_s = now.monotonic_s
             try:
-                group = decide_group(self._history, waiting, self._services.now(), bytes_max=self._services.bytes_max)
+                group = decide_group(self._history, waiting, now, bytes_max=self._services.bytes_max)
             except Exception:
                 self._mailbox[:0] = waiting
                 raise
@@ -341,9 +368,8 @@ class VirtualMachine:
 
     def _after_progress(self) -> None:
         self._listener.on_progress(self)
-        every = self.desired.snapshot_every
-        if every and not self._snapshotting and self.get_version() - self.snapshot_version >= every:
-            self._spawn(self._write_snapshot(), "snapshot")
+        if self._history.position.version >= self.snapshot.due_at:
+            self._consider_snapshot()
 
     # Steps that wait.
 
@@ -468,15 +494,16 @@ class VirtualMachine:
             return self._end_fenced(epoch)
         self._release_step()
 
+    def _consider_snapshot(self) -> None:
+        if not self._snapshotting and self._services.snapshotter.is_due(self.snapshot, self._history, self.desired):
+            self._snapshotting = True
+            self._spawn(self._write_snapshot(), "snapshot")
+
     async def _write_snapshot(self) -> None:
         self._snapshotting = True
         try:
-            snapshot = build_snapshot(self._history)
-            await self._services.snapshots.write(self.desired.actor, snapshot)
-            self.snapshot_version = snapshot.version
+            await self._services.snapshotter.write(self.snapshot, self._history, self.desired)
             self._report()
-        except (RetryableError, PermanentError) as exc:
-            logger.warning("a snapshot was not stored; the next one will be", extra={logs.ACTOR_ID: str(self.desired.actor), logs.REASON: str(exc)})
         finally:
             self._snapshotting = False
 

@@ -12,6 +12,7 @@ from aether_model.model import Model
 from aether_runtime.adapters.memory import MemorySnapshotStore
 from aether_runtime.core.group import Now, Waiting
 from aether_runtime.ports import ActorReport, DesiredActor, EventStore
+from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.vm import VirtualMachine, VmListener, VmServices
 from tests.histories.bank import ALICE, START_S, compile_account
 
@@ -48,6 +49,7 @@ class Pod(VmListener):
         self.name = name
         self.clock = clock or Clock()
         self.snapshots = snapshots or MemorySnapshotStore()
+        self.snapshotter = Snapshotter(self.snapshots, lambda: self.clock.elapsed_s)
         self.may_keep = True
         self.reports: list[ActorReport] = []
         self.ended: list[VirtualMachine] = []
@@ -57,7 +59,7 @@ class Pod(VmListener):
         self._ids = 0
         self._services = VmServices(
             events=events,
-            snapshots=self.snapshots,
+            snapshotter=self.snapshotter,
             writer=f"{name}/boot",
             now=self.clock.now,
             new_id=self._new_id,

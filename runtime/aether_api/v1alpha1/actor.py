@@ -44,7 +44,7 @@ class ActorPhase(StrEnum):
 class SnapshotSpec(TypedByPeople):
     """When snapshots are taken."""
 
-    every: int = Field(default=500, ge=0, le=1_000_000, description="Take a snapshot after this many events; 0 takes none but at an orderly stop.")
+    every: int = Field(default=500, ge=0, le=1_000_000, description="Take a snapshot after this many events; 0 takes none by count.")
     recovery_target: str = Field(
         default="1s",
         pattern=DURATION_PATTERN,

@@ -50,6 +50,7 @@ def test_the_status_holds_every_field_of_the_pod_and_the_uid_of_the_resource() -
         (build_report(), {"Ready": "True", "Replayed": "True"}),
         (build_report(ActorPhase.REPLAYING, reason="Replaying"), {"Ready": "False", "Replayed": "False"}),
         (build_report(ActorPhase.PASSIVE), {"Ready": "False", "Replayed": "True"}),
+        (build_report(snapshot_problem="too large"), {"Ready": "True", "Replayed": "True", "SnapshotTooLarge": "True"}),
         (build_report(ActorPhase.QUARANTINED, reason="Quarantined"), {"Ready": "False", "Replayed": "False", "Quarantined": "True"}),
         (build_report(ActorPhase.STOPPING, reason="Fenced", fenced_by=Epoch(9)), {"Ready": "False", "Replayed": "False", "Fenced": "True"}),
         (build_report(ActorPhase.SCHEDULED, reason="ModelNotFound"), {"Ready": "False", "Replayed": "False"}),

@@ -9,7 +9,7 @@ import pytest
 
 from aether_api.commit_index import NO_COMMITS
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
-from aether_api.errors import CommitTooLarge, Disconnected, InternalError, JetStreamError, Reason
+from aether_api.errors import CommitTooLarge, Disconnected, InternalError, JetStreamError, PayloadTooLarge, Reason
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorPhase
@@ -17,6 +17,7 @@ from aether_model.decide import CompiledModel
 from aether_model.model import CommandInput, Decision, State
 from aether_runtime.adapters.memory import MemoryEventStore, MemorySnapshotStore
 from aether_runtime.core.group import COMMANDS_MAX
+from aether_runtime.core.snapshots import Snapshot
 from aether_runtime.vm import CONFLICTS_MAX, MAILBOX_MAX
 from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard
 from tests.histories.faults import Fate, FaultyEventStore
@@ -435,9 +436,9 @@ async def test_a_stop_takes_a_snapshot_and_the_next_start_uses_it() -> None:
     vm = await pod.start()
     await run_commands(pod, vm, OPEN, *(deposit(f"d{number}") for number in range(9)))
     await vm.stop()
-    assert vm.snapshot_version == 10
+    assert vm.snapshot.version == 10
     heir = await Pod("b", events, snapshots).start(2)
-    assert (heir.snapshot_version, heir.get_version(), heir.get_state()["balance"]) == (10, 10, 9)
+    assert (heir.snapshot.version, heir.get_version(), heir.get_state()["balance"]) == (10, 10, 9)
     assert heir.message == "replayed 0 events"
 
 
@@ -447,9 +448,70 @@ async def test_snapshots_are_taken_every_so_many_events() -> None:
     vm = await pod.start(snapshot_every=5)
     await run_commands(pod, vm, OPEN)
     for number in range(12):
+        pod.clock.elapsed_s += 1
         await run_commands(pod, vm, deposit(f"d{number}"))
         await settle(pod)
-    assert vm.snapshot_version == 10
+    assert (vm.snapshot.version, pod.snapshotter.written) == (10, 2)
+    heir = await Pod("b", events, pod.snapshots).start(2)
+    assert (heir.snapshot.version, heir.get_version(), heir.get_state()["balance"]) == (10, 13, 12)
+
+
+async def test_a_hot_actor_takes_no_second_snapshot_right_after_the_first() -> None:
+    pod = Pod("a", build_store())
+    vm = await pod.start(snapshot_every=5)
+    await run_commands(pod, vm, OPEN)
+    for number in range(30):
+        await run_commands(pod, vm, deposit(f"d{number}"))
+        await settle(pod)
+    assert (vm.snapshot.version, pod.snapshotter.written) == (5, 1)
+    pod.clock.elapsed_s += 1
+    await run_commands(pod, vm, deposit("later"))
+    await settle(pod)
+    assert (vm.snapshot.version, pod.snapshotter.written) == (32, 2)
+
+
+async def test_a_snapshot_is_taken_when_a_replay_would_take_longer_than_its_target() -> None:
+    pod = Pod("a", build_store())
+    pod.snapshotter.rate.unit_s = 0.1
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN, deposit("d1"))
+    await settle(pod)
+    assert vm.snapshot.version == 0
+    await run_commands(pod, vm, deposit("d2"))
+    await settle(pod)
+    assert vm.snapshot.version == 3
+
+
+async def test_an_actor_whose_replay_took_long_leaves_a_snapshot_right_after_it() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN, *[deposit(f"d{number}") for number in range(20)])
+    heir = Pod("b", events, pod.snapshots)
+    heir.snapshotter.rate.unit_s = 0.1
+    vm = await heir.start(2)
+    await settle(heir)
+    assert (vm.get_version(), vm.snapshot.version) == (21, 21)
+
+
+class SmallMessages(MemorySnapshotStore):
+    """Takes no snapshot at all, as a server does with one that exceeds its `max_payload`."""
+
+    async def write(self, actor: ActorId, snapshot: Snapshot) -> None:
+        raise PayloadTooLarge("a message of 9000000 bytes exceeds 8388608")
+
+
+async def test_a_snapshot_that_is_too_large_is_reported_and_tried_ever_more_rarely() -> None:
+    pod = Pod("a", build_store(), SmallMessages())
+    vm = await pod.start(snapshot_every=5)
+    await run_commands(pod, vm, OPEN)
+    for number in range(100):
+        pod.clock.elapsed_s += 1
+        assert outcomes(await run_commands(pod, vm, deposit(f"d{number}"))) == [("accepted", number + 2, "")]
+        await settle(pod)
+    assert pod.snapshotter.too_large == 5, "at 5, 10, 20, 40 and 80"
+    assert "8388608" in pod.reports[-1].snapshot_problem
+    assert pod.reports[-1].phase is ActorPhase.READY
 
 
 async def test_a_snapshot_of_another_past_is_not_used() -> None:
@@ -461,7 +523,7 @@ async def test_a_snapshot_of_another_past_is_not_used() -> None:
     other = build_store()
     await append_foreign(other, ("Opened", {"owner": "mallory"}), ("Deposited", {"amount": 1}))
     heir = await Pod("b", other, snapshots).start(2)
-    assert (heir.snapshot_version, heir.get_state()) == (0, {"owner": "mallory", "balance": 1, "open": True})
+    assert (heir.snapshot.version, heir.get_state()) == (0, {"owner": "mallory", "balance": 1, "open": True})
 
 
 async def test_an_actor_starts_without_its_snapshots_when_they_cannot_be_read() -> None:
@@ -530,7 +592,7 @@ async def test_a_model_of_another_fold_keeps_snapshots_of_its_own() -> None:
     other = compile_account_in_other_units()
     assert other.fold != compile_account().fold
     heir = await Pod("b", events, snapshots).start(2, model=other)
-    assert (heir.snapshot_version, heir.get_state()["balance"]) == (0, 300)
+    assert (heir.snapshot.version, heir.get_state()["balance"]) == (0, 300)
 
 
 @pytest.mark.parametrize("error", [CommitTooLarge("too large"), JetStreamError(503, 10023, "no space")])

@@ -1,0 +1,106 @@
+"""Takes snapshots for all VMs of a process, at the times that `core.snapshot_policy` names.
+
+A snapshot is made of committed state after the replies have left. To encode a state holds the process for two milliseconds a
+megabyte (measured; a thread would hold the interpreter just as long), so one actor spends at most a twentieth of its time on it.
+One that does not fit into a message is said so in the actor's status and tried ever more rarely; the actor works on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aether_api import logs
+from aether_api.errors import PayloadTooLarge, PermanentError, RetryableError
+from aether_runtime.core.history import History
+from aether_runtime.core.snapshot_policy import NEVER, ReplayRate, SnapshotRule, Tail, events_after_too_large, events_to_go, is_worth_before_sleep
+from aether_runtime.core.snapshots import build_snapshot
+from aether_runtime.ports import DesiredActor, SnapshotStore
+
+logger = logging.getLogger(__name__)
+
+PAUSE_MIN_S: Final = 1.0
+"""Seconds between two snapshots of one actor at least: a hot actor passes any count many times a second."""
+
+PAUSE_FACTOR: Final = 20.0
+"""Pause after a snapshot, in multiples of what it took."""
+
+
+@dataclass(slots=True)
+class SnapshotMark:
+    """What one VM knows of its snapshots.
+
+    Attributes:
+        version: of the newest, 0 for none; `n` is the number of commits in it.
+        due_at: version before which no further one can be due.
+        pause_until_s: monotonic time before which none is taken.
+        problem: why there is none newer; empty while all is well.
+    """
+
+    version: int = 0
+    n: int = 0
+    due_at: int = NEVER
+    pause_until_s: float = 0.0
+    problem: str = ""
+
+    def tail(self, history: History) -> Tail:
+        """Return what came after the snapshot; all of it, should the log have begun anew."""
+        position = history.position
+        return Tail(max(0, position.version - self.version), max(0, position.index.n - self.n))
+
+
+class Snapshotter:
+    """One for a process.
+
+    Attributes:
+        rate: how fast this process replays.
+        written, too_large, failed: snapshots, counted.
+    """
+
+    def __init__(self, store: SnapshotStore, monotonic: Callable[[], float]) -> None:
+        self.store = store
+        self.rate = ReplayRate()
+        self.written = self.too_large = self.failed = 0
+        self._monotonic = monotonic
+
+    def is_due(self, mark: SnapshotMark, history: History, desired: DesiredActor) -> bool:
+        """Tell whether to take one now; otherwise `mark.due_at` says when to ask again."""
+        if self._monotonic() < mark.pause_until_s:
+            return False
+        to_go = events_to_go(mark.tail(history), _rule(desired), self.rate)
+        mark.due_at = history.position.version + to_go
+        return not to_go
+
+    async def write(self, mark: SnapshotMark, history: History, desired: DesiredActor) -> None:
+        """Take one; what goes wrong costs a longer replay and nothing else."""
+        began_s = self._monotonic()
+        tail = mark.tail(history)
+        n = history.position.index.n
+        snapshot = build_snapshot(history)
+        try:
+            await self.store.write(desired.actor, snapshot)
+        except PayloadTooLarge as exc:
+            self.too_large += 1
+            mark.due_at = snapshot.version + events_after_too_large(tail, _rule(desired))
+            mark.problem = f"a snapshot of {len(snapshot.payload)} bytes does not fit into a message, so replays take longer: {exc}"
+            logger.warning("a snapshot is too large", extra={logs.ACTOR_ID: str(desired.actor), logs.REASON: str(exc)})
+        except (RetryableError, PermanentError) as exc:
+            self.failed += 1
+            logger.warning("a snapshot was not stored; the next one will be", extra={logs.ACTOR_ID: str(desired.actor), logs.REASON: str(exc)})
+        else:
+            self.written += 1
+            mark.version, mark.n, mark.problem = snapshot.version, n, ""
+            mark.due_at = history.position.version + events_to_go(mark.tail(history), _rule(desired), self.rate)
+        finally:
+            ended_s = self._monotonic()
+            mark.pause_until_s = ended_s + max(PAUSE_MIN_S, PAUSE_FACTOR * (ended_s - began_s))
+
+    def is_worth_before_sleep(self, mark: SnapshotMark, history: History) -> bool:
+        """Tell whether an actor that goes to sleep should leave a snapshot behind."""
+        return not mark.problem and is_worth_before_sleep(mark.tail(history))
+
+
+def _rule(desired: DesiredActor) -> SnapshotRule:
+    return SnapshotRule(desired.snapshot_every, desired.recovery_target_s)
