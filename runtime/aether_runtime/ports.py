@@ -11,6 +11,7 @@ from aether_api.envelope import Commit, StoredCommit
 from aether_api.identity import NO_EPOCH, ActorId, Epoch, PodUid
 from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_api.v1alpha1.actor import RECOVERY_TARGET_DEFAULT_S
+from aether_nats.schedules import Reminder
 from aether_runtime.core.snapshots import Snapshot, SnapshotBody
 
 
@@ -47,6 +48,22 @@ class SnapshotStore(Protocol):
 
     async def write(self, actor: ActorId, snapshot: Snapshot) -> None:
         """Store a snapshot; older ones beyond a small number go."""
+        ...
+
+
+class ReminderStore(Protocol):
+    """Keeps schedules and turns each, when it is due, into a durable command; `aether_nats.schedules` states the rules."""
+
+    async def set(self, actor: ActorId, reminder: Reminder, token: str) -> None:
+        """Make a schedule; safe to repeat.
+
+        Raises:
+            CommandFailed: the schedule cannot be read.
+        """
+        ...
+
+    async def cancel(self, actor: ActorId, name: str, token: str) -> None:
+        """End a schedule; harmless if there is none."""
         ...
 
 

@@ -26,10 +26,11 @@ from aether_api.messages import Command, Reply, build_command_headers, build_err
 from aether_api.subjects import call_wildcard, command_subject, forward_subject, forward_wildcard, parse_command_subject
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
+from aether_runtime.answers import MOVING_RETRY_MS
 from aether_runtime.core.group import Waiting
 from aether_runtime.ports import DesiredActor, Directory
 from aether_runtime.presence import choose_pod
-from aether_runtime.vm import MOVING_RETRY_MS, VirtualMachine
+from aether_runtime.vm import VirtualMachine
 
 if TYPE_CHECKING:
     from aether_runtime.runtime import Runtime

@@ -33,7 +33,8 @@ from aether_runtime.registry import VMRegistry
 from aether_runtime.reporter import Reporter
 from aether_runtime.router import Router
 from aether_runtime.snapshotter import Snapshotter
-from aether_runtime.vm import VirtualMachine, VmListener, VmServices
+from aether_runtime.vm import VirtualMachine
+from aether_runtime.vm_world import VmListener, VmServices
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal
@@ -23,26 +23,28 @@ from typing import Any, Final, Literal
 import msgspec
 
 from aether_api import logs
+from aether_api.durable import InboxPosition
 from aether_api.envelope import Commit, StoredCommit, decode_fields, join_events
 from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, Reason, RetryableError, VersionConflictError, reason_of
 from aether_api.identity import NO_EPOCH, ActorId, Epoch
 from aether_api.messages import Reply, build_error, build_reply_events
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
-from aether_runtime.core.group import COMMANDS_MAX, Group, Now, Waiting, begin_group, decide_group
+from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, send_all
+from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.passivation import UNUSED
-from aether_runtime.ports import ActorReport, DesiredActor, EventStore, Spawn
+from aether_runtime.core.reminders import format_changes
+from aether_runtime.ports import ActorReport, DesiredActor
+from aether_runtime.reminders import choose_changes, end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
 from aether_runtime.replay import catch_up, replay
-from aether_runtime.snapshotter import SnapshotMark, Snapshotter
+from aether_runtime.snapshotter import SnapshotMark
+from aether_runtime.vm_world import VmListener, VmServices
 
 logger = logging.getLogger(__name__)
 
 MAILBOX_MAX: Final = 1024
 """Commands that may wait for one actor: four full groups, some 100 ms of work; more would only time out."""
-
-CONFLICTS_MAX: Final = 3
-"""Times in a row that a group is decided again after a refused append; then the callers decide."""
 
 RETRY_S: Final = 0.2
 """Seconds between tries to read the log while NATS is away."""
@@ -53,32 +55,6 @@ flight then died with its leader, and deciding again is safe, since ids that too
 
 STOP_TIMEOUT_S: Final = 10.0
 """Seconds that a stop waits for the step under way: an append is re-sent for a whole leader election."""
-
-MOVING_RETRY_MS: Final = 100
-"""Milliseconds after which a caller may ask again while the actor moves: a hand-over takes about as long."""
-
-
-@dataclass(frozen=True, slots=True)
-class VmServices:
-    """What a VM may use; nothing else reaches it.
-
-    Attributes:
-        writer: `<podUID>/<bootId>` of this process.
-        now: wall and monotonic clock.
-        new_id: makes commit ids.
-        spawn: runs a task that the process owns.
-        may_keep: whether this process should keep an actor of equal epoch after meeting another writer.
-        bytes_max: payload bytes of one commit.
-    """
-
-    events: EventStore
-    snapshotter: Snapshotter
-    writer: str
-    now: Callable[[], Now]
-    new_id: Callable[[], str]
-    spawn: Spawn
-    may_keep: Callable[[ActorId], bool]
-    bytes_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,28 +70,6 @@ class Tail:
     end: Literal["same", "moved", "other", "unread"]
     commits: list[StoredCommit]
     head: StoredCommit | None = None
-
-
-class VmListener:
-    """What a VM tells its runtime; the methods must not block."""
-
-    def on_report(self, report: ActorReport) -> None:
-        """Phase, reason or placement changed."""
-
-    def on_progress(self, vm: VirtualMachine) -> None:
-        """The version changed; called after every commit, so it must cost next to nothing. `build_report` says the rest."""
-
-    def on_ready(self, vm: VirtualMachine) -> None:
-        """The VM has replayed and takes commands."""
-
-    def on_ended(self, vm: VirtualMachine) -> None:
-        """The VM gave up by itself: fenced. It takes no more commands."""
-
-    def on_stale(self, vm: VirtualMachine) -> None:
-        """The VM's past is not the log's any more; it is to be thrown away and started anew from the log."""
-
-    def on_failed(self, vm: VirtualMachine, error: Exception) -> None:
-        """The VM met something that must not happen; it is to be thrown away and started anew from the log."""
 
 
 class VirtualMachine:
@@ -169,6 +123,16 @@ class VirtualMachine:
         return self._history.model
 
     @property
+    def inbox(self) -> InboxPosition:
+        """How far the durable commands are settled."""
+        return self._history.inbox
+
+    @property
+    def reminders(self) -> Mapping[str, str]:
+        """The reminders in force, with their tokens."""
+        return self._history.reminders
+
+    @property
     def is_ready(self) -> bool:
         """Whether commands are taken and decided."""
         return self.phase is ActorPhase.READY and not self._stopping
@@ -218,7 +182,7 @@ class VirtualMachine:
         """Take a command; its `answer` is called exactly once, now or later."""
         command_id = waiting.command.id
         if self._stopping:
-            waiting.answer(_moving(command_id))
+            waiting.answer(build_moving(command_id))
         elif self.phase is ActorPhase.QUARANTINED:
             waiting.answer(build_error(Reason.QUARANTINED, self.message, command_id=command_id, version=self.get_version()))
         elif len(self._mailbox) >= MAILBOX_MAX:
@@ -298,7 +262,7 @@ class VirtualMachine:
                 self._mailbox[:0] = waiting
                 raise
             self._mailbox[:0] = group.rest
-            _send(group.immediate)
+            send_all(group.immediate)
             if group.repeats:
                 self._spawn(self._answer_repeats(group.repeats), "repeats")
             if group.encoded:
@@ -316,10 +280,15 @@ class VirtualMachine:
         self._busy = True
         try:
             commit = self._build_commit(group)
-            self._append = self._services.events.append(commit)
+            if group.reminders:
+                return self._spawn(self._append_scheduled(commit, group), "reminders")
+            self._append_commit(commit, group)
         except Exception:
             self._mailbox[:0] = group.members
             raise
+
+    def _append_commit(self, commit: Commit, group: Group) -> None:
+        self._append = self._services.events.append(commit)
         self._append.add_done_callback(partial(self._on_append, commit, group))
 
     def _build_commit(self, group: Group) -> Commit:
@@ -336,6 +305,7 @@ class VirtualMachine:
             model=_label(model),
             payload=join_events(group.encoded),
             incarnation=position.incarnation,
+            inbox="" if group.inbox is None else str(group.inbox),
         )
 
     def _on_append(self, commit: Commit, group: Group, outcome: asyncio.Future[int]) -> None:
@@ -348,21 +318,25 @@ class VirtualMachine:
     def _settle(self, commit: Commit, group: Group, outcome: asyncio.Future[int]) -> None:
         self._append = None
         if outcome.cancelled():
-            _send([(item, _unknown(item)) for item in group.members])
+            send_all([(item, build_unknown(item)) for item in group.members])
             return self._release_step()
         error = outcome.exception()
         if error is None:
             return self._accept(commit, group, outcome.result())
         if isinstance(error, VersionConflictError):
             return self._spawn(self._recover(commit, group), "recover")
-        _send([(item, build_error(reason_of(error), f"nothing was stored: {error}", command_id=item.command.id, version=self.get_version())) for item in group.members])
+        self._end_schedules(find_made(group, commit.id))
+        send_all([(item, build_error(reason_of(error), f"nothing was stored: {error}", command_id=item.command.id, version=self.get_version())) for item in group.members])
         self._release_step()
 
     def _accept(self, commit: Commit, group: Group, sequence: int) -> None:
         position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, group.time, group.time_s)
         self._history.accept(position, group.accepted, group.state)
+        if commit.inbox or group.reminders:
+            self._history.note_durable(commit.inbox, commit.reminders)
+            self._after_scheduled(commit, group)
         self._conflicts = 0
-        _send(group.answers)
+        send_all(group.answers)
         self._after_progress()
         self._release_step()
 
@@ -379,14 +353,42 @@ class VirtualMachine:
         if tail is None:
             return
         if any(found.id == commit.id for found in tail.commits):
-            _send(group.answers)
+            self._after_scheduled(commit, group)
+            send_all(group.answers)
             self._conflicts = 0
         elif tail.end in ("other", "unread"):
-            _send([(item, _unknown(item)) for item in group.members])
+            send_all([(item, build_unknown(item)) for item in group.members])
         else:
+            self._end_schedules(find_made(group, commit.id))
             self._decide_again(group)
         self._after_progress()
         self._go_on_or_end(tail)
+
+    async def _append_scheduled(self, commit: Commit, group: Group) -> None:
+        """Make the schedules of a group, then append its commit: a reminder in force then always has a schedule."""
+        group.ended = find_ended(group, self._history.reminders)
+        commit = msgspec.structs.replace(commit, reminders=format_changes(choose_changes(group, self._history.reminders, commit.id)))
+        try:
+            failed = await make_schedules(self._services.reminders, self.desired.actor, group, commit.id, is_stopping=lambda: self._stopping)
+        except BaseException:
+            send_all([(item, build_moving(item.command.id)) for item in group.members])
+            raise
+        if not failed:
+            return self._append_commit(commit, group)
+        self._end_schedules(find_made(group, commit.id))
+        send_all(failed)
+        self._mailbox[:0] = [item for item in group.members if all(item is not other for other, _ in failed)]
+        self._release_step()
+
+    def _after_scheduled(self, commit: Commit, group: Group) -> None:
+        """End the schedules that a commit replaced; make anew what came due before the commit was there."""
+        self._end_schedules(group.ended)
+        if group.reminders and is_overdue(group, self._services.now().unix_s):
+            self._spawn(remake_schedules(self._services.reminders, self.desired.actor, group, commit.id), "reminders")
+
+    def _end_schedules(self, schedules: list[tuple[str, str]]) -> None:
+        if schedules:
+            self._spawn(end_schedules(self._services.reminders, self.desired.actor, schedules), "reminders")
 
     async def _confirm(self, group: Group) -> None:
         """Send answers that store nothing once the log is known not to have moved."""
@@ -394,12 +396,12 @@ class VirtualMachine:
         if tail is None:
             return
         if tail.end == "same":
-            _send(group.answers)
+            send_all(group.answers)
             self._conflicts = 0
         elif tail.end == "moved":
             self._decide_again(group)
         else:
-            _send([(item, _moving(item.command.id)) for item in group.members])
+            send_all([(item, build_moving(item.command.id)) for item in group.members])
         self._go_on_or_end(tail)
 
     async def _follow(self) -> None:
@@ -413,11 +415,11 @@ class VirtualMachine:
         try:
             return await self._read_tail(may_be_empty=may_be_empty)
         except EventInvalid as exc:
-            _send([(item, _unknown(item)) for item in group.members])
+            send_all([(item, build_unknown(item)) for item in group.members])
             self._quarantine(str(exc))
             return None
         except BaseException:
-            _send([(item, _unknown(item)) for item in group.members])
+            send_all([(item, build_unknown(item)) for item in group.members])
             raise
 
     async def _answer_repeats(self, repeats: list[tuple[Waiting, int]]) -> None:
@@ -475,9 +477,9 @@ class VirtualMachine:
         self._conflicts += 1
         if self._conflicts > CONFLICTS_MAX:
             self._conflicts = 0
-            _send([(item, _conflict(item, self.get_version())) for item in group.members])
+            send_all([(item, build_conflict(item, self.get_version())) for item in group.members])
         elif self._stopping:
-            _send([(item, _moving(item.command.id)) for item in group.members])
+            send_all([(item, build_moving(item.command.id)) for item in group.members])
         else:
             self._mailbox[:0] = group.members
 
@@ -559,7 +561,7 @@ class VirtualMachine:
 
     def _refuse_waiting(self) -> None:
         waiting, self._mailbox = self._mailbox, []
-        _send([(item, _moving(item.command.id)) for item in waiting])
+        send_all([(item, build_moving(item.command.id)) for item in waiting])
 
     def _report(self, *, fenced_by: Epoch = NO_EPOCH) -> None:
         self._listener.on_report(self.build_report(fenced_by=fenced_by))
@@ -568,22 +570,3 @@ class VirtualMachine:
 def _label(model: Model) -> str:
     """Return the model as commits and statuses name it."""
     return f"{model.name}@{model.content_hash}"
-
-
-def _send(answers: list[tuple[Waiting, Reply]]) -> None:
-    for item, reply in answers:
-        item.answer(reply)
-
-
-def _moving(command_id: str) -> Reply:
-    return build_error(Reason.BUSY, "the actor is moving; send the command again with the same id", command_id=command_id, retry_after_ms=MOVING_RETRY_MS)
-
-
-def _conflict(item: Waiting, version: int) -> Reply:
-    message = f"other writers came first {CONFLICTS_MAX + 1} times; nothing was stored"
-    return build_error(Reason.CONFLICT, message, command_id=item.command.id, version=version, retry_after_ms=MOVING_RETRY_MS)
-
-
-def _unknown(item: Waiting) -> Reply:
-    message = "the outcome is unknown; repeat the command with the same id to learn it"
-    return build_error(Reason.UNKNOWN, message, command_id=item.command.id, retry_after_ms=MOVING_RETRY_MS)

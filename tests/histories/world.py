@@ -11,9 +11,10 @@ from aether_api.messages import Command, Reply
 from aether_model.model import Model
 from aether_runtime.adapters.memory import MemorySnapshotStore
 from aether_runtime.core.group import Now, Waiting
-from aether_runtime.ports import ActorReport, DesiredActor, EventStore
+from aether_runtime.ports import ActorReport, DesiredActor, EventStore, ReminderStore
 from aether_runtime.snapshotter import Snapshotter
-from aether_runtime.vm import VirtualMachine, VmListener, VmServices
+from aether_runtime.vm import VirtualMachine
+from aether_runtime.vm_world import VmListener, VmServices
 from tests.histories.bank import ALICE, START_S, compile_account
 
 
@@ -45,7 +46,16 @@ class Call:
 class Pod(VmListener):
     """Holds VMs of one process and keeps what they tell."""
 
-    def __init__(self, name: str, events: EventStore, snapshots: MemorySnapshotStore | None = None, *, clock: Clock | None = None, bytes_max: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        name: str,
+        events: EventStore,
+        snapshots: MemorySnapshotStore | None = None,
+        *,
+        clock: Clock | None = None,
+        bytes_max: int = 1 << 20,
+        reminders: ReminderStore | None = None,
+    ) -> None:
         self.name = name
         self.clock = clock or Clock()
         self.snapshots = snapshots or MemorySnapshotStore()
@@ -66,6 +76,7 @@ class Pod(VmListener):
             spawn=self._spawn,
             may_keep=lambda actor: self.may_keep,
             bytes_max=bytes_max,
+            reminders=reminders,
         )
 
     @property

@@ -19,11 +19,14 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
+from aether_api.durable import InboxPosition, Tick
 from aether_api.envelope import Event, build_event_id, build_source, decode_fields, encode_event
 from aether_api.errors import CommandFailed, EventInvalid, InternalError, Reason
 from aether_api.messages import Command, Reply, ReplyEvent, build_error, format_time, parse_time
 from aether_model.model import CommandInput, Decision, DomainEvent, Emitted, Model, Rejected, State
+from aether_nats.schedules import Reminder
 from aether_runtime.core.history import History
+from aether_runtime.core.reminders import REMINDER_GONE, plan_reminders
 from aether_runtime.core.window import AGE_MAX_S, SKEW_S
 
 COMMANDS_MAX: Final = 256
@@ -33,17 +36,26 @@ WAITED_RETRY_MS: Final = 100
 """Milliseconds after which a command that waited too long may come again: a few groups of a hot actor."""
 
 
+class InboxEntry(msgspec.Struct, frozen=True):
+    """What makes a command a durable one: its place in the actor's inbox, and the reminder that it comes from, if any."""
+
+    position: InboxPosition
+    tick: Tick | None = None
+
+
 class Waiting(msgspec.Struct):
     """A command that waits for its answer.
 
     Attributes:
         deadline: monotonic time after which it is answered `Expired` without being decided.
         answer: called exactly once.
+        inbox: None for a command whose sender waits. A durable one has no age: its place in the inbox tells whether it was run.
     """
 
     command: Command
     deadline: float
     answer: Callable[[Reply], None]
+    inbox: InboxEntry | None = None
 
 
 class Group(msgspec.Struct):
@@ -59,6 +71,9 @@ class Group(msgspec.Struct):
         accepted: the answers of the commands whose events these are, by id.
         rest: commands that did not fit.
         bytes: of the events so far; at most `bytes_max`.
+        inbox: how far the group settles the actor's durable commands; None if not at all.
+        reminders: what becomes of reminders, by name: a new one, or None for its end; with the command that wants it.
+        ended: names and tokens of the schedules that are of no more use once the group is committed.
     """
 
     state: State
@@ -74,6 +89,9 @@ class Group(msgspec.Struct):
     rest: list[Waiting] = []
     bytes: int = 0
     bytes_max: int = 0
+    inbox: InboxPosition | None = None
+    reminders: dict[str, tuple[Reminder | None, Waiting]] = {}
+    ended: list[tuple[str, str]] = []
 
     @property
     def members(self) -> list[Waiting]:
@@ -98,7 +116,8 @@ def decide_group(history: History, waiting: Sequence[Waiting], now: Now, *, byte
     group = begin_group(history, now)
     group.bytes_max = bytes_max
     for place, item in enumerate(waiting):
-        if len(group.answers) >= COMMANDS_MAX or not _take(group, history, item, now):
+        take = _take if item.inbox is None else _take_durable
+        if len(group.answers) >= COMMANDS_MAX or not take(group, history, item, now):
             group.rest = list(waiting[place:])
             break
     return group
@@ -118,7 +137,7 @@ def begin_group(history: History, now: Now) -> Group:
 def _take(group: Group, history: History, item: Waiting, now: Now) -> bool:
     """Put one command into the group; False when it has to wait for the next one."""
     command = item.command
-    if now.monotonic_s > item.deadline or not group.oldest_s <= command.unix_s <= now.unix_s + SKEW_S:
+    if (now.monotonic_s > item.deadline or not group.oldest_s <= command.unix_s <= now.unix_s + SKEW_S) and item.inbox is None:
         group.immediate.append((item, _refuse_time(command, item.deadline, now)))
         return True
     earlier = group.accepted.get(command.id)
@@ -137,6 +156,25 @@ def _take(group: Group, history: History, item: Waiting, now: Now) -> bool:
     if type(decision) is Emitted:
         return _take_events(group, history, item, decision, state)
     group.answers.append((item, _build_answer(group, history.model, command, decision)))
+    return True
+
+
+def _take_durable(group: Group, history: History, item: Waiting, now: Now) -> bool:
+    """Put a durable command into the group, unless it is settled; its answer settles it, except for an error."""
+    entry, answered = item.inbox, len(group.answers)
+    if entry is None or history.inbox.covers(entry.position):
+        group.immediate.append((item, Reply("noop", group.version, message="it is settled already", command_id=item.command.id)))
+        return True
+    tick = entry.tick
+    if tick is not None and (tick.name in group.reminders or history.reminders.get(tick.name) != tick.token):
+        group.answers.append((item, Reply("noop", group.version, reason=REMINDER_GONE, message="its reminder is not in force", command_id=item.command.id)))
+    elif not _take(group, history, item, now):
+        return False
+    outcome = group.answers[-1][1].outcome if len(group.answers) > answered else "error"
+    if outcome != "error":
+        group.inbox = entry.position
+    if outcome == "accepted" and tick is not None and not tick.recurring:
+        group.reminders.setdefault(tick.name, (None, item))
     return True
 
 
@@ -164,6 +202,8 @@ def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision |
             for event in decision.events:
                 version += 1
                 state = model.apply(state, event.type, event.data, time=group.time, version=version)
+            if decision.reminders:
+                plan_reminders(decision.reminders, group.time_s)  # so that one that cannot be carried out fails the command
         return decision, state
     except (CommandFailed, EventInvalid) as exc:
         return build_error(Reason.COMMAND_FAILED, f"{exc}; nothing was stored", command_id=command.id, version=group.version), group.state
@@ -191,6 +231,8 @@ def _take_events(group: Group, history: History, item: Waiting, decision: Emitte
         group.encoded += encoded
         group.bytes += size
         group.state, group.version = state, reply.version
+        if decision.reminders:
+            group.reminders |= {name: (reminder, item) for name, reminder in plan_reminders(decision.reminders, group.time_s).items()}
     return True
 
 

@@ -81,8 +81,7 @@ class History:
             for event in events:
                 state = apply_event(self.model, state, event)
                 moment = parse_time(event.time)
-            inbox = parse_inbox_position(commit.inbox) if commit.inbox else self.inbox
-            reminders = fold_changes(self.reminders, commit.reminders) if commit.reminders else self.reminders
+            inbox, reminders = self._read_durable(commit.inbox, commit.reminders)
         except (InvalidEnvelope, PermanentError) as exc:
             raise EventInvalid(f"sequence {commit.sequence}, versions {commit.first_version} to {commit.last_version}: {exc}") from exc
         position = self.position
@@ -105,6 +104,13 @@ class History:
             if command_id and command_id != noted:
                 noted = command_id
                 self.window.add(command_id, sequence, time_s)
+
+    def note_durable(self, inbox: str, reminders: str) -> None:
+        """Move inbox and reminders on as an accepted commit of ours says."""
+        self.inbox, self.reminders = self._read_durable(inbox, reminders)
+
+    def _read_durable(self, inbox: str, reminders: str) -> tuple[InboxPosition, Mapping[str, str]]:
+        return parse_inbox_position(inbox) if inbox else self.inbox, fold_changes(self.reminders, reminders) if reminders else self.reminders
 
     def _restart(self, commit: StoredCommit) -> None:
         self.state = self.model.initial_state()

@@ -40,17 +40,18 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The tick is settled without being run.
-
-    Attributes:
-        orphan: no commit stands behind its schedule, which is to be ended.
-    """
+    """The tick is settled without being run."""
 
     why: str
-    orphan: bool = False
 
 
 RUN: Final = Run()
+
+LEAD_S: Final = 1.0
+"""Seconds by which a schedule is due after it is made, at least: its commit, which takes a millisecond, must be there before its tick."""
+
+REMINDER_GONE: Final = "ReminderGone"
+"""Reason in the answer to a tick whose reminder is not in force: it was cancelled or replaced, or its commit was refused."""
 
 
 def no_reminders() -> Mapping[str, str]:
@@ -117,7 +118,7 @@ def _build_reminder(wish: SetReminder, now_s: float) -> Reminder:
             return Reminder(wish.name, wish.command, wish.payload, _check_line(wish.name, text), zone=_check_line(wish.name, zone) if zone != "UTC" else "", missed=wish.missed)
         case _:
             assert_never(schedule)
-    due = format_time(due_s)
+    due = format_time(max(due_s, now_s + LEAD_S))
     return Reminder(wish.name, wish.command, wish.payload, f"@at {due}", due, missed=wish.missed)
 
 
@@ -127,16 +128,13 @@ def _check_line(name: str, text: str) -> str:
     return text.strip()
 
 
-def choose_tick(tick: Tick, reminders: Mapping[str, str], later: Sequence[DurableCommand], now_s: float) -> Run | Drop:
-    """Decide what becomes of a tick that waits.
+def choose_tick(tick: Tick, later: Sequence[DurableCommand], now_s: float) -> Run | Drop:
+    """Decide what becomes of a tick that waited, by its policy. Whether its reminder is in force is decided with its command.
 
     Args:
-        reminders: what is in force.
         later: what waits behind it.
         now_s: unix time.
     """
-    if reminders.get(tick.name) != tick.token:
-        return Drop("no reminder is in force under its token: it was cancelled, replaced, or its commit was refused", orphan=True)
     match tick.missed:
         case "late":
             return RUN

@@ -12,7 +12,7 @@ from aether_api.identity import CommandId, parse_actor_id
 from aether_api.messages import Command, format_time
 from aether_model.model import After, At, CancelReminder, Cron, Schedule, SetReminder
 from aether_nats.schedules import Reminder
-from aether_runtime.core.reminders import RUN, SKIP_AFTER_S, Drop, choose_tick, fold_changes, format_changes, parse_changes, plan_reminders
+from aether_runtime.core.reminders import LEAD_S, RUN, SKIP_AFTER_S, Drop, choose_tick, fold_changes, format_changes, parse_changes, plan_reminders
 
 ALICE = parse_actor_id("bank", "account", "alice")
 NOW_S = 1_769_860_800.0
@@ -89,27 +89,22 @@ def test_reminders_are_set_replaced_and_ended_by_commits() -> None:
     assert (one, two, fold_changes(two, "a:")) == ({"a": "1", "b": "2"}, {"a": "3"}, {})
 
 
+def test_a_moment_that_has_passed_comes_as_soon_as_the_commit_can_be_there() -> None:
+    (planned,) = plan_reminders([wish(At("2020-01-01T00:00:00Z"))], NOW_S).values()
+    assert planned is not None
+    assert planned.due == format_time(NOW_S + LEAD_S)
+
+
 def test_a_tick_runs_however_late_it_is() -> None:
-    assert choose_tick(build_tick(due_s=NOW_S - 1e6), {"dunning": "t1"}, [waiting(build_tick())], NOW_S) == RUN
-
-
-@pytest.mark.parametrize("reminders", [{}, {"dunning": "t2"}, {"other": "t1"}])
-def test_a_tick_that_no_commit_stands_behind_is_dropped_with_its_schedule(reminders: dict[str, str]) -> None:
-    choice = choose_tick(build_tick(), reminders, [], NOW_S)
-    assert isinstance(choice, Drop)
-    assert choice.orphan
+    assert choose_tick(build_tick(due_s=NOW_S - 1e6), [waiting(build_tick())], NOW_S) == RUN
 
 
 def test_of_collapsing_ticks_only_the_last_that_waits_runs() -> None:
-    reminders = {"dunning": "t1", "other": "t1"}
     tick = build_tick("collapse")
-    followed = choose_tick(tick, reminders, [waiting(None, 2), waiting(build_tick("collapse"), 3)], NOW_S)
-    assert isinstance(followed, Drop)
-    assert not followed.orphan
-    assert choose_tick(tick, reminders, [waiting(None), waiting(build_tick("collapse", name="other")), waiting(build_tick("collapse", token="t0"))], NOW_S) == RUN
+    assert isinstance(choose_tick(tick, [waiting(None, 2), waiting(build_tick("collapse"), 3)], NOW_S), Drop)
+    assert choose_tick(tick, [waiting(None), waiting(build_tick("collapse", name="other")), waiting(build_tick("collapse", token="t0"))], NOW_S) == RUN
 
 
 @pytest.mark.parametrize(("late_s", "runs"), [(0.0, True), (SKIP_AFTER_S, True), (SKIP_AFTER_S + 1, False)])
 def test_a_skipping_tick_runs_only_on_time(late_s: float, runs: bool) -> None:
-    choice = choose_tick(build_tick("skip", due_s=NOW_S - late_s), {"dunning": "t1"}, [], NOW_S)
-    assert isinstance(choice, Drop) is not runs
+    assert isinstance(choose_tick(build_tick("skip", due_s=NOW_S - late_s), [], NOW_S), Drop) is not runs

@@ -16,9 +16,10 @@ from aether_api.v1alpha1 import ActorPhase
 from aether_model.decide import CompiledModel
 from aether_model.model import CommandInput, Decision, State
 from aether_runtime.adapters.memory import MemoryEventStore, MemorySnapshotStore
+from aether_runtime.answers import CONFLICTS_MAX
 from aether_runtime.core.group import COMMANDS_MAX
 from aether_runtime.core.snapshots import Snapshot
-from aether_runtime.vm import CONFLICTS_MAX, MAILBOX_MAX
+from aether_runtime.vm import MAILBOX_MAX
 from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard
 from tests.histories.faults import Fate, FaultyEventStore
 from tests.histories.invariants import check_answers, check_log, events_of, read_history

@@ -1,0 +1,39 @@
+"""What a VM answers when it is not its model that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from aether_api.errors import Reason
+from aether_api.messages import Reply, build_error
+from aether_runtime.core.group import Waiting
+
+MOVING_RETRY_MS: Final = 100
+"""Milliseconds after which a caller may ask again while the actor moves: a hand-over takes about as long."""
+
+CONFLICTS_MAX: Final = 3
+"""Times in a row that a group is decided again after a refused append; then the callers decide."""
+
+
+def send_all(answers: Iterable[tuple[Waiting, Reply]]) -> None:
+    """Answer commands in order."""
+    for item, reply in answers:
+        item.answer(reply)
+
+
+def build_moving(command_id: str) -> Reply:
+    """Return the answer to a command that this VM takes no more."""
+    return build_error(Reason.BUSY, "the actor is moving; send the command again with the same id", command_id=command_id, retry_after_ms=MOVING_RETRY_MS)
+
+
+def build_conflict(item: Waiting, version: int) -> Reply:
+    """Return the answer to a command that lost against other writers too often."""
+    message = f"other writers came first {CONFLICTS_MAX + 1} times; nothing was stored"
+    return build_error(Reason.CONFLICT, message, command_id=item.command.id, version=version, retry_after_ms=MOVING_RETRY_MS)
+
+
+def build_unknown(item: Waiting) -> Reply:
+    """Return the answer to a command that may have been stored."""
+    message = "the outcome is unknown; repeat the command with the same id to learn it"
+    return build_error(Reason.UNKNOWN, message, command_id=item.command.id, retry_after_ms=MOVING_RETRY_MS)

@@ -1,0 +1,101 @@
+"""Carries out what a group of commands wants of reminders: schedules before the commit, ends after it.
+
+A schedule without its commit does no harm, since its ticks are dropped; a commit without its schedule would lose a reminder.
+Hence the order, and hence what is no longer needed is only ended as well as it goes: the first tick of a forgotten schedule
+ends it for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from aether_api import logs
+from aether_api.errors import AetherError, CommandFailed, PermanentError, Reason, RetryableError, reason_of
+from aether_api.identity import ActorId
+from aether_api.messages import Reply, build_error, format_time
+from aether_nats.schedules import Reminder
+from aether_runtime.answers import build_moving
+from aether_runtime.core.group import Group, Waiting
+from aether_runtime.ports import ReminderStore
+
+logger = logging.getLogger(__name__)
+
+RETRY_S: Final = 0.2
+"""Seconds between tries to make a schedule while NATS is away; the actor waits meanwhile, as it does with an append."""
+
+Named = tuple[str, str]
+"""Name and token of a schedule."""
+
+
+def choose_changes(group: Group, in_force: Mapping[str, str], token: str) -> dict[str, str]:
+    """Return what the commit says of reminders: its token for each that it sets, none for each that it ends."""
+    return {name: token if reminder else "" for name, (reminder, _) in group.reminders.items() if reminder or name in in_force}
+
+
+def find_ended(group: Group, in_force: Mapping[str, str]) -> list[Named]:
+    """Return the schedules that are of no more use once the group is committed; a one-shot that has fired is gone by itself."""
+    ended: list[Named] = []
+    for name, (_, item) in group.reminders.items():
+        token = in_force.get(name)
+        tick = item.inbox.tick if item.inbox else None
+        fired = tick is not None and tick.token == token and not tick.recurring
+        if token and not fired:
+            ended.append((name, token))
+    return ended
+
+
+def find_made(group: Group, token: str) -> list[Named]:
+    """Return the schedules that were made for a commit."""
+    return [(name, token) for name, (reminder, _) in group.reminders.items() if reminder]
+
+
+async def make_schedules(store: ReminderStore | None, actor: ActorId, group: Group, token: str, *, is_stopping: Callable[[], bool]) -> list[tuple[Waiting, Reply]]:
+    """Make the schedules of a group, however long it takes, and return which commands fail instead; then the others must be decided again."""
+    for name, (reminder, item) in group.reminders.items():
+        while reminder is not None:
+            try:
+                if store is None:
+                    raise CommandFailed(f"reminder {name}: this runtime keeps no reminders")
+                await store.set(actor, reminder, token)
+                break
+            except PermanentError as exc:
+                reason = Reason.COMMAND_FAILED if isinstance(exc, CommandFailed) else reason_of(exc)
+                return [(item, build_error(reason, f"{exc}; nothing was stored", command_id=item.command.id))]
+            except RetryableError as exc:
+                if is_stopping():
+                    return [(member, build_moving(member.command.id)) for member in group.members]
+                logger.debug("making a schedule has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+                await asyncio.sleep(RETRY_S)
+    return []
+
+
+def is_overdue(group: Group, now_s: float) -> bool:
+    """Tell whether a one-shot of a group came due before its commit was there: another owner may have dropped its tick."""
+    return any(reminder is not None and _has_fired(reminder, now_s) for reminder, _ in group.reminders.values())
+
+
+async def remake_schedules(store: ReminderStore | None, actor: ActorId, group: Group, token: str) -> None:
+    """Make the one-shots of a committed group again, as well as it goes; a tick that ran already is known by its token."""
+    for name, (reminder, _) in group.reminders.items():
+        try:
+            if store is not None and reminder is not None and reminder.due:
+                await store.set(actor, reminder, token)
+        except AetherError as exc:
+            logger.warning("a reminder may be lost: it came due while its commit was under way", extra={logs.ACTOR_ID: str(actor), logs.NAME: name, logs.REASON: str(exc)})
+
+
+def _has_fired(reminder: Reminder, now_s: float) -> bool:
+    return bool(reminder.due) and reminder.due <= format_time(now_s)
+
+
+async def end_schedules(store: ReminderStore | None, actor: ActorId, schedules: Sequence[Named]) -> None:
+    """End schedules as well as it goes."""
+    for name, token in schedules:
+        try:
+            if store is not None:
+                await store.cancel(actor, name, token)
+        except AetherError as exc:
+            logger.debug("a schedule could not be ended; its next tick will end it", extra={logs.ACTOR_ID: str(actor), logs.NAME: name, logs.REASON: str(exc)})

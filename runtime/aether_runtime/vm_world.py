@@ -1,0 +1,62 @@
+"""What surrounds a VM: the services that it may use, and the listener that it tells how it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aether_api.identity import ActorId
+from aether_runtime.core.group import Now
+from aether_runtime.ports import ActorReport, EventStore, ReminderStore, Spawn
+from aether_runtime.snapshotter import Snapshotter
+
+if TYPE_CHECKING:
+    from aether_runtime.vm import VirtualMachine
+
+
+@dataclass(frozen=True, slots=True)
+class VmServices:
+    """What a VM may use; nothing else reaches it.
+
+    Attributes:
+        writer: `<podUID>/<bootId>` of this process.
+        now: wall and monotonic clock.
+        new_id: makes commit ids.
+        spawn: runs a task that the process owns.
+        may_keep: whether this process should keep an actor of equal epoch after meeting another writer.
+        bytes_max: payload bytes of one commit.
+        reminders: None where no command can set one.
+    """
+
+    events: EventStore
+    snapshotter: Snapshotter
+    writer: str
+    now: Callable[[], Now]
+    new_id: Callable[[], str]
+    spawn: Spawn
+    may_keep: Callable[[ActorId], bool]
+    bytes_max: int
+    reminders: ReminderStore | None = None
+
+
+class VmListener:
+    """What a VM tells its runtime; the methods must not block."""
+
+    def on_report(self, report: ActorReport) -> None:
+        """Phase, reason or placement changed."""
+
+    def on_progress(self, vm: VirtualMachine) -> None:
+        """The version changed; called after every commit, so it must cost next to nothing. `build_report` says the rest."""
+
+    def on_ready(self, vm: VirtualMachine) -> None:
+        """The VM has replayed and takes commands."""
+
+    def on_ended(self, vm: VirtualMachine) -> None:
+        """The VM gave up by itself: fenced. It takes no more commands."""
+
+    def on_stale(self, vm: VirtualMachine) -> None:
+        """The VM's past is not the log's any more; it is to be thrown away and started anew from the log."""
+
+    def on_failed(self, vm: VirtualMachine, error: Exception) -> None:
+        """The VM met something that must not happen; it is to be thrown away and started anew from the log."""

@@ -1,0 +1,287 @@
+"""Durable commands and reminders within a VM: positions and reminders in commits, schedules before and after them."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from aether_api.durable import InboxPosition, Tick
+from aether_api.envelope import StoredCommit
+from aether_api.errors import CommandFailed, Disconnected, Reason, RetryableError
+from aether_api.identity import ActorId
+from aether_api.messages import Command, Reply
+from aether_nats.schedules import Reminder
+from aether_runtime.adapters.memory import MemoryEventStore
+from aether_runtime.core.group import InboxEntry, Waiting
+from aether_runtime.core.reminders import REMINDER_GONE
+from aether_runtime.core.window import AGE_MAX_S
+from aether_runtime.vm import VirtualMachine
+from tests.histories.alarm import CLOCK, Alarm
+from tests.histories.bank import START_S, build_command
+from tests.histories.faults import Fate, FaultyEventStore
+from tests.histories.invariants import read_history
+from tests.histories.world import Call, Pod, run_commands, settle
+
+pytestmark = pytest.mark.asyncio
+
+
+class Schedules:
+    """Schedules in memory, with what shall go wrong first; knows what the log held when each was made."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.made: dict[tuple[str, str], Reminder] = {}
+        self.times_made = 0
+        self.failures = list(failures)
+
+    async def set(self, actor: ActorId, reminder: Reminder, token: str) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.times_made += 1
+        self.made[reminder.name, token] = reminder
+
+    async def cancel(self, actor: ActorId, name: str, token: str) -> None:
+        self.made.pop((name, token), None)
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.made]
+
+
+def command(name: str, id: str = "", /, *, age_s: float = 0.0, **fields: object) -> Command:
+    return build_command(name, fields, id=id or name, actor=CLOCK, time_s=START_S - age_s)
+
+
+def send_durable(pod: Pod, vm: VirtualMachine, wish: Command, sequence: int, tick: Tick | None = None) -> Call:
+    call = Call(wish)
+    vm.process_command(Waiting(wish, float("inf"), call.answers.append, InboxEntry(InboxPosition(7, sequence), tick)))
+    return call
+
+
+async def run_durable(pod: Pod, vm: VirtualMachine, wish: Command, sequence: int, tick: Tick | None = None) -> Reply:
+    call = send_durable(pod, vm, wish, sequence, tick)
+    await settle(pod, until=lambda: bool(call.answers))
+    await settle(pod)
+    return call.reply
+
+
+class Rig:
+    """One pod on a log in memory."""
+
+    def __init__(self, *fates: Fate, schedules: Schedules | None = None) -> None:
+        waiting = list(fates)
+        self.events = FaultyEventStore(MemoryEventStore(), lambda commit: waiting.pop(0) if waiting else Fate.STORED)
+        self.schedules = schedules or Schedules()
+        self.pod = Pod("a", self.events, reminders=self.schedules)
+
+    async def start(self, *, epoch: int = 1) -> VirtualMachine:
+        return await self.pod.start(epoch, actor=CLOCK, model=Alarm())
+
+    async def commits(self) -> list[StoredCommit]:
+        return await read_history(self.events.inner, CLOCK)
+
+
+async def test_a_durable_command_moves_the_inbox_with_its_commit_and_never_runs_again() -> None:
+    rig = Rig()
+    vm = await rig.start()
+    assert (await run_durable(rig.pod, vm, command("Ring", "c-1"), 40)).outcome == "accepted"
+    again = await run_durable(rig.pod, vm, command("Ring", "c-2"), 40)
+    assert (again.outcome, again.version, vm.get_version()) == ("noop", 1, 1)
+    assert [commit.inbox for commit in await rig.commits()] == ["7:40"]
+    assert vm.inbox == InboxPosition(7, 40)
+
+
+async def test_the_next_owner_knows_what_was_settled() -> None:
+    rig = Rig()
+    await run_durable(rig.pod, await rig.start(), command("Ring", "c-1"), 40)
+    other = await rig.start(epoch=2)
+    assert (await run_durable(rig.pod, other, command("Ring", "c-1"), 40)).outcome == "noop"
+    assert (await run_durable(rig.pod, other, command("Ring", "c-2"), 41)).version == 2
+
+
+async def test_a_durable_command_is_never_too_old() -> None:
+    rig = Rig()
+    reply = await run_durable(rig.pod, await rig.start(), command("Ring", age_s=AGE_MAX_S * 1000), 40)
+    assert reply.outcome == "accepted"
+
+
+async def test_a_rejection_settles_with_the_next_commit_and_a_failure_does_not() -> None:
+    rig = Rig(Fate.HELD)
+    vm = await rig.start()
+    rig.pod.send(vm, command("Ring", "first"))
+    refused, failed = send_durable(rig.pod, vm, command("Refuse"), 40), send_durable(rig.pod, vm, command("Fail"), 41)
+    other = rig.pod.send(vm, command("Ring", "second"))
+    rig.events.release()
+    await settle(rig.pod, until=lambda: bool(other.answers))
+    assert (refused.reply.outcome, failed.reply.reason) == ("rejected", Reason.COMMAND_FAILED)
+    assert [commit.inbox for commit in await rig.commits()] == ["", "7:40"]
+
+
+async def test_a_refused_append_does_not_move_the_inbox() -> None:
+    rig = Rig(Fate.HELD)
+    vm = await rig.start()
+    call = send_durable(rig.pod, vm, command("Ring", "c-1"), 40)
+    rival = await rig.start(epoch=2)
+    await run_durable(rig.pod, rival, command("Ring", "c-1"), 40)
+    rig.events.release()
+    await settle(rig.pod, until=lambda: bool(call.answers))
+    assert len(await rig.commits()) == 1
+
+
+async def test_a_reminder_is_scheduled_before_the_commit_that_names_it() -> None:
+    rig = Rig(Fate.HELD)
+    vm = await rig.start()
+    call = rig.pod.send(vm, command("Set", after_s=60))
+    await settle(rig.pod)
+    ((key, reminder),) = rig.schedules.made.items()
+    assert (await rig.commits(), call.answers) == ([], [])
+    rig.events.release()
+    await settle(rig.pod, until=lambda: bool(call.answers))
+    (commit,) = await rig.commits()
+    assert commit.reminders == f"morning:{commit.id}"
+    assert (key, reminder.payload, dict(vm.reminders)) == (("morning", commit.id), b'{"label":"morning"}', {"morning": commit.id})
+
+
+async def test_a_replaced_and_a_cancelled_reminder_lose_their_schedules_after_the_commit() -> None:
+    rig = Rig()
+    vm = await rig.start()
+    await run_commands(rig.pod, vm, command("Set", "a", after_s=60))
+    await run_commands(rig.pod, vm, command("Set", "b", after_s=90))
+    await settle(rig.pod)
+    assert rig.schedules.names == ["morning"]
+    await run_commands(rig.pod, vm, command("Cancel", "c"))
+    await settle(rig.pod)
+    assert (rig.schedules.names, dict(vm.reminders)) == ([], {})
+    assert [commit.reminders for commit in await rig.commits()][-1] == "morning:"
+
+
+async def test_replacing_a_reminder_that_is_refused_keeps_the_one_in_force() -> None:
+    rig = Rig()
+    await run_commands(rig.pod, await rig.start(), command("Set", "a", after_s=60))
+    first = dict(rig.schedules.made)
+    stale = await rig.start()
+    await run_commands(rig.pod, await rig.start(epoch=2), command("Ring", "r"))
+    call = rig.pod.send(stale, command("Set", "b", after_s=90))
+    await settle(rig.pod, until=lambda: bool(call.answers))
+    await settle(rig.pod)
+    assert call.reply.outcome == "error"
+    assert rig.schedules.made == first
+
+
+async def test_a_lost_ack_keeps_the_reminder_and_ends_the_one_before() -> None:
+    rig = Rig(Fate.STORED, Fate.STORED_ACK_LOST)
+    vm = await rig.start()
+    await run_commands(rig.pod, vm, command("Set", "a", after_s=60), command("Ring", "r"))
+    (reply,) = await run_commands(rig.pod, vm, command("Set", "b", after_s=90))
+    await settle(rig.pod)
+    token = (await rig.commits())[-1].id
+    assert (reply.outcome, list(rig.schedules.made)) == ("accepted", [("morning", token)])
+
+
+async def test_schedules_wait_for_the_server() -> None:
+    rig = Rig(schedules=Schedules(Disconnected("away"), RetryableError("busy")))
+    (reply,) = await run_commands_slowly(rig.pod, await rig.start(), command("Set", after_s=60))
+    assert (reply.outcome, rig.schedules.names) == ("accepted", ["morning"])
+
+
+async def run_commands_slowly(pod: Pod, vm: VirtualMachine, *commands: Command) -> list[Reply]:
+    """Wait for real, since a try that failed is repeated after a fifth of a second."""
+    import asyncio
+
+    calls = [pod.send(vm, item) for item in commands]
+    async with asyncio.timeout(20):
+        while not all(call.answers for call in calls):
+            await asyncio.sleep(0.02)
+    return [call.reply for call in calls]
+
+
+async def test_a_schedule_that_nobody_can_read_fails_its_command_and_no_other() -> None:
+    rig = Rig(Fate.HELD, schedules=Schedules(CommandFailed("no such cron")))
+    vm = await rig.start()
+    rig.pod.send(vm, command("Ring", "first"))
+    calls = [rig.pod.send(vm, item) for item in (command("Ring", "r"), command("Set", "s", cron="rubbish"), command("Set", "t", name="evening", after_s=60))]
+    rig.events.release()
+    await settle(rig.pod, until=lambda: all(call.answers for call in calls))
+    await settle(rig.pod)
+    assert [(call.reply.outcome, call.reply.reason) for call in calls] == [("accepted", ""), ("error", Reason.COMMAND_FAILED), ("accepted", "")]
+    assert rig.schedules.names == ["evening"]
+
+
+async def test_a_wish_that_makes_no_sense_fails_its_command() -> None:
+    rig = Rig()
+    (reply,) = await run_commands(rig.pod, await rig.start(), command("Set", after_s=-5))
+    assert (reply.reason, await rig.commits()) == (Reason.COMMAND_FAILED, [])
+
+
+async def test_without_a_store_of_reminders_a_command_that_sets_one_fails() -> None:
+    rig = Rig()
+    pod = Pod("b", rig.events)
+    (reply,) = await run_commands(pod, await pod.start(actor=CLOCK, model=Alarm()), command("Set", after_s=60))
+    assert (reply.reason, "keeps no reminders" in reply.message) == (Reason.COMMAND_FAILED, True)
+
+
+async def test_a_one_shot_ends_with_the_commit_of_its_command() -> None:
+    rig = Rig()
+    vm = await rig.start()
+    await run_commands(rig.pod, vm, command("Set", after_s=60))
+    tick = Tick("morning", vm.reminders["morning"], "late", "2026-07-01T12:01:00Z", recurring=False)
+    assert (await run_durable(rig.pod, vm, command("Ring", "tick"), 50, tick)).outcome == "accepted"
+    assert dict(vm.reminders) == {}
+    again = await run_durable(rig.pod, vm, command("Ring", "tick again"), 51, tick)
+    assert (again.outcome, again.reason, vm.get_version()) == ("noop", REMINDER_GONE, 2)
+
+
+async def test_a_recurring_reminder_stays_in_force() -> None:
+    rig = Rig()
+    vm = await rig.start()
+    await run_commands(rig.pod, vm, command("Set", cron="@daily"))
+    tick = Tick("morning", vm.reminders["morning"], "late", "2026-07-01T12:01:00Z", recurring=True)
+    for sequence in (50, 51):
+        assert (await run_durable(rig.pod, vm, command("Ring", f"tick-{sequence}"), sequence, tick)).outcome == "accepted"
+    assert list(vm.reminders) == ["morning"]
+
+
+async def test_a_tick_that_sets_its_reminder_again_keeps_the_new_one() -> None:
+    rig = Rig()
+    vm = await rig.start()
+    await run_commands(rig.pod, vm, command("Set", "a", after_s=60))
+    tick = Tick("morning", vm.reminders["morning"], "late", "2026-07-01T12:01:00Z", recurring=False)
+    await run_durable(rig.pod, vm, command("Set", "b", after_s=60), 50, tick)
+    token = (await rig.commits())[-1].id
+    assert (dict(vm.reminders), ("morning", token) in rig.schedules.made) == ({"morning": token}, True)
+
+
+async def test_a_tick_that_comes_before_the_commit_of_its_reminder_waits_for_it() -> None:
+    rig = Rig(Fate.HELD)
+    vm = await rig.start()
+    rig.pod.send(vm, command("Set", after_s=0))
+    await settle(rig.pod)
+    ((_, token),) = rig.schedules.made
+    early = send_durable(rig.pod, vm, command("Ring", "tick"), 50, Tick("morning", token, "late", "2026-07-01T12:00:00Z", recurring=False))
+    rig.events.release()
+    await settle(rig.pod, until=lambda: bool(early.answers))
+    assert early.reply.outcome == "accepted"
+
+
+async def test_a_one_shot_that_came_due_before_its_commit_is_scheduled_again() -> None:
+    rig = Rig(Fate.HELD)
+    vm = await rig.start()
+    call = rig.pod.send(vm, command("Set", after_s=5))
+    await settle(rig.pod)
+    rig.pod.clock.elapsed_s = 6.0
+    rig.events.release()
+    await settle(rig.pod, until=lambda: bool(call.answers))
+    await settle(rig.pod)
+    assert rig.schedules.times_made == 2
+
+
+async def test_reminders_and_the_inbox_survive_in_a_snapshot() -> None:
+    rig = Rig()
+    vm = await rig.start()
+    await run_commands(rig.pod, vm, command("Set", after_s=60))
+    await run_durable(rig.pod, vm, command("Ring", "c-1"), 40)
+    reminders = dict(vm.reminders)
+    await vm.stop()
+    other = await rig.start(epoch=2)
+    assert other.snapshot.version == 2
+    assert (dict(other.reminders), other.inbox) == (reminders, InboxPosition(7, 40))
+    assert msgspec.json.decode(Alarm().encode_state(other.get_state())) == {"rang": ["Set", "Ring"]}
