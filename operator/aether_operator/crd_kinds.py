@@ -163,6 +163,13 @@ ACTOR: Final = CustomKind(
     selectable=(".status.placement.podUID", ".spec.model", ".spec.id"),
 )
 
+_ONE_LANGUAGE: Final = Rule(
+    "!has(self.python) || ((!has(self.state) || !has(self.state.properties) || self.state.properties.size() == 0)"
+    " && (!has(self.commands) || self.commands.size() == 0) && (!has(self.events) || self.events.size() == 0))",
+    "a model is written in YAML or in Python: with spec.python, leave out spec.state, spec.commands and spec.events",
+    ".python",
+)
+
 ACTOR_MODEL: Final = CustomKind(
     ActorModel,
     "actormodels",
@@ -174,7 +181,7 @@ ACTOR_MODEL: Final = CustomKind(
         _AGE,
         Column("Reason", condition_path("Accepted", "reason"), wide=True),
     ),
-    rules=MappingProxyType({(): (_label_rule("ActorModel"),), ("spec", "commands"): (_MEMBER_NAMES,), ("spec", "events"): (_MEMBER_NAMES,)}),
+    rules=MappingProxyType({(): (_label_rule("ActorModel"),), ("spec",): (_ONE_LANGUAGE,), ("spec", "commands"): (_MEMBER_NAMES,), ("spec", "events"): (_MEMBER_NAMES,)}),
     extras=MappingProxyType(
         {
             ("metadata",): _METADATA,

@@ -31,7 +31,7 @@ def advance(model: Model, state: State, command: CommandInput, *, event_time: st
     try:
         for event in decision.events:
             version += 1
-            state = model.apply(state, event.type, event.data, time=event_time, version=version)
+            state = model.apply(state, event.type, event.data, time=event_time, version=version, schema_version=event.schema_version)
     except EventInvalid as exc:
         raise CommandFailed(f"command {command.name} made an event that cannot be applied: {exc}") from exc
     return Advance(decision, state, version)

@@ -39,6 +39,8 @@ _RESERVED_REASONS = frozenset(reason.value for reason in Reason)
 
 def check_model(spec: ActorModelSpec) -> list[Problem]:
     """Return every problem of the model, sorted by path; an empty list means that `compile_model` accepts it."""
+    if spec.python is not None:
+        return _check_python(spec)
     found = [*_check_members("spec.commands", spec.commands), *_check_members("spec.events", spec.events)]
     found += check_fields("spec.state", spec.state.properties, (), place="state")
     too_much = _check_amount(list(_sources_of(spec)))
@@ -49,6 +51,12 @@ def check_model(spec: ActorModelSpec) -> list[Problem]:
     for name, event in spec.events.items():
         found += _check_event(join_path("spec.events", name), spec, event)
     return sorted(set(found), key=Problem.sort_key)
+
+
+def _check_python(spec: ActorModelSpec) -> list[Problem]:
+    """A class says all of its model itself; only a runtime can look into it."""
+    given = [name for name, members in (("commands", spec.commands), ("events", spec.events), ("state", spec.state.properties)) if members]
+    return [Problem(f"spec.{name}", "a model is written in YAML or in Python: with spec.python, leave this out") for name in given]
 
 
 def _sources_of(spec: ActorModelSpec) -> Iterator[str]:

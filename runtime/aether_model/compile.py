@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 
-from aether_api.errors import ModelInvalid
+from aether_api.errors import InternalError, ModelInvalid
 from aether_api.v1alpha1.actor_model import ActorModelSpec, CommandSpec, EmitSpec, EventSpec, GuardSpec
 from aether_model.cel import CompiledExpression, Environment
 from aether_model.cel_types import BOOL, STRING
@@ -40,6 +40,8 @@ def compile_model(name: str, spec: ActorModelSpec) -> CompiledModel:
     problems = check_model(spec)
     if problems:
         raise ModelInvalid(name, tuple(map(str, problems)))
+    if spec.python is not None:
+        raise InternalError(f"model {name} is in Python: it is imported, not compiled")
     state = compile_fields(spec.state.properties, ())
     events = {event: _compile_event(event, spec, state) for event in spec.events}
     return CompiledModel(

@@ -70,7 +70,7 @@ class CompiledModel:
             return Rejected(Reason.INVALID_COMMAND.value, f"{command.name}: {violation}")
         return _decide(compiled, cast("Fields", state), compiled.fields.complete(fields), command)
 
-    def apply(self, state: State, event_type: str, data: bytes, *, time: str, version: int) -> Fields:
+    def apply(self, state: State, event_type: str, data: bytes, *, time: str, version: int, schema_version: int = 1) -> Fields:
         """Return the state after an event; fields that it does not set are shared with the old state.
 
         Raises:

@@ -43,6 +43,7 @@ class DomainEvent(msgspec.Struct, frozen=True):
 
     type: str
     data: bytes
+    schema_version: int = 1
 
 
 class At(msgspec.Struct, frozen=True):
@@ -152,13 +153,14 @@ class Model(Protocol):
         """
         ...
 
-    def apply(self, state: State, event_type: str, data: bytes, *, time: str, version: int) -> State:
+    def apply(self, state: State, event_type: str, data: bytes, *, time: str, version: int, schema_version: int = 1) -> State:
         """Return the state after an event; the old one stays as it is.
 
         Args:
             data: raw JSON.
             time: the event's own time.
             version: the version that this event makes.
+            schema_version: that of the model which stored the event.
 
         Raises:
             EventInvalid: the model cannot apply the event.

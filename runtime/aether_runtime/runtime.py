@@ -22,7 +22,7 @@ from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName
 from aether_api.messages import Command, Reply
 from aether_api.subjects import command_wildcard
 from aether_api.v1alpha1 import ActorModel, ActorPhase
-from aether_model.compile import compile_model
+from aether_model.load import build_model
 from aether_model.model import Model
 from aether_nats.connection import NatsConnection, Subscription
 from aether_runtime.assignments import Assignments
@@ -138,13 +138,13 @@ class Runtime(VmListener):
 
     # What the seed names.
 
-    def load_model(self, model: ActorModel) -> None:
-        """Register a model: its actors can start, those that run take it over.
+    def load_model(self, model: ActorModel | Model) -> None:
+        """Register a model, as a resource or ready to run: its actors can start, those that run take it over.
 
         Raises:
-            ModelInvalid: it does not compile; an older version of it stays in use.
+            ModelInvalid: it does not compile, or cannot be imported here; an older version of it stays in use.
         """
-        compiled = compile_model(model.metadata.name, model.spec)
+        compiled = build_model(model.metadata.name, model.spec) if isinstance(model, ActorModel) else model
         self._models[compiled.name] = compiled
         self._refused.pop(compiled.name, None)
         self._touch_model(compiled.name)

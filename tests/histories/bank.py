@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,8 @@ from aether_api.messages import Command, format_time
 from aether_api.v1alpha1 import ActorModel
 from aether_model.compile import compile_model
 from aether_model.decide import CompiledModel
-from aether_model.model import State
+from aether_model.load import build_model
+from aether_model.model import Model, State
 
 FOLDER = Path(__file__).parents[2] / "examples" / "bank"
 ALICE = parse_actor_id("default", "account", "alice")
@@ -50,6 +52,18 @@ def compile_account_in_other_units() -> CompiledModel:
     document = read_account().model_dump(mode="json", by_alias=True, exclude_defaults=True)
     document["spec"]["events"]["Deposited"]["set"]["balance"] = "state.balance + event.amount * 100"
     return compile_model("account", ActorModel.model_validate(document).spec)
+
+
+@cache
+def load_python_account() -> Model:
+    """Import the account in Python as a pod whose image holds it would."""
+    folder = FOLDER.parent / "python-bank"
+    resource = ActorModel.model_validate(yaml.safe_load((folder / "10-account-model.yaml").read_text()))
+    sys.path.insert(0, str(folder))
+    try:
+        return build_model(resource.metadata.name, resource.spec)
+    finally:
+        sys.path.remove(str(folder))
 
 
 def fields_of(state: State) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from aether_runtime.core.group import Waiting
 from aether_runtime.ports import DesiredActor, Home
 from aether_runtime.presence import choose_pod
 from aether_runtime.runtime import RuntimeMessage
-from tests.histories.bank import ALICE, build_command, read_account
+from tests.histories.bank import ALICE, build_command, load_python_account, read_account
 from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until_live
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 
@@ -45,6 +45,27 @@ async def test_an_actor_on_demand_starts_at_its_first_command(nats_server: Embed
         assert (reply.outcome, reply.version, reply.events[0].fields()) == ("accepted", 2, {"amount": 5})
         assert (await client.send(ALICE, "Withdraw", {"amount": 9})).reason == "InsufficientFunds"
         assert list(pod.runtime.get_active_vms()) == [ALICE]
+
+
+async def test_a_model_in_python_that_is_handed_in_runs_like_any_other(nats_server: EmbeddedServer) -> None:
+    async with running_pod(nats_server.url, "pod-a", Placements(models=[])) as pod, connected(nats_server.url) as connection:
+        pod.runtime.load_model(load_python_account())
+        client = CommandClient(connection)
+        assert (await client.send(ALICE, "Open", {"owner": "alice"})).version == 1
+        reply = await client.send(ALICE, "Deposit", {"amount": 5})
+        assert (reply.outcome, reply.version, reply.events[0].fields()) == ("accepted", 2, {"amount": 5})
+        assert (await client.send(ALICE, "Deposit", {"amount": 0})).reason == Reason.INVALID_COMMAND
+        assert pod.runtime.get_active_vms()[ALICE].get_state() == {"owner": "alice", "balance": 5, "open": True}
+        await pod.runtime.stop_vm(ALICE)
+        assert (await client.send(ALICE, "Withdraw", {"amount": 4})).version == 3
+        assert pod.runtime.get_active_vms()[ALICE].snapshot_version == 2
+
+
+async def test_a_model_in_python_that_cannot_be_imported_is_refused_with_the_reason(nats_server: EmbeddedServer) -> None:
+    document = {"metadata": {"name": "account"}, "spec": {"python": {"handler": "no_such_module:Account"}}}
+    async with running_pod(nats_server.url, "pod-a", Placements(models=[ActorModel.model_validate(document)])), connected(nats_server.url) as connection:
+        reply = await CommandClient(connection).send(ALICE, "Open", {"owner": "alice"})
+        assert (reply.reason, "no_such_module:Account cannot be imported here: ModuleNotFoundError" in reply.message) == (Reason.UNKNOWN_MODEL, True)
 
 
 async def test_what_can_never_be_answered_is_refused_at_once(nats_server: EmbeddedServer) -> None:

@@ -21,6 +21,7 @@ from aether_api.v1alpha1.actor import RECOVERY_TARGET_DEFAULT_S
 from aether_api.v1alpha1.meta import ConditionStatus
 from aether_kube.documents import JsonObject, integer_at, object_at, objects_at, text_at, texts_at, value_at
 from aether_kube.store import ObjectKey
+from aether_model.check import check_model
 from aether_model.compile import compile_model
 from aether_operator.manifests.pool import CONTAINER, POOL_LABEL
 from aether_operator.planning.liveness import PodFacts
@@ -55,6 +56,7 @@ class ModelRecord:
     Attributes:
         problems: one line each, with the path of the field; empty for an accepted model.
         status: as the API server holds it.
+        handler: the class of a model in Python, which only runtime pods can look into; empty for one in YAML.
     """
 
     key: ObjectKey
@@ -65,6 +67,7 @@ class ModelRecord:
     command_count: int
     event_count: int
     status: JsonObject
+    handler: str = ""
     resource_version: int = 0
 
 
@@ -139,17 +142,29 @@ def parse_pod(document: JsonObject) -> PodRecord:
 def parse_model(document: JsonObject) -> ModelRecord:
     """Read an ActorModel and compile it."""
     key, metadata = key_of(document), object_at(document, "metadata")
-    content_hash, command_count, event_count = "", 0, 0
+    content_hash, handler, command_count, event_count = "", "", 0, 0
     problems: tuple[str, ...] = ()
     try:
         spec = ActorModelSpec.model_validate(object_at(document, "spec"))
         command_count, event_count = len(spec.commands), len(spec.events)
-        content_hash = compile_model(key.name, spec).content_hash
+        handler = spec.python.handler if spec.python is not None else ""
+        problems = tuple(map(str, check_model(spec))) if handler else ()
+        content_hash = compile_model(key.name, spec).content_hash if not handler else ""
     except ValidationError as exc:
         problems = describe_invalid(exc)
     except ModelInvalid as exc:
         problems = exc.problems
-    return ModelRecord(key, text_at(metadata, "uid"), integer_at(metadata, "generation"), problems, content_hash, command_count, event_count, object_at(document, "status"))
+    return ModelRecord(
+        key=key,
+        uid=text_at(metadata, "uid"),
+        generation=integer_at(metadata, "generation"),
+        problems=problems,
+        content_hash=content_hash,
+        command_count=command_count,
+        event_count=event_count,
+        status=object_at(document, "status"),
+        handler=handler,
+    )
 
 
 def parse_pool(document: JsonObject) -> PoolRecord:

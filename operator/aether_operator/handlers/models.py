@@ -90,6 +90,8 @@ def build_kube_event(record: ModelRecord) -> KubeEvent:
 
 
 def _message(record: ModelRecord) -> str:
+    if not record.problems and record.handler:
+        return f"the model is in Python: runtime pods import {record.handler} from their image; one that cannot says so in Ready of its actors"
     if not record.problems:
         return "the model is sound; actors may be placed with it"
     shown = record.problems[:PROBLEMS_SHOWN]

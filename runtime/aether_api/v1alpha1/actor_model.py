@@ -1,6 +1,6 @@
 """The `ActorModel` resource: an event-storming model that can be run.
 
-State, commands with guards, and events with what they change, in YAML with CEL expressions. The words are those of
+State, commands with guards, and events with what they change, in YAML with CEL expressions; or the name of a Python class. The words are those of
 Kubernetes' own validation rules (`rule`, `message`, `messageExpression`, `reason`). The classes below check the shape;
 `aether_model` checks the meaning.
 """
@@ -16,6 +16,9 @@ from aether_api.v1alpha1.meta import Condition, ResourceClass, ReturnedByCluster
 
 EXPRESSION_LENGTH_MAX = 4096
 """Characters of one CEL expression: far above what people write, far below what could hide a bomb."""
+
+HANDLER_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
+"""`package.module:Class`, as setuptools and uvicorn write it."""
 
 Expression = Annotated[str, Field(min_length=1, max_length=EXPRESSION_LENGTH_MAX)]
 MemberName = Annotated[str, Field(pattern=MEMBER_PATTERN)]
@@ -91,12 +94,19 @@ class EventSpec(TypedByPeople):
     set: dict[str, Expression] = Field(default_factory=dict, description="CEL expressions that give the new value of state fields.")
 
 
+class PythonSpec(TypedByPeople):
+    """A model in Python: a class that the pool's image holds."""
+
+    handler: str = Field(description="The class as package.module:Class, imported by runtime pods from their own environment.", pattern=HANDLER_PATTERN, max_length=253)
+
+
 class ActorModelSpec(TypedByPeople):
     """The model itself."""
 
     version: str = Field(default="1.0.0", description="The author's version, for people; the content hash is what counts.", min_length=1, max_length=63)
     description: str = Field(default="", max_length=2048)
     on_demand: bool = Field(default=False, description="True lets actors without an Actor resource start at their first command.")
+    python: PythonSpec | None = Field(default=None, description="The model in Python; then state, commands and events are those of the class.")
     state: StateSpec = Field(default_factory=StateSpec, description="The actor's state.")
     commands: dict[str, CommandSpec] = Field(default_factory=dict, description="Commands by name.")
     events: dict[str, EventSpec] = Field(default_factory=dict, description="Events by name.")

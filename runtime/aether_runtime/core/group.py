@@ -201,7 +201,7 @@ def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision |
         if type(decision) is Emitted:
             for event in decision.events:
                 version += 1
-                state = model.apply(state, event.type, event.data, time=group.time, version=version)
+                state = model.apply(state, event.type, event.data, time=group.time, version=version, schema_version=event.schema_version)
             if decision.reminders:
                 plan_reminders(decision.reminders, group.time_s)  # so that one that cannot be carried out fails the command
         return decision, state
@@ -243,7 +243,7 @@ def _encode_events(group: Group, incarnation: int, command: Command, events: Seq
     for event in events:
         version += 1
         data = Raw(event.data)
-        encoded.append(encode_event(Event("1.0", build_event_id(incarnation, version), source, event.type, group.time, data, command.id)))
+        encoded.append(encode_event(Event("1.0", build_event_id(incarnation, version), source, event.type, group.time, data, command.id, schema_version=event.schema_version)))
         shown.append(ReplyEvent(event.type, version, group.time, data))
     return encoded, Reply("accepted", version, tuple(shown), command_id=command.id)
 

@@ -130,4 +130,4 @@ class History:
 
 def apply_event(model: Model, state: State, event: Event) -> State:
     """Return the state after a stored event."""
-    return model.apply(state, event.type, bytes(event.data), time=event.time, version=event.version)
+    return model.apply(state, event.type, bytes(event.data), time=event.time, version=event.version, schema_version=event.schema_version)

@@ -106,6 +106,13 @@ def test_an_accepted_model_is_written_once() -> None:
     assert not differs(build_model_status(model(status=status), now=LATER), status, owned_conditions=("Accepted",))
 
 
+def test_a_model_in_python_is_accepted_with_a_word_on_who_imports_it() -> None:
+    condition = objects_at(build_model_status(replace(model(), handler="bank:Account"), now=NOW), "conditions")[0]
+
+    assert (condition["status"], condition["reason"]) == ("True", "Accepted")
+    assert text_at(condition, "message").startswith("the model is in Python: runtime pods import bank:Account")
+
+
 def pool(replicas: int = 2, *problems: str) -> PoolRecord:
     return PoolRecord(ObjectKey("shop", "default"), "1", 4, False, None if problems else ActorPoolSpec(replicas=replicas), problems, {})
 

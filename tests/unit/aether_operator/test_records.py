@@ -108,6 +108,18 @@ def test_a_model_is_compiled_as_it_is_read() -> None:
     assert "spec.commands.Open.emits[0].event" in unsound.problems[0]
 
 
+def test_a_model_in_python_is_accepted_unseen_unless_it_is_in_yaml_too() -> None:
+    metadata: JsonObject = {"namespace": "shop", "name": "account", "uid": "1", "generation": 1}
+
+    accepted = parse_model({"metadata": metadata, "spec": {"python": {"handler": "no_such_package.here:Account"}}})
+    both = parse_model({"metadata": metadata, "spec": {"python": {"handler": "bank:Account"}, "events": {"Opened": {}}}})
+    misspelt = parse_model({"metadata": metadata, "spec": {"python": {"handler": "bank.Account"}}})
+
+    assert (accepted.problems, accepted.handler, accepted.content_hash) == ((), "no_such_package.here:Account", "")
+    assert both.problems == ("spec.events: a model is written in YAML or in Python: with spec.python, leave this out",)
+    assert misspelt.problems[0].startswith("spec.python.handler: ")
+
+
 def test_a_pool_that_cannot_be_used_says_which_field() -> None:
     pool = parse_pool({"metadata": {"namespace": "shop", "name": "default"}, "spec": {"replica": 3}})
 
