@@ -11,6 +11,7 @@ import logging
 import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final
 
 from aether_api import logs
@@ -23,6 +24,8 @@ from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, ensure_streams
 from aether_runtime.adapters.folder import FolderSource, LatestReports
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
+from aether_runtime.memory import read_memory
+from aether_runtime.passivation import SleepConfig
 from aether_runtime.ports import ActorSource, ReportSink
 from aether_runtime.probes import serve_probes
 from aether_runtime.runtime import Runtime, RuntimeConfig, RuntimePorts
@@ -63,7 +66,8 @@ async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
         js = JetStream(connection)
         pod = settings.build_identity()
         source, sink = await _build_adapters(settings, pod.uid, stack)
-        config = RuntimeConfig(settings.namespace, PoolName(settings.pool), pod, settings.pod_name, settings.recovery_permits, settings.status_budget)
+        sleep = SleepConfig(settings.actors_per_pod, settings.on_demand_idle_s, partial(read_memory, settings.memory_limit_bytes))
+        config = RuntimeConfig(settings.namespace, PoolName(settings.pool), pod, settings.pod_name, settings.recovery_permits, settings.status_budget, sleep)
         runtime = Runtime(config, RuntimePorts(connection, Journal(js, layout.partitions), JetStreamSnapshotStore(js), source, sink))
         if settings.http_port:
             stack.push_async_callback(await serve_probes(settings.http_port, lambda: connection.is_connected))

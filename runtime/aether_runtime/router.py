@@ -162,6 +162,9 @@ class Router:
         vm = self._runtime.registry.get(command.actor)
         if vm is not None:
             return ServeHere(vm)
+        asleep = self._runtime.passivation.find(command.actor)
+        if asleep is not None:
+            return self._refuse_model(command) or self._adopt(asleep)
         try:
             home = await self._directory.find(command.actor)
         except AetherError as exc:
@@ -195,8 +198,8 @@ class Router:
         return Refuse(build_error(Reason.UNKNOWN_MODEL, missing, command_id=command.id)) if missing else None
 
     def _adopt(self, desired: DesiredActor) -> Route:
-        self._runtime.on_adopt(desired)
-        return LookAgain()
+        vm = self._runtime.activate(desired)
+        return LookAgain() if vm is None else ServeHere(vm)
 
     def _forward_to(self, pod: PodUid, command: Command) -> Route:
         if command.forwards >= FORWARDS_MAX:

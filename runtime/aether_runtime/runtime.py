@@ -13,7 +13,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aether_api import logs
@@ -27,6 +27,7 @@ from aether_model.model import Model
 from aether_nats.connection import NatsConnection, Subscription
 from aether_runtime.assignments import Assignments
 from aether_runtime.core.group import Now
+from aether_runtime.passivation import Passivation, SleepConfig
 from aether_runtime.ports import ActorReport, ActorSource, DesiredActor, EventStore, ReportSink, SnapshotStore
 from aether_runtime.presence import Presence, choose_pod
 from aether_runtime.registry import VMRegistry
@@ -72,6 +73,7 @@ class RuntimeConfig:
         pod: UID of the pod and boot id of this process.
         recovery_permits: replays under way at once.
         status_budget_per_s: status writes of the whole namespace, shared by its live pods.
+        sleep: how many actors stay awake, and for how long.
     """
 
     namespace: str
@@ -80,6 +82,7 @@ class RuntimeConfig:
     pod_name: str
     recovery_permits: int = 50
     status_budget_per_s: float = 50.0
+    sleep: SleepConfig = field(default_factory=SleepConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ class Runtime(VmListener):
         self.presence = Presence(ports.connection, config.namespace, config.pool, config.pod, pod_name=config.pod_name, held=lambda: len(self.registry.desired))
         self._reporter = Reporter(ports.sink, budget_per_s=self._status_budget)
         self._assignments = Assignments(ports.connection, config.namespace, config.pod, self.registry, self)
+        self.passivation = Passivation(config.sleep, self)
         self.router = Router(ports.connection, ports.source, self)
         self._services = VmServices(
             events=ports.events,
@@ -193,6 +197,7 @@ class Runtime(VmListener):
             self._create_task(self._ports.source.run(self), "source of actors")
             self._create_task(self._reporter.run(), "reporter")
             self._create_task(self.presence.run(), "presence")
+            self._create_task(self.passivation.run(), "passivation")
             started()
             try:
                 await self._stop_wanted.wait()
@@ -270,6 +275,22 @@ class Runtime(VmListener):
         if actor in self.registry.desired:
             self._reporter.repeat(actor, revision)
 
+    def activate(self, desired: DesiredActor) -> VirtualMachine | None:
+        """Hold an actor because somebody needs it now: wake it if it sleeps. Returns its VM, None if there is none yet."""
+        actor = desired.actor
+        self.passivation.forget(actor)
+        if not self.is_running or actor in self._converging or self.registry.get(actor) is not None:
+            self.on_adopt(desired)
+        elif not desired.name or desired.epoch >= self.registry.known_epoch(actor):
+            self.registry.want(desired)
+            self._start_or_explain(desired)
+        return self.registry.get(actor)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the link to NATS is up."""
+        return self._ports.connection.is_connected
+
     @property
     def is_running(self) -> bool:
         """Whether work can be started."""
@@ -314,7 +335,19 @@ class Runtime(VmListener):
                 self._loop.call_later(delay_s, self._look_again, vm)
         self._failures.pop(actor, None)
         self._drop_subscription(actor)
-        self._subscriptions[actor] = self._ports.connection.subscribe(command_wildcard(actor), lambda message: self.router.on_direct(vm, message), OWN_QUEUE)
+        self.resume(vm)
+
+    def resume(self, vm: VirtualMachine) -> None:
+        """Subscribe to the commands of a VM that takes them."""
+        actor = vm.get_actor_id()
+        if vm.is_ready and self.registry.get(actor) is vm and actor not in self._subscriptions:
+            self._subscriptions[actor] = self._ports.connection.subscribe(command_wildcard(actor), lambda message: self.router.on_direct(vm, message), OWN_QUEUE)
+
+    async def unsubscribe(self, actor: ActorId) -> None:
+        """Take what the server has sent to a VM already, and no more."""
+        subscription = self._subscriptions.pop(actor, None)
+        if subscription is not None:
+            await _drain(subscription)
 
     def on_ended(self, vm: VirtualMachine) -> None:
         """A newer owner exists: hold the actor no longer, until a newer placement names us, or without a resource the next call."""
@@ -370,8 +403,10 @@ class Runtime(VmListener):
             if vm is not None:
                 await self._stop(vm)
             self._reporter.forget(actor)
+            self.passivation.forget(actor)
         elif vm is None:
-            self._start_or_explain(desired)
+            if not self.passivation.keeps_asleep(desired):
+                self._start_or_explain(desired)
         else:
             await self._adjust(vm, desired)
 
@@ -401,6 +436,7 @@ class Runtime(VmListener):
             raise ModelInvalid(desired.actor.model, (self._refused.get(desired.actor.model, "it does not exist"),))
         vm = VirtualMachine(desired, model, self._services, self)
         self.registry.put(vm)
+        self.passivation.on_awake(vm)
         self._starting[desired.actor] = self._create_task(self._start(vm), f"start {desired.actor}")
         return vm
 
@@ -409,6 +445,7 @@ class Runtime(VmListener):
         began_s = self._loop.time()
         try:
             async with self._permits:
+                await self.passivation.make_room()
                 await vm.start()
             logger.debug("an actor started", extra={logs.ACTOR_ID: str(actor), logs.VERSION: vm.get_version(), logs.DURATION_S: round(self._loop.time() - began_s, 4)})
         except Exception as exc:
@@ -422,13 +459,12 @@ class Runtime(VmListener):
         starting = self._starting.pop(actor, None)
         if starting is not None:
             starting.cancel()
-        subscription = self._subscriptions.pop(actor, None)
         try:
-            if subscription is not None:
-                await _drain(subscription)
+            await self.unsubscribe(actor)
             await vm.stop(snapshot=snapshot)
         finally:
             self.registry.remove(vm)
+            self.passivation.on_gone()
 
     async def _stop_all(self) -> None:
         """Stop every VM, many at once; what is cut short is only a snapshot."""
@@ -446,6 +482,7 @@ class Runtime(VmListener):
         """Forget a VM, and its subscription unless another VM has taken its place."""
         if self.registry.get(vm.get_actor_id()) is vm:
             self.registry.remove(vm)
+            self.passivation.on_gone()
             self._drop_subscription(vm.get_actor_id())
 
     def _drop_subscription(self, actor: ActorId) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from aether_api.durations import DURATION_PATTERN, parse_duration_s
 from aether_api.errors import SettingsInvalid
 from aether_api.identity import ID_LENGTH_MAX, NAME_PATTERN, BootId, PodIdentity, PodUid
 
@@ -35,11 +36,18 @@ class RuntimeSettings(BaseModel):
     nats_credentials: Path | None = Field(default=None, description="File with NATS credentials.")
     event_partitions: int = Field(default=4, ge=1, le=64, description="Event streams of a namespace; fixed once they exist.")
     event_replicas: int = Field(default=1, ge=1, le=5, description="Copies of each stream.")
-    actors_per_pod: int = Field(default=10_000, ge=1, description="Most actors that this process is meant to hold.")
+    actors_per_pod: int = Field(default=10_000, ge=1, description="Most actors that are awake at once; the least used of more sleep until their next command.")
+    on_demand_idle: str = Field(default="10m", pattern=DURATION_PATTERN, description="Time without a command after which an actor without a resource leaves memory; 0s is never.")
+    memory_limit_bytes: int = Field(default=0, ge=0, description="Memory at 80 % of which actors are put to sleep; 0 takes the limit of the container, if there is one.")
     recovery_permits: int = Field(default=50, ge=1, le=10_000, description="Replays under way at once.")
     status_budget: float = Field(default=50.0, gt=0, description="Status writes a second of the whole namespace.")
     http_port: int = Field(default=8080, ge=0, le=65535, description="Port of the probes; 0 turns them off.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level that is logged.")
+
+    @property
+    def on_demand_idle_s(self) -> float:
+        """`on_demand_idle` in seconds, 0 for never."""
+        return parse_duration_s(self.on_demand_idle, default_s=0.0)
 
     def build_identity(self) -> PodIdentity:
         """Return the identity of this process; each call makes a new boot id."""

@@ -23,6 +23,7 @@ from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, ensure_streams
 from aether_runtime.adapters.folder import LatestReports
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
+from aether_runtime.passivation import SleepConfig
 from aether_runtime.ports import DesiredActor, DesiredListener, Home
 from aether_runtime.runtime import Runtime, RuntimeConfig, RuntimePorts
 from tests.histories.bank import read_account
@@ -96,7 +97,7 @@ async def connected(url: str, name: str = "test") -> AsyncIterator[NatsConnectio
 
 
 @asynccontextmanager
-async def running_pod(url: str, name: str, placements: Placements | None = None) -> AsyncIterator[RunningPod]:
+async def running_pod(url: str, name: str, placements: Placements | None = None, *, sleep: SleepConfig | None = None) -> AsyncIterator[RunningPod]:
     """Run a runtime for the length of a `with` block; it leaves in order."""
     async with connected(url, name) as connection:
         layout = await ensure_streams(connection, NAMESPACE, StreamPlan(PARTITIONS))
@@ -104,7 +105,7 @@ async def running_pod(url: str, name: str, placements: Placements | None = None)
         pod = PodIdentity(PodUid(name), BootId(f"boot-{name}"))
         sink = LatestReports()
         ports = RuntimePorts(connection, Journal(js, layout.partitions), JetStreamSnapshotStore(js), PlacementSource(placements or Placements(), pod.uid), sink)
-        runtime = Runtime(RuntimeConfig(NAMESPACE, PoolName("default"), pod, name), ports)
+        runtime = Runtime(RuntimeConfig(NAMESPACE, PoolName("default"), pod, name, sleep=sleep or SleepConfig()), ports)
         started = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(runtime.run(started=started.set), name=f"runtime {name}")

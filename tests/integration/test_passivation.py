@@ -1,0 +1,156 @@
+"""Actors that sleep and wake on a real nats-server: nothing is lost, nobody notices but by the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from aether_api.identity import PodUid, parse_actor_id
+from aether_api.messages import decode_reply
+from aether_api.subjects import command_subject
+from aether_api.v1alpha1 import ActorPhase
+from aether_nats.client import CommandClient
+from aether_nats.embedded import EmbeddedServer
+from aether_runtime.core.passivation import MemoryUse
+from aether_runtime.passivation import SleepConfig
+from aether_runtime.presence import choose_pod
+from tests.histories.bank import ALICE
+from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until_live
+from tests.histories.invariants import check_answers, check_log, events_of, read_history
+
+ACTORS = [parse_actor_id("default", "account", f"a{number}") for number in range(30)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def phase_of(pod: RunningPod) -> ActorPhase | None:
+    return pod.sink.reports[ALICE].phase if ALICE in pod.sink.reports else None
+
+
+def placed_with_idle_time(idle_after_s: float) -> Placements:
+    placements = Placements()
+    placements.place(ALICE, PodUid("pod-a"), 5)
+    home = placements.homes[ALICE]
+    placements.homes[ALICE] = replace(home, desired=replace(home.desired, idle_after_s=idle_after_s))
+    return placements
+
+
+async def check_stored(pod: RunningPod, load: Load, *, events: int) -> None:
+    journal = await open_journal(pod.connection)
+    for actor in load.actors:
+        commits = await read_history(journal, actor)
+        check_log(commits)
+        check_answers(commits, load.replies_of(actor))
+        assert len(events_of(commits)) == events
+
+
+async def test_an_idle_actor_sleeps_with_its_version_and_the_next_command_wakes_it(nats_server: EmbeddedServer) -> None:
+    async with running_pod(nats_server.url, "pod-a", placed_with_idle_time(0.2)) as pod, connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        assert (await client.send(ALICE, "Open", {"owner": "alice"})).version == 1
+        await until(lambda: phase_of(pod) is ActorPhase.PASSIVE)
+        assert (pod.runtime.get_active_vms(), pod.sink.reports[ALICE].version, pod.runtime.passivation.asleep) == ({}, 1, 1)
+        assert (await client.send(ALICE, "Deposit", {"amount": 5})).version == 2
+        await until(lambda: phase_of(pod) is ActorPhase.READY)
+        await until(lambda: phase_of(pod) is ActorPhase.PASSIVE)
+        raw = decode_reply((await connection.request(command_subject("call", ALICE, "Deposit"), b'{"amount": 1}')).payload)
+        assert (raw.outcome, raw.version) == ("accepted", 3)
+        assert pod.runtime.passivation.counts["idle"] == 2
+
+
+async def test_what_the_resource_says_again_does_not_wake_an_actor_but_a_new_placement_does(nats_server: EmbeddedServer) -> None:
+    placements = placed_with_idle_time(0.2)
+    async with running_pod(nats_server.url, "pod-a", placements) as pod:
+        await until(lambda: phase_of(pod) is ActorPhase.PASSIVE)
+        desired = placements.homes[ALICE].desired
+        pod.runtime.on_adopt(desired)
+        pod.runtime.on_adopt(replace(desired, generation=9))
+        await until(lambda: pod.sink.reports[ALICE].desired.generation == 9)
+        assert (phase_of(pod), pod.runtime.get_active_vms()) == (ActorPhase.PASSIVE, {})
+        pod.runtime.on_adopt(replace(desired, generation=9, epoch=type(desired.epoch)(6), idle_after_s=0.0))
+        await until(lambda: phase_of(pod) is ActorPhase.READY)
+
+
+async def test_an_actor_that_sleeps_is_released_like_any_other(nats_server: EmbeddedServer) -> None:
+    placements = placed_with_idle_time(0.2)
+    async with running_pod(nats_server.url, "pod-a", placements) as a, running_pod(nats_server.url, "pod-b", placements) as b, connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        assert (await client.send(ALICE, "Open", {"owner": "alice"})).version == 1
+        await until(lambda: a.runtime.passivation.asleep == 1)
+        placements.place(ALICE, PodUid("pod-b"), 6)
+        await until(lambda: a.runtime.passivation.asleep == 0)
+        assert (await client.send(ALICE, "Deposit", {"amount": 5})).version == 2
+        assert (list(a.runtime.get_active_vms()), list(b.runtime.get_active_vms())) == ([], [ALICE])
+
+
+async def test_an_idle_actor_without_a_resource_is_forgotten_until_its_next_command(nats_server: EmbeddedServer) -> None:
+    sleep = SleepConfig(on_demand_idle_s=0.2)
+    async with running_pod(nats_server.url, "pod-a", sleep=sleep) as pod, connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        assert (await client.send(ALICE, "Open", {"owner": "alice"})).version == 1
+        await until(lambda: not pod.runtime.get_active_vms())
+        assert (dict(pod.runtime.registry.desired), pod.runtime.passivation.asleep) == ({}, 0)
+        assert (await client.send(ALICE, "Deposit", {"amount": 5})).version == 2
+
+
+async def test_no_command_is_lost_that_arrives_while_its_actor_falls_asleep(nats_server: EmbeddedServer) -> None:
+    """Pauses about as long as the idle time, so that many commands meet a VM that is about to go."""
+    dice = random.Random(3)
+    async with running_pod(nats_server.url, "pod-a", sleep=SleepConfig(on_demand_idle_s=0.1)) as pod, connected(nats_server.url) as connection:
+        load = Load(CommandClient(connection), ACTORS[:10])
+        await load.open()
+        for start in range(0, 300, 10):
+            await load.deposit(range(start, start + 10))
+            await asyncio.sleep(dice.uniform(0.09, 0.2))  # the traffic of the test, not a wait for anything
+        assert {reply.outcome for _, reply in load.replies} == {"accepted"}
+        assert pod.runtime.passivation.counts["idle"] > 10
+        await check_stored(pod, load, events=31)
+
+
+async def test_three_times_as_many_actors_as_may_be_awake_are_all_served(nats_server: EmbeddedServer) -> None:
+    limit = 10
+    async with running_pod(nats_server.url, "pod-a", sleep=SleepConfig(awake_max=limit)) as pod, connected(nats_server.url) as connection:
+        load = Load(CommandClient(connection), ACTORS)
+        await load.open()
+        await load.deposit(range(600))
+        assert {reply.outcome for _, reply in load.replies} == {"accepted"}
+        assert pod.runtime.passivation.counts["limit"] > 20
+        await check_stored(pod, load, events=21)
+        await until(lambda: len(pod.runtime.get_active_vms()) <= limit)
+
+
+async def test_memory_pressure_puts_the_least_used_to_sleep(nats_server: EmbeddedServer) -> None:
+    async with running_pod(nats_server.url, "pod-a") as pod, connected(nats_server.url) as connection:
+        load = Load(CommandClient(connection), ACTORS)
+        await load.open()
+        for vm in pod.runtime.get_active_vms().values():
+            vm.touched_s -= 60
+        assert await pod.runtime.passivation.shed(MemoryUse(70, 100)) == 0
+        assert await pod.runtime.passivation.shed(MemoryUse(300, 100)) == 8
+        assert (len(pod.runtime.get_active_vms()), pod.runtime.passivation.counts["memory"]) == (22, 8)
+        await load.deposit(range(60))
+        assert {reply.outcome for _, reply in load.replies} == {"accepted"}
+        await check_stored(pod, load, events=3)
+
+
+async def test_actors_without_a_resource_follow_when_a_pod_comes(nats_server: EmbeddedServer) -> None:
+    async with running_pod(nats_server.url, "pod-a") as a, connected(nats_server.url) as connection:
+        load = Load(CommandClient(connection), ACTORS)
+        await load.open()
+        async with running_pod(nats_server.url, "pod-b") as b:
+            await until_live([a, b])
+            uids = [PodUid("pod-a"), PodUid("pod-b")]
+            theirs = {actor for actor in ACTORS if choose_pod(actor, uids) == "pod-b"}
+            await until(lambda: not theirs & set(a.runtime.get_active_vms()))
+            assert set(a.runtime.get_active_vms()) == set(ACTORS) - theirs
+            await load.deposit(range(60))
+            assert set(b.runtime.get_active_vms()) == theirs
+        await load.deposit(range(60, 120))
+        assert {reply.outcome for _, reply in load.replies} == {"accepted"}
+        await check_stored(a, load, events=5)
