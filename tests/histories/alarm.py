@@ -59,7 +59,7 @@ class Alarm:
             case _:
                 raise ZeroDivisionError(command.name)
 
-    def apply(self, state: State, event_type: str, data: bytes, *, time: str, version: int) -> State:
+    def apply(self, state: State, event_type: str, data: bytes, *, time: str, version: int, schema_version: int = 1) -> State:
         """Add what it was told."""
         rang = cast("dict[str, list[str]]", state)["rang"]
         return {"rang": [*rang, msgspec.json.decode(data)["label"]]}
