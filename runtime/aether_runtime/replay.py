@@ -13,7 +13,7 @@ from aether_api import logs
 from aether_api.envelope import StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError, RetryableError
 from aether_api.identity import ActorId, Epoch
-from aether_api.messages import parse_time
+from aether_api.messages import parse_second, parse_time
 from aether_model.model import Model
 from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import SnapshotBody, restore_history
@@ -113,7 +113,7 @@ async def _refill_window(history: History, actor: ActorId, events: EventStore, l
         for commit in commits:
             facts = commit.events()
             if facts:
-                history.note_commands(commit.sequence, parse_time(facts[-1].time).timestamp(), [fact.command_id for fact in facts])
+                history.note_commands(commit.sequence, parse_second(facts[-1].time), [fact.command_id for fact in facts])
 
 
 async def _find_start(actor: ActorId, events: EventStore, last: StoredCommit, horizon_s: float) -> int:

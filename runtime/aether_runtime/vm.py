@@ -330,8 +330,8 @@ class VirtualMachine:
         self._release_step()
 
     def _accept(self, commit: Commit, group: Group, sequence: int) -> None:
-        position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, group.time, group.time_s)
-        self._history.accept(position, group.accepted, group.state)
+        position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, group.time)
+        self._history.accept(position, group.second, group.accepted, group.state)
         if commit.inbox or group.reminders:
             self._history.note_durable(commit.inbox, commit.reminders)
             self._after_scheduled(commit, group)

@@ -51,7 +51,7 @@ def snapshots(stores: tuple[SnapshotStore, EventStore]) -> SnapshotStore:
 def build(version: int, **state: Any) -> Snapshot:
     window = CommandWindow()
     window.add(f"c-{version}", version, 1_782_907_200.25)
-    position = Position(version, version * 10, NO_COMMITS.appended(version * 10), 0, f"c-{version}", "2026-07-01T12:00:00.000000Z", 1782907200.0)
+    position = Position(version, version * 10, NO_COMMITS.appended(version * 10), 0, f"c-{version}", "2026-07-01T12:00:00.000000Z")
     return build_snapshot(History(compile_account(), position, {"owner": "alice", "balance": version, "open": True, **state}, window))
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Final
 
 import msgspec
 
@@ -17,12 +15,10 @@ from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.durable import NO_INBOX, InboxPosition, parse_inbox_position
 from aether_api.envelope import Event, StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
-from aether_api.messages import parse_time
+from aether_api.messages import parse_second
 from aether_model.model import Model, State
 from aether_runtime.core.reminders import NO_REMINDERS, fold_changes, no_reminders
 from aether_runtime.core.window import CommandWindow
-
-EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -32,7 +28,7 @@ class Position(msgspec.Struct, frozen=True, gc=False):
         sequence: of its last commit, 0 for none; the next append expects it.
         index: of all commits so far, carried by the next one.
         commit_id: of the last commit.
-        last_time: time of the last event, RFC 3339; event time never runs back. `last_time_s` is the same moment, unix time.
+        last_time: time of the last event, RFC 3339; event time never runs back.
     """
 
     version: int = 0
@@ -41,7 +37,6 @@ class Position(msgspec.Struct, frozen=True, gc=False):
     incarnation: int = 0
     commit_id: str = ""
     last_time: str = ""
-    last_time_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -74,36 +69,45 @@ class History:
         if commit.tombstone:
             self._restart(commit)
             return []
-        self._check_follows(commit)
+        position = self.position
+        if commit.first_version != position.version + 1 or commit.n != position.index.n or commit.incarnation != position.incarnation:
+            raise self._build_gap(commit)
         try:
             events = commit.events()
-            state, moment = self.state, EPOCH
-            for event in events:
-                state = apply_event(self.model, state, event)
-                moment = parse_time(event.time)
+            state = self._apply_all(events, position.version)
             inbox, reminders = self._read_durable(commit.inbox, commit.reminders)
+            second = parse_second(events[-1].time) if events else 0
         except (InvalidEnvelope, PermanentError) as exc:
             raise EventInvalid(f"sequence {commit.sequence}, versions {commit.first_version} to {commit.last_version}: {exc}") from exc
-        position = self.position
-        last_time, last_time_s = (events[-1].time, moment.timestamp()) if events else (position.last_time, position.last_time_s)
-        next_position = Position(commit.last_version, commit.sequence, position.index.appended(commit.sequence), commit.incarnation, commit.id, last_time, last_time_s)
-        self.accept(next_position, [event.command_id for event in events], state)
-        self.inbox, self.reminders = inbox, reminders
+        last_time = events[-1].time if events else position.last_time
+        self.note_commands(commit.sequence, second, [event.command_id for event in events])
+        self.position = Position(commit.last_version, commit.sequence, position.index.appended(commit.sequence), commit.incarnation, commit.id, last_time)
+        self.state, self.inbox, self.reminders = state, inbox, reminders
         return events
 
-    def accept(self, position: Position, command_ids: Iterable[str], state: State) -> None:
-        """Move to `position`, whose commit came of these commands and whose events were already applied to give `state`."""
-        self.note_commands(position.sequence, position.last_time_s, command_ids)
+    def accept(self, position: Position, second: int, command_ids: Iterable[str], state: State) -> None:
+        """Move to `position`, whose commit came of these commands in that unix second, and whose events were already applied to give `state`."""
+        self.note_commands(position.sequence, second, command_ids)
         self.state = state
         self.position = position
 
-    def note_commands(self, sequence: int, time_s: float, command_ids: Iterable[str]) -> None:
-        """Remember the commands that a stored commit came of; `time_s` is the unix time of its last event."""
+    def note_commands(self, sequence: int, second: int, command_ids: Iterable[str]) -> None:
+        """Remember the commands that a stored commit came of; `second` is the unix time of its last event."""
         noted = ""
         for command_id in command_ids:
             if command_id and command_id != noted:
                 noted = command_id
-                self.window.add(command_id, sequence, time_s)
+                self.window.add(command_id, sequence, second)
+
+    def _apply_all(self, events: list[Event], version: int) -> State:
+        state, apply, time = self.state, self.model.apply, ""
+        for event in events:
+            version += 1
+            if event.time != time:
+                time = event.time
+                parse_second(time)
+            state = apply(state, event.type, bytes(event.data), time=time, version=version, schema_version=event.schema_version)
+        return state
 
     def note_durable(self, inbox: str, reminders: str) -> None:
         """Move inbox and reminders on as an accepted commit of ours says."""
@@ -119,15 +123,9 @@ class History:
         self.reminders = NO_REMINDERS
         self.position = Position(0, commit.sequence, NO_COMMITS.appended(commit.sequence), commit.incarnation, commit.id, "")
 
-    def _check_follows(self, commit: StoredCommit) -> None:
+    def _build_gap(self, commit: StoredCommit) -> EventInvalid:
         position = self.position
-        if commit.first_version != position.version + 1 or commit.n != position.index.n or commit.incarnation != position.incarnation:
-            raise EventInvalid(
-                f"sequence {commit.sequence} holds versions {commit.first_version} to {commit.last_version} as commit {commit.n}, "
-                f"but version {position.version + 1} as commit {position.index.n} should come next"
-            )
-
-
-def apply_event(model: Model, state: State, event: Event) -> State:
-    """Return the state after a stored event."""
-    return model.apply(state, event.type, bytes(event.data), time=event.time, version=event.version, schema_version=event.schema_version)
+        return EventInvalid(
+            f"sequence {commit.sequence} holds versions {commit.first_version} to {commit.last_version} as commit {commit.n}, "
+            f"but version {position.version + 1} as commit {position.index.n} should come next"
+        )

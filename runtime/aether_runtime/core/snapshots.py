@@ -17,7 +17,6 @@ from aether_api import headers
 from aether_api.commit_index import CommitIndex
 from aether_api.durable import NO_INBOX, InboxPosition
 from aether_api.errors import InvalidEnvelope
-from aether_api.messages import parse_time
 from aether_model.model import Model
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.reminders import NO_REMINDERS
@@ -105,6 +104,5 @@ def restore_history(model: Model, body: SnapshotBody, index: CommitIndex) -> His
     Raises:
         InvalidEnvelope: the state is none of this model; the snapshot is to be ignored.
     """
-    last_time_s = parse_time(body.last_time).timestamp() if body.last_time else 0.0
-    position = Position(body.version, body.sequence, index, body.incarnation, body.commit_id, body.last_time, last_time_s)
+    position = Position(body.version, body.sequence, index, body.incarnation, body.commit_id, body.last_time)
     return History(model, position, model.decode_state(bytes(body.state)), CommandWindow(body.window), body.inbox, body.reminders or NO_REMINDERS)

@@ -24,7 +24,7 @@ def build_history(balance: int = 7) -> History:
     window.add("c-2", 12, START_S + 0.25)
     return History(
         compile_account(),
-        Position(3, 12, INDEX, 1, "id-1", "2026-07-01T12:00:00.000000Z", 1782907200.0),
+        Position(3, 12, INDEX, 1, "id-1", "2026-07-01T12:00:00.000000Z"),
         {"owner": "é", "balance": balance, "open": True},
         window,
         InboxPosition(7, 40),
