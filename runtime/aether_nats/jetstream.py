@@ -10,12 +10,13 @@ retryable, and with `JetStreamError`, which is not.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
 
 import msgspec
 
-from aether_api.errors import InvalidEnvelope, JetStreamError, NoResponders, StreamUnavailable
+from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, NoResponders, StreamUnavailable
 from aether_nats.connection import REQUEST_TIMEOUT_S, NatsConnection
 from aether_nats.jetstream_wire import (
     CODE_END_OF_BATCH,
@@ -37,7 +38,7 @@ from aether_nats.jetstream_wire import (
     stored_of,
 )
 from aether_nats.message import Message
-from aether_nats.requests import await_all
+from aether_nats.requests import Exchange
 
 API: Final = "$JS.API"
 
@@ -173,11 +174,15 @@ class JetStream:
         subject, found = f"{API}.DIRECT.GET.{stream}", list[StoredMessage | None]()
         for start in range(0, len(sequences), READS_IN_FLIGHT_MAX):
             window = sequences[start : start + READS_IN_FLIGHT_MAX]
+            reads = _Reads(subject, len(window), asyncio.get_running_loop().create_future())
             try:
-                futures = [self._connection.request(subject, b'{"seq":%d}' % sequence, b"", self._timeout_s) for sequence in window]
-                found += [stored_of(message) for message in await await_all(futures)]
+                for place, sequence in enumerate(window):
+                    self._connection.begin(_Read(reads, place), b'{"seq":%d}' % sequence, b"", self._timeout_s)
+                found += await reads.done
             except NoResponders as exc:
                 raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
+            finally:
+                reads.done.cancel()
         return found
 
     async def multi_last(self, stream: str, subjects: Iterable[str]) -> list[StoredMessage]:
@@ -186,6 +191,14 @@ class JetStream:
         for start in range(0, len(wanted), SUBJECTS_IN_REQUEST_MAX):
             found += await self._multi_last(stream, wanted[start : start + SUBJECTS_IN_REQUEST_MAX])
         return found
+
+    def begin_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> asyncio.Future[list[Message]]:
+        """Ask for up to `count` messages of a subject from `first_sequence` on; `finish_batch` reads the answer."""
+        return self._connection.request_many(f"{API}.DIRECT.GET.{stream}", _encode({"seq": max(1, first_sequence), "next_by_subj": subject, "batch": count}), b"", self._timeout_s)
+
+    def finish_batch(self, answer: list[Message]) -> list[StoredMessage]:
+        """Return the messages of a batch, or raise what the server says instead."""
+        return _read_batch(answer)[0]
 
     async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:
         """Read up to `count` messages of a subject from `first_sequence` on, and how many more there are.
@@ -228,12 +241,7 @@ class JetStream:
             messages = await self._connection.request_many(f"{API}.DIRECT.GET.{stream}", question, b"", self._timeout_s)
         except NoResponders as exc:
             raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
-        *found, end = messages
-        if not found and end.status == CODE_NOT_FOUND:
-            return [], 0
-        if end.status != CODE_END_OF_BATCH:
-            raise build_status_error(end)
-        return [_expect(stored_of(message)) for message in found], find_pending(end)
+        return _read_batch(messages)
 
     async def _call(self, name: str, question: object, decoder: msgspec.json.Decoder[_T]) -> _T:
         payload = b"" if question is None else _encode(question)
@@ -242,6 +250,60 @@ class JetStream:
         except NoResponders as exc:
             raise StreamUnavailable("JetStream does not answer: is it enabled on the server and for this account?") from exc
         return decode_answer(message, decoder)
+
+
+class _Reads:
+    """Several reads by sequence that somebody awaits together."""
+
+    __slots__ = ("done", "found", "missing", "subject")
+
+    def __init__(self, subject: str, count: int, done: asyncio.Future[list[StoredMessage | None]]) -> None:
+        self.subject = subject
+        self.missing = count
+        self.found: list[StoredMessage | None] = [None] * count
+        self.done = done
+
+    def fail(self, error: AetherError) -> None:
+        """Give all of them up."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class _Read(Exchange):
+    """One of them."""
+
+    __slots__ = ("place", "reads")
+
+    def __init__(self, reads: _Reads, place: int) -> None:
+        super().__init__(reads.subject)
+        self.reads = reads
+        self.place = place
+
+    def take(self, message: Message) -> bool:
+        """Note the message; the last one to come ends the waiting."""
+        reads = self.reads
+        try:
+            reads.found[self.place] = stored_of(message)
+        except AetherError as exc:
+            reads.fail(exc)
+        reads.missing -= 1
+        if not reads.missing and not reads.done.done():
+            reads.done.set_result(reads.found)
+        return True
+
+    def fail(self, error: AetherError) -> None:
+        """Give all of them up."""
+        self.reads.fail(error)
+
+
+def _read_batch(messages: list[Message]) -> tuple[list[StoredMessage], int]:
+    """Return the messages of a batched Direct Get and how many more there are."""
+    end = messages.pop()
+    if not messages and end.status == CODE_NOT_FOUND:
+        return [], 0
+    if end.status != CODE_END_OF_BATCH:
+        raise build_status_error(end)
+    return [_expect(stored_of(message)) for message in messages], find_pending(end)
 
 
 def _expect(message: StoredMessage | None) -> StoredMessage:

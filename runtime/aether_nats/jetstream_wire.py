@@ -7,7 +7,6 @@ here, once; beyond this module nothing of JetStream is untyped.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -109,8 +108,7 @@ class StreamInfo(msgspec.Struct, frozen=True):
     created: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
+class StoredMessage(msgspec.Struct, frozen=True):
     """A message as the stream holds it; `time` is the server's, RFC 3339."""
 
     subject: str

@@ -16,16 +16,12 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Final
 
-from msgspec import structs
-
 from aether_api import logs
-from aether_api.commit_index import Block, inner_blocks
-from aether_api.envelope import Commit, StoredCommit, build_tombstone, decode_commit, encode_commit
+from aether_api.envelope import Commit, StoredCommit, build_tombstone, encode_commit
 from aether_api.errors import (
     AetherError,
     Backpressure,
@@ -41,10 +37,11 @@ from aether_api.errors import (
 )
 from aether_api.identity import ActorId, Epoch
 from aether_api.subjects import event_stream, event_subject, partition_of, snapshot_stream, snapshot_wildcard
+from aether_nats.commit_reader import CommitReader, decode_stored
 from aether_nats.connection import NatsConnection
 from aether_nats.inbox import purge_inbox, read_inbox_end
 from aether_nats.jetstream import JetStream
-from aether_nats.jetstream_wire import StoredMessage, sequence_of
+from aether_nats.jetstream_wire import sequence_of
 from aether_nats.message import Message
 from aether_nats.requests import Exchange
 
@@ -55,9 +52,6 @@ APPEND_TIMEOUT_S: Final = 2.0
 
 APPEND_RETRY_S: Final = 0.25
 """Seconds between tries after the server refused to serve at all; an election takes seconds."""
-
-BATCH_COMMITS: Final = 256
-"""Commits read at once during replay: hides the round trip, and bounds memory to 256 commits of an actor."""
 
 SUBJECTS_CACHED: Final = 16_384
 """Actors whose subjects are remembered: hashing a name costs as much as sending its append, and hot actors are few (3 MB)."""
@@ -110,13 +104,19 @@ class _End:
 class Journal:
     """Appends and reads commits of one namespace."""
 
-    def __init__(self, js: JetStream, partitions: int) -> None:
+    def __init__(self, js: JetStream, partitions: int, *, reads: JetStream | None = None) -> None:
+        """Use `js` for what an actor waits for, and `reads`, another connection if there is one, for histories, so that these hold nothing up."""
         self._js = js
         self._partitions = partitions
         self._subject_of = lru_cache(SUBJECTS_CACHED)(partial(event_subject, partitions=partitions))
+        self._reader = CommitReader(reads or js, partitions)
         self._loop = asyncio.get_running_loop()
-        self.scans = 0
         self.resent = 0
+
+    @property
+    def scans(self) -> int:
+        """How often an index was broken and a subject had to be scanned."""
+        return self._reader.scans
 
     def append(self, commit: Commit) -> asyncio.Future[int]:
         """Store a commit and return the future of its sequence; cancel the future to give up.
@@ -135,33 +135,15 @@ class Journal:
             InvalidEnvelope: something else than a commit stands there.
         """
         message = await self._js.message_by_last(event_stream(actor.namespace, partition_of(actor, self._partitions)), event_subject(actor, self._partitions))
-        return None if message is None else _decode(message)
+        return None if message is None else decode_stored(message)
 
     async def read_at(self, actor: ActorId, sequence: int) -> StoredCommit | None:
         """Read the commit at `sequence`; None when nothing of this actor stands there."""
-        return (await self._read_sequences(actor, [sequence]))[0]
+        return (await self._reader.read_sequences(actor, [sequence]))[0]
 
-    async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
-        """Yield the commits with ordinals from `from_n` up to `head`, in order, in batches.
-
-        Raises:
-            InvalidEnvelope: the log does not hold what the index names, and a scan did not find it either.
-        """
-        sequences, scanned = await self._find_sequences(actor, head, from_n)
-        next_n = from_n
-        while next_n < head.n:
-            start = next_n - from_n
-            wanted = sequences[start : start + BATCH_COMMITS]
-            commits = _check_run(await self._read_sequences(actor, wanted), next_n, head.incarnation)
-            if commits:
-                yield commits
-                next_n += len(commits)
-            elif scanned:
-                raise InvalidEnvelope(f"{actor}: commit {next_n} is missing from the log")
-            else:
-                sequences, scanned = sequences[:start] + await self._scan(actor, head, next_n), True
-        if head.n >= from_n:
-            yield [head]
+    def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
+        """Yield the commits with ordinals from `from_n` up to `head`, in order, in batches; raises as `CommitReader.read_commits`."""
+        return self._reader.read_commits(actor, head, from_n=from_n)
 
     async def purge(self, actor: ActorId, *, epoch: Epoch, writer: str) -> None:
         """End the actor's history: append a tombstone, then delete everything before it, snapshots, and what waits for it. Safe to repeat.
@@ -203,10 +185,10 @@ class Journal:
         if message is None:
             return None
         try:
-            head = _decode(message)
+            head = decode_stored(message)
             return _End(head.sequence, head.incarnation, head.epoch, head.tombstone)
         except InvalidEnvelope:
-            commits = await self._walk(actor, message.sequence)
+            commits = await self._reader.walk(actor, message.sequence)
             return _End(message.sequence, max((commit.incarnation for commit in commits), default=0), max((commit.epoch for commit in commits), default=Epoch(0)))
 
     async def _delete_before(self, actor: ActorId, sequence: int) -> None:
@@ -233,78 +215,10 @@ class Journal:
         except AetherError as exc:
             self.on_failed_try(append, exc, sent=False)
 
-    async def _read_sequences(self, actor: ActorId, sequences: Sequence[int]) -> list[StoredCommit | None]:
-        """Read the actor's commits at some sequences; what a replica does not have yet, the leader has."""
-        stream = event_stream(actor.namespace, partition_of(actor, self._partitions))
-        subject = event_subject(actor, self._partitions)
-        messages = await self._js.messages_by_sequence(stream, sequences)
-        for place, message in enumerate(messages):
-            if message is None:
-                messages[place] = await self._js.leader_message(stream, sequences[place])
-        return [_decode(message) if message is not None and message.subject == subject else None for message in messages]
-
-    async def _find_sequences(self, actor: ActorId, head: StoredCommit, from_n: int) -> tuple[list[int], bool]:
-        """Return the sequences of the commits [from_n, head.n), oldest first, and whether it took a scan to find them."""
-        known: dict[int, int] = {}
-        try:
-            pending = [block for block in head.index().blocks() if block.last >= from_n]
-            while pending:
-                known.update((block.last, block.sequence) for block in pending)
-                closed = [block for block in pending if block.first < block.last]
-                pending = _expand(closed, await self._read_sequences(actor, [block.sequence for block in closed]), from_n)
-        except InvalidEnvelope as exc:
-            logger.debug("the commit index cannot be used", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
-            return await self._scan(actor, head, from_n), True
-        return [known[n] for n in sorted(known)], False
-
-    async def _scan(self, actor: ActorId, head: StoredCommit, from_n: int) -> list[int]:
-        """Find commits by walking the subject: slow for everybody, so only where the index is broken."""
-        self.scans += 1
-        logger.warning("the commit index is broken, scanning the actor's subject", extra={logs.ACTOR_ID: str(actor), logs.SEQUENCE: head.sequence})
-        return [commit.sequence for commit in await self._walk(actor, head.sequence) if commit.incarnation == head.incarnation and commit.n >= from_n]
-
-    async def _walk(self, actor: ActorId, end: int) -> list[StoredCommit]:
-        """Return every commit of the actor before the sequence `end`, without its events; what is no commit is left out."""
-        stream = event_stream(actor.namespace, partition_of(actor, self._partitions))
-        commits: list[StoredCommit] = []
-        next_sequence = 1
-        while True:
-            batch, _ = await self._js.read_batch(stream, event_subject(actor, self._partitions), next_sequence, BATCH_COMMITS)
-            for message in batch:
-                with suppress(InvalidEnvelope):
-                    commits += [structs.replace(_decode(message), payload=b"")] if message.sequence < end else []
-            if not batch or batch[-1].sequence >= end:
-                return commits
-            next_sequence = batch[-1].sequence + 1
-
 
 async def purge_actor(connection: NatsConnection, partitions: int, actor: ActorId, *, epoch: Epoch, writer: str) -> None:
     """Purge one actor over `connection`, see `Journal.purge`."""
     await Journal(JetStream(connection), partitions).purge(actor, epoch=epoch, writer=writer)
-
-
-def _expand(closed: Sequence[Block], commits: Sequence[StoredCommit | None], from_n: int) -> list[Block]:
-    """Return the blocks inside closed ones, from the commits that end them.
-
-    Raises:
-        InvalidEnvelope: one of them is not the commit that ends its block.
-    """
-    inner: list[Block] = []
-    for block, commit in zip(closed, commits, strict=True):
-        if commit is None or commit.n != block.last:
-            raise InvalidEnvelope(f"sequence {block.sequence} does not hold commit {block.last}")
-        inner += [found for found in inner_blocks(block, commit.index()) if found.last >= from_n]
-    return inner
-
-
-def _check_run(commits: Sequence[StoredCommit | None], first_n: int, incarnation: int) -> list[StoredCommit]:
-    """Return the commits if they are those from `first_n` on, else nothing."""
-    found = [commit for commit in commits if commit is not None and commit.incarnation == incarnation]
-    return found if len(found) == len(commits) and [commit.n for commit in found] == list(range(first_n, first_n + len(found))) else []
-
-
-def _decode(message: StoredMessage) -> StoredCommit:
-    return decode_commit(message.sequence, message.raw_headers, message.payload)
 
 
 def _translate(commit: Commit, error: AetherError) -> AetherError:

@@ -13,16 +13,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from math import inf
 
 from aether_api.errors import AetherError, NoResponders, RequestTimeout
+from aether_api.headers import FIRST_LINE
 from aether_nats.message import Message
 
 INBOX_PREFIX = "_INBOX"
 """The prefix that servers' default permissions and other clients expect."""
 
 STATUS_NO_RESPONDERS = 503
+
+STATUS_AT = len(FIRST_LINE)
+"""Where a blank tells that the server speaks itself; a look there is a tenth of reading the status, and a batch has a thousand messages."""
 
 
 class Exchange(ABC):
@@ -79,7 +82,7 @@ class _Many(Exchange):
 
     def take(self, message: Message) -> bool:
         self.collected.append(message)
-        if not message.status:
+        if message.raw_headers[STATUS_AT : STATUS_AT + 1] != b" ":
             return False
         if not self.future.done():
             self.future.set_result(self.collected)
@@ -172,13 +175,3 @@ class RequestTable:
         self._stop_timer()
         if self._waiting:
             self._start_timer(min(exchange.deadline for exchange in self._waiting.values()))
-
-
-async def await_all(futures: Sequence[asyncio.Future[Message]]) -> list[Message]:
-    """Return all replies in order, or raise the first failure and give the others up."""
-    try:
-        return [await future for future in futures]
-    finally:
-        for future in futures:
-            if not future.cancel() and not future.cancelled():
-                future.exception()  # looked at, so that asyncio does not report it as forgotten
