@@ -331,7 +331,7 @@ class VirtualMachine:
 
     def _accept(self, commit: Commit, group: Group, sequence: int) -> None:
         position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, group.time)
-        self._history.accept(position, group.second, group.accepted, group.state)
+        self._history.accept(position, int(group.time_s), group.accepted, group.state)
         if commit.inbox or group.reminders:
             self._history.note_durable(commit.inbox, commit.reminders)
             self._after_scheduled(commit, group)

@@ -22,7 +22,7 @@ from msgspec import Raw
 from aether_api.durable import InboxPosition, Tick
 from aether_api.envelope import Event, build_event_id, build_source, decode_fields, encode_event
 from aether_api.errors import CommandFailed, EventInvalid, InternalError, Reason
-from aether_api.messages import Command, Reply, ReplyEvent, build_error, format_time, parse_second
+from aether_api.messages import Command, Reply, ReplyEvent, build_error, format_time, parse_time
 from aether_model.model import CommandInput, Decision, DomainEvent, Emitted, Model, Rejected, State
 from aether_nats.schedules import Reminder
 from aether_runtime.core.history import History
@@ -62,7 +62,7 @@ class Group(msgspec.Struct):
     """What a group of commands comes to.
 
     Attributes:
-        time: of its events, RFC 3339; `second` is its unix second.
+        time: of its events, RFC 3339; `time_s` is the same moment in unix time.
         oldest_s: unix time before which a command is too old to be run: its id may have left the window.
         answers: in order of arrival; sent when the commit is acked, or the position confirmed.
         immediate: answers that say nothing about the state (expired), sent at once.
@@ -79,7 +79,7 @@ class Group(msgspec.Struct):
     state: State
     version: int
     time: str
-    second: int
+    time_s: float
     oldest_s: float
     answers: list[tuple[Waiting, Reply]] = []
     immediate: list[tuple[Waiting, Reply]] = []
@@ -126,12 +126,12 @@ def decide_group(history: History, waiting: Sequence[Waiting], now: Now, *, byte
 def begin_group(history: History, now: Now) -> Group:
     """Return a group without commands; the time of its events never runs back within an actor."""
     position = history.position
-    time, second = format_time(now.unix_s), int(now.unix_s)
+    time, time_s = format_time(now.unix_s), now.unix_s
     if time < position.last_time:
-        time, second = position.last_time, parse_second(position.last_time)
+        time, time_s = position.last_time, parse_time(position.last_time).timestamp()
     floor_s = history.window.floor_s
     oldest_s = max(now.unix_s - AGE_MAX_S, floor_s + SKEW_S) if floor_s else now.unix_s - AGE_MAX_S
-    return Group(history.state, position.version, time, second, oldest_s)
+    return Group(history.state, position.version, time, time_s, oldest_s)
 
 
 def _take(group: Group, history: History, item: Waiting, now: Now) -> bool:
