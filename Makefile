@@ -50,6 +50,10 @@ bench: $(STAMP) ## run the benches (ONLY=name,name ROUNDS= SECONDS= SMALL=1 PROF
 	@$(BIN)/python -m bench $(subst $(comma), ,$(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(SMALL),--small) $(if $(PROFILE),--profile build/bench) $(if $(REQUIRE_PEERS),--require-peers)
 
+.PHONY: bench-peers
+bench-peers: $(STAMP) ## install what the benches compare with, into the user's cache
+	@$(BIN)/python -m bench.install
+
 .PHONY: cluster
 cluster: $(STAMP) ## start a kind cluster and keep it; prints its kubeconfig
 	@$(BIN)/python -m tests.cluster up --keep
@@ -71,6 +75,7 @@ lock: $(STAMP) ## pin every package anew, with hashes
 	@$(LOCK) requirements/build.in -o requirements/build.txt
 	@$(LOCK) pyproject.toml $(IMAGE_EXTRAS) -o requirements/image.txt
 	@$(LOCK) pyproject.toml $(IMAGE_EXTRAS) --extra dev -o requirements/dev.txt
+	@$(LOCK) bench/eventsourcing_peer/requirements.in -o bench/eventsourcing_peer/requirements.txt
 	@sed -i '/^aether-actors/d' requirements/image.txt requirements/dev.txt
 
 .PHONY: format

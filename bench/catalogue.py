@@ -1,4 +1,4 @@
-"""The benches by name; docs/performance.md has a paragraph for each."""
+"""The benches by name, with what is asked of each; docs/performance.md has a paragraph for each."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from functools import partial
 from typing import Final
 
 from bench.commands import ACTORS, Workload, run_commands
-from bench.replays import run_cold_start, run_replay_million, run_replay_one
+from bench.replays import run_cold_start, run_idle_vm, run_replay_million, run_replay_one
 from bench.results import Line
 from bench.scale import Scale
 
 Bench = Callable[[Scale], AsyncIterator[Line]]
 
-
-def _commands(name: str, workload: Workload) -> Bench:
-    return partial(run_commands, name, workload)
-
+WORKLOADS: Final[Mapping[str, Workload]] = {
+    "commands-64": Workload(64, ACTORS, "single", 0.7, (("pekko-leveldb", 2.0), ("pekko-postgresql", 4.0), ("eventsourcing-sqlite", None), ("eventsourcing-postgresql", None))),
+    "commands-hot": Workload(512, 1, "group", 0.7, (("pekko-leveldb", 8.0), ("pekko-postgresql", 8.0))),
+    "commands-fsync": Workload(512, ACTORS, "single", None, (("pekko-leveldb-fsync", 3.0), ("pekko-postgresql", 3.0)), sync_always=True),
+    "commands-1": Workload(1, ACTORS, "single", 2.0, (("pekko-leveldb", None), ("eventsourcing-sqlite", None)), value="p50"),
+}
+"""Closed loops of clients. PostgreSQL and SQLite store with fsync, as they do by default."""
 
 BENCHES: Final[Mapping[str, Bench]] = {
-    "commands-64": _commands("commands-64", Workload(64, ACTORS, "single", "rate")),
-    "commands-hot": _commands("commands-hot", Workload(512, 1, "group", "rate")),
-    "commands-1": _commands("commands-1", Workload(1, ACTORS, "single", "p50")),
+    **{name: partial(run_commands, name, workload) for name, workload in WORKLOADS.items()},
     "replay-one": run_replay_one,
     "cold-start": run_cold_start,
     "replay-million": run_replay_million,
+    "idle-vm": run_idle_vm,
 }

@@ -1,28 +1,40 @@
-"""The benches of commands over NATS: closed loops of clients against our runtime and against the bare loops."""
+"""The benches of commands: closed loops of clients against our runtime, the bare loops and the peers.
+
+Ours and the bare loops are asked over NATS by the same generator; the peers are asked inside their own process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import sys
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.streams import StreamPlan
-from bench.results import Comparison, Line, Sample, build_line
-from bench.rounds import interleave
+from bench.actor_peers import LABELS, PeerName, start_peer
+from bench.errors import PeerMissing
+from bench.load import LoadResult
+from bench.results import Comparison, Line, Sample, build_line, build_missing_line
+from bench.rounds import Measure, interleave
 from bench.scale import Scale
-from bench.sides import Side, start_bare, start_ours
+from bench.sides import start_bare, start_ours
 
 ACTORS: Final = 1000
 """Actors of the closed loops, but for the hot one."""
 
-RATE_SHARE: Final = 0.7
-"""Least share of the bare loop's rate."""
+WARM_UP: Final = 3
+"""Measurements that a peer runs beforehand: a JIT needs some seconds of the real work."""
 
-LATENCY_FACTOR: Final = 2.0
-"""Greatest multiple of the bare loop's median time."""
+
+class Loaded(Protocol):
+    """A side that a closed loop can be run against."""
+
+    def load(self, *, clients: int, actors: int, seconds: float) -> Awaitable[tuple[LoadResult, float]]:
+        """Load it, and return what came back and the microseconds of CPU of one command."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,40 +42,72 @@ class Workload:
     """A closed loop and how it is judged.
 
     Attributes:
-        bare: which bare loop is the limit.
+        bare: which bare loop is the limit, and `bare_target` the ratio to it that is asked for.
+        peers: the ratio to each peer that is asked for, None where it is only reported.
         value: what is compared: replies a second, or the median time of one.
+        sync_always: let the server fsync before each ack.
     """
 
     clients: int
     actors: int
     bare: Literal["single", "group"]
-    value: Literal["rate", "p50"]
+    bare_target: float | None
+    peers: tuple[tuple[PeerName, float | None], ...] = ()
+    value: Literal["rate", "p50"] = "rate"
+    sync_always: bool = False
+
+    def compare(self, name: str, against: str, target: float | None) -> Comparison:
+        """Return how this workload is compared with something."""
+        if self.value == "p50":
+            return Comparison(name, "ms", against, target, at_most=True)
+        return Comparison(name, "commands/s", against, target)
 
 
 async def run_commands(name: str, workload: Workload, scale: Scale) -> AsyncGenerator[Line, None]:
-    """Compare our runtime with a bare loop, with the server's broadcast of stored events on (the default) and off."""
-    for broadcast in (True, False):
-        yield await _compare(name, workload, scale, broadcast=broadcast)
+    """Compare our runtime with its limit and its peers, on streams with broadcast (the default), then with the limit without broadcast."""
+    async for line in _compare(name, workload, scale, broadcast=True):
+        yield line
+    async for line in _compare(name, workload, scale, broadcast=False):
+        yield line
 
 
-async def _compare(name: str, workload: Workload, scale: Scale, *, broadcast: bool) -> Line:
-    plan = StreamPlan(broadcast=broadcast)
-    label = f"bare {workload.bare} loop, broadcast {'on' if broadcast else 'off'}"
+async def _compare(name: str, workload: Workload, scale: Scale, *, broadcast: bool) -> AsyncGenerator[Line, None]:
+    plan, suffix = StreamPlan(broadcast=broadcast), "" if broadcast else ", broadcast off"
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(EmbeddedServer.start())
-        ours = await stack.enter_async_context(start_ours(server, "ours", plan, scale, name=f"{name}-broadcast-{'on' if broadcast else 'off'}"))
+        server = await stack.enter_async_context(EmbeddedServer.start(sync_always=workload.sync_always))
+        ours = await stack.enter_async_context(start_ours(server, "ours", plan, scale, name=f"{name}{suffix.replace(', ', '-').replace(' ', '-')}"))
         bare = await stack.enter_async_context(start_bare(server, "bare", plan, workload.bare))
-        samples = await interleave(scale.rounds, {"ours": partial(_measure, ours, workload, scale), "bare": partial(_measure, bare, workload, scale)})
-    return build_line(_build_comparison(name, workload, label), samples["ours"], samples["bare"])
+        sides: dict[str, Loaded] = {"ours": ours, f"bare {workload.bare} loop{suffix}": bare}
+        targets = {f"bare {workload.bare} loop{suffix}": workload.bare_target}
+        missing: list[Line] = []
+        for peer, target in workload.peers if broadcast else ():
+            try:
+                sides[LABELS[peer]] = await _start_warm(stack, peer, workload, scale)
+                targets[LABELS[peer]] = target
+            except PeerMissing as exc:
+                missing.append(build_missing_line(workload.compare(name, LABELS[peer], target), str(exc)))
+        samples = await interleave(scale.rounds, {label: _measure_later(side, workload, scale) for label, side in sides.items()})
+    for label, target in targets.items():
+        yield build_line(workload.compare(name, label, target), samples["ours"], samples[label])
+    for line in missing:
+        yield line
 
 
-async def _measure(side: Side, workload: Workload, scale: Scale) -> Sample:
-    actors = workload.actors if workload.actors == 1 else scale.of(workload.actors, at_least=workload.clients)
-    result, cpu_us = await side.load(clients=workload.clients, actors=actors, seconds=scale.seconds)
+async def _start_warm(stack: AsyncExitStack, name: PeerName, workload: Workload, scale: Scale) -> Loaded:
+    print(f"warming up: {LABELS[name]}", file=sys.stderr)
+    peer = await stack.enter_async_context(start_peer(name))
+    await peer.load(clients=workload.clients, actors=_count_actors(workload, scale), seconds=WARM_UP * scale.seconds)
+    return peer
+
+
+def _measure_later(side: Loaded, workload: Workload, scale: Scale) -> Measure:
+    return partial(_measure, side, workload, scale)
+
+
+async def _measure(side: Loaded, workload: Workload, scale: Scale) -> Sample:
+    result, cpu_us = await side.load(clients=workload.clients, actors=_count_actors(workload, scale), seconds=scale.seconds)
     return Sample(result.rate if workload.value == "rate" else result.p50_ms, cpu_us)
 
 
-def _build_comparison(name: str, workload: Workload, against: str) -> Comparison:
-    if workload.value == "p50":
-        return Comparison(name, "ms", against, LATENCY_FACTOR, at_most=True)
-    return Comparison(name, "commands/s", against, RATE_SHARE)
+def _count_actors(workload: Workload, scale: Scale) -> int:
+    return 1 if workload.actors == 1 else scale.of(workload.actors, at_least=workload.clients)

@@ -7,11 +7,15 @@ from typing import Final
 from aether_api.identity import parse_actor_id
 from aether_api.subjects import event_stream, event_subject, partition_of
 from bench.errors import BenchFailed
-from bench.peers import SOURCES, find_program, folder_of, install
+from bench.peers import CACHE, SOURCES, find_program, folder_of, install
 from bench.populate import Population
 from bench.processes import run
 
 HOW: Final = "install Go 1.26 or newer"
+
+
+NATS_CLI: Final = "github.com/nats-io/natscli/nats@v0.5.1"
+"""The program with `nats bench`."""
 
 
 async def find_go_reader() -> str:
@@ -40,3 +44,17 @@ async def read_in_order(program: str, url: str, population: Population, *, decod
     if decode and int(balance) != 5 * population.commits * population.events:
         raise BenchFailed(f"the Go reader found a balance of {int(balance)}")
     return float(seconds)
+
+
+async def find_nats_cli() -> str:
+    """Return the path of the `nats` program, built on demand.
+
+    Raises:
+        PeerMissing: there is no Go, or the build failed.
+    """
+    folder = CACHE / f"nats-cli-{NATS_CLI.rpartition('@')[2]}"
+    program = folder / "nats"
+    if not program.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        await install(find_program("env", ""), f"GOBIN={folder}", find_program("go", HOW), "install", NATS_CLI, folder=folder)
+    return str(program)

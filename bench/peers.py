@@ -1,7 +1,7 @@
 """Where peers are kept, and how one learns that a peer is missing.
 
 Peers are built or installed into the user's cache, each into a folder named by what made it, so that a changed pin is a new
-folder. `python -m bench.peers` (or `make bench-peers`) installs all of them; a bench installs what it needs by itself.
+folder. `python -m bench.install` (or `make bench-peers`) installs all of them; a bench installs what it needs by itself.
 """
 
 from __future__ import annotations

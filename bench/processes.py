@@ -62,15 +62,15 @@ async def read_line(process: asyncio.subprocess.Process, prefix: bytes = b"") ->
     raise BenchFailed(f"process {process.pid} ended with code {await process.wait()} and said nothing that begins with {prefix!r}")
 
 
-async def ask(process: asyncio.subprocess.Process, *, timeout_s: float = START_TIMEOUT_S) -> bytes:
-    """Send an empty line and return the line that answers it.
+async def ask(process: asyncio.subprocess.Process, line: str = "", *, timeout_s: float = START_TIMEOUT_S) -> bytes:
+    """Send a line and return the line that answers it.
 
     Raises:
         BenchFailed: no answer came.
     """
     if process.stdin is None:
         raise BenchFailed("the process has no input")
-    process.stdin.write(b"\n")
+    process.stdin.write(line.encode() + b"\n")
     try:
         async with asyncio.timeout(timeout_s):
             return await read_line(process)

@@ -9,6 +9,7 @@ prints a `ReplayResult` as JSON.
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,9 @@ from bench.errors import BenchFailed
 
 POLL_S: Final = 0.002
 """Seconds between looks at whether all VMs are ready: a thousandth of what is measured."""
+
+SPARE: Final = 1000
+"""Actors that the process may hold beyond those of the bench, so that none is put to sleep."""
 
 MODEL_TIMEOUT_S: Final = 30.0
 """Seconds until the manifests are read."""
@@ -48,17 +52,19 @@ class Replays(msgspec.Struct, frozen=True):
 
 
 class ReplayResult(msgspec.Struct, frozen=True):
-    """How long it took, and resident memory in MB before and at its highest."""
+    """How long it took, resident memory in MB before, at its highest and after, and the bytes of one actor's state."""
 
     seconds: float
     before_mb: float
     peak_mb: float
+    after_mb: float
+    state_bytes: int
 
 
 async def main(text: str) -> None:
     """Start the runtime, wait for the signal, replay, report, and stay until killed."""
     replays = msgspec.json.decode(text, type=Replays)
-    settings = read_settings({}, folder=replays.folder, nats_url=replays.url, namespace=replays.namespace, http_port=0, recovery_permits=replays.permits)
+    settings = read_settings({}, folder=replays.folder, nats_url=replays.url, namespace=replays.namespace, http_port=0, recovery_permits=replays.permits, actors_per_pod=replays.actors + SPARE)
     async with open_runtime(settings) as runtime, asyncio.TaskGroup() as tasks:
         tasks.create_task(runtime.run(), name="runtime")
         await _await_model(runtime)
@@ -72,7 +78,10 @@ async def _measure(runtime: Runtime, replays: Replays) -> ReplayResult:
     Path("/proc/self/clear_refs").write_text("5")  # noqa: ASYNC240  # it is no disk: forget the highest memory so far
     began = time.perf_counter()
     await _replay(runtime, replays)
-    return ReplayResult(time.perf_counter() - began, before_mb, _read_status_mb("VmHWM"))
+    seconds, peak_mb = time.perf_counter() - began, _read_status_mb("VmHWM")
+    gc.collect()
+    state = next(iter(runtime.get_active_vms().values())).get_state()
+    return ReplayResult(seconds, before_mb, peak_mb, _read_status_mb("VmRSS"), sys.getsizeof(state) + sum(map(sys.getsizeof, state.values())))
 
 
 async def _replay(runtime: Runtime, replays: Replays) -> None:

@@ -1,0 +1,45 @@
+"""`python -m bench.install`: installs every peer into the user's cache, so that no bench has to."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from bench.actor_peers import find_eventsourcing, find_pekko
+from bench.errors import PeerMissing
+from bench.go_peer import find_go_reader, find_nats_cli
+from bench.postgres import start_postgres
+
+
+async def check_postgres() -> None:
+    """Start and stop a cluster."""
+    async with start_postgres():
+        pass
+
+
+STEPS: Final[dict[str, Callable[[], Awaitable[object]]]] = {
+    "the Go reader": find_go_reader,
+    "nats bench": find_nats_cli,
+    "Apache Pekko": find_pekko,
+    "eventsourcing": find_eventsourcing,
+    "PostgreSQL": check_postgres,
+}
+
+
+async def main() -> int:
+    """Install what is not there and say what is missing; returns the exit code."""
+    missing = 0
+    for name, step in STEPS.items():
+        try:
+            await step()
+            print(f"{name}: there")
+        except PeerMissing as exc:
+            missing += 1
+            print(f"{name}: {exc}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
