@@ -26,6 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--small", action="store_true", help="run everything small, to see that it works; the figures mean nothing")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write profiles of our processes; the figures mean nothing")
     parser.add_argument("--require-peers", action="store_true", help="fail where a peer is not installed")
+    parser.add_argument("--without-peers", action="store_true", help="compare with the bare loops alone")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in BENCHES]
     if unknown:
@@ -36,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _build_scale(options: argparse.Namespace) -> Scale:
-    scale = replace(SMALL if options.small else Scale(), profile=options.profile)
+    scale = replace(SMALL if options.small else Scale(), profile=options.profile, peers=not options.without_peers)
     return replace(scale, **{name: value for name in ("rounds", "seconds") if (value := getattr(options, name)) is not None})
 
 

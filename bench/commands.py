@@ -6,7 +6,7 @@ Ours and the bare loops are asked over NATS by the same generator; the peers are
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +16,12 @@ from aether_nats.embedded import EmbeddedServer
 from aether_nats.streams import StreamPlan
 from bench.actor_peers import LABELS, PeerName, start_peer
 from bench.errors import PeerMissing
+from bench.go_peer import NatsBench, find_nats_cli
 from bench.load import LoadResult
 from bench.results import Comparison, Line, Sample, build_line, build_missing_line
 from bench.rounds import Measure, interleave
 from bench.scale import Scale
-from bench.sides import start_bare, start_ours
+from bench.sides import make_streams, start_bare, start_ours
 
 ACTORS: Final = 1000
 """Actors of the closed loops, but for the hot one."""
@@ -80,12 +81,12 @@ async def _compare(name: str, workload: Workload, scale: Scale, *, broadcast: bo
         sides: dict[str, Loaded] = {"ours": ours, f"bare {workload.bare} loop{suffix}": bare}
         targets = {f"bare {workload.bare} loop{suffix}": workload.bare_target}
         missing: list[Line] = []
-        for peer, target in workload.peers if broadcast else ():
+        for label, target, starting in _list_others(stack, server, workload, scale) if broadcast else ():
             try:
-                sides[LABELS[peer]] = await _start_warm(stack, peer, workload, scale)
-                targets[LABELS[peer]] = target
+                sides[label] = await starting()
+                targets[label] = target
             except PeerMissing as exc:
-                missing.append(build_missing_line(workload.compare(name, LABELS[peer], target), str(exc)))
+                missing.append(build_missing_line(workload.compare(name, label, target), str(exc)))
         samples = await interleave(scale.rounds, {label: _measure_later(side, workload, scale) for label, side in sides.items()})
     for label, target in targets.items():
         yield build_line(workload.compare(name, label, target), samples["ours"], samples[label])
@@ -93,7 +94,24 @@ async def _compare(name: str, workload: Workload, scale: Scale, *, broadcast: bo
         yield line
 
 
+def _list_others(stack: AsyncExitStack, server: EmbeddedServer, workload: Workload, scale: Scale) -> list[tuple[str, float | None, Callable[[], Awaitable[Loaded]]]]:
+    """Return what else ours is compared with: label, target, and what starts it."""
+    others: list[tuple[str, float | None, Callable[[], Awaitable[Loaded]]]] = []
+    if workload.actors > 1:
+        others.append((f"nats bench, {workload.clients} in flight", None, partial(_start_nats_bench, server, scale)))
+    for name, target in workload.peers:
+        others.append((LABELS[name], target, partial(_start_warm, stack, name, workload, scale)))
+    return others
+
+
+async def _start_nats_bench(server: EmbeddedServer, scale: Scale) -> Loaded:
+    scale.check_peers()
+    await make_streams(server, "limit", StreamPlan())
+    return NatsBench(await find_nats_cli(), server.url, "limit")
+
+
 async def _start_warm(stack: AsyncExitStack, name: PeerName, workload: Workload, scale: Scale) -> Loaded:
+    scale.check_peers()
     print(f"warming up: {LABELS[name]}", file=sys.stderr)
     peer = await stack.enter_async_context(start_peer(name))
     await peer.load(clients=workload.clients, actors=_count_actors(workload, scale), seconds=WARM_UP * scale.seconds)

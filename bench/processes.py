@@ -34,10 +34,20 @@ async def start_python(*arguments: str, environment: Mapping[str, str] | None = 
 
 
 @asynccontextmanager
-async def start(*command: str, environment: Mapping[str, str] | None = None, ready: bytes = b"", folder: Path = PROJECT) -> AsyncGenerator[asyncio.subprocess.Process, None]:
-    """Run a program for the length of a `with` block; with `ready`, wait for that line first."""
+async def start(
+    *command: str, environment: Mapping[str, str] | None = None, ready: bytes = b"", folder: Path = PROJECT, quiet: bool = False
+) -> AsyncGenerator[asyncio.subprocess.Process, None]:
+    """Run a program for the length of a `with` block; with `ready`, wait for that line first; `quiet` drops what it says on stderr."""
+    errors = asyncio.subprocess.DEVNULL if quiet else None
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, env={**os.environ, **(environment or {})}, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, process_group=0, limit=1 << 20
+        *command,
+        cwd=folder,
+        env={**os.environ, **(environment or {})},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=errors,
+        process_group=0,
+        limit=1 << 20,
     )
     try:
         if ready:
@@ -84,20 +94,28 @@ async def run_python(*arguments: str, timeout_s: float = 300.0) -> bytes:
 
 
 async def run(*arguments: str, timeout_s: float = 300.0) -> bytes:
-    """Run a program to its end and return its last line.
+    """Run a program to its end and return its last line; raises as `run_whole`."""
+    lines = (await run_whole(*arguments, timeout_s=timeout_s)).strip().splitlines()
+    if not lines:
+        raise BenchFailed(f"{' '.join(arguments)} said nothing")
+    return lines[-1].encode()
+
+
+async def run_whole(*arguments: str, timeout_s: float = 300.0, quiet: bool = False) -> str:
+    """Run a program to its end and return what it said.
 
     Raises:
         BenchFailed: it failed or took too long.
     """
-    async with start(*arguments) as process:
+    async with start(*arguments, quiet=quiet) as process:
         try:
             async with asyncio.timeout(timeout_s):
                 output, _ = await process.communicate()
         except TimeoutError as exc:
             raise BenchFailed(f"{' '.join(arguments)} did not end within {timeout_s:g} s") from exc
-        if process.returncode or not output.strip():
+        if process.returncode:
             raise BenchFailed(f"{' '.join(arguments)} ended with code {process.returncode}")
-        return output.strip().splitlines()[-1]
+        return output.decode()
 
 
 def read_cpu_s(process_id: int) -> float:

@@ -64,7 +64,9 @@ class ReplayResult(msgspec.Struct, frozen=True):
 async def main(text: str) -> None:
     """Start the runtime, wait for the signal, replay, report, and stay until killed."""
     replays = msgspec.json.decode(text, type=Replays)
-    settings = read_settings({}, folder=replays.folder, nats_url=replays.url, namespace=replays.namespace, http_port=0, recovery_permits=replays.permits, actors_per_pod=replays.actors + SPARE)
+    settings = read_settings(
+        {}, folder=replays.folder, nats_url=replays.url, namespace=replays.namespace, http_port=0, recovery_permits=replays.permits, actors_per_pod=replays.actors + SPARE
+    )
     async with open_runtime(settings) as runtime, asyncio.TaskGroup() as tasks:
         tasks.create_task(runtime.run(), name="runtime")
         await _await_model(runtime)

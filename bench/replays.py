@@ -21,13 +21,13 @@ from aether_nats.settings import NatsSettings
 from aether_nats.streams import PARTITIONS_DEFAULT, StreamPlan
 from bench.actor_peers import LABELS, Peer, PeerName, start_peer
 from bench.bare_reads import Reads
+from bench.commands import WARM_UP
 from bench.errors import PeerMissing
 from bench.go_peer import find_go_reader, read_in_order
 from bench.populate import Population
 from bench.processes import ask, run_python, start_python
 from bench.replay_ours import ReplayResult, Replays
 from bench.results import Comparison, Line, Sample, build_limit_line, build_line, build_missing_line
-from bench.commands import WARM_UP
 from bench.rounds import Measure, interleave
 from bench.scale import Scale
 from bench.sides import MANIFESTS, make_streams
@@ -107,8 +107,9 @@ class Rivals:
 
     async def add_peer(self, stack: AsyncExitStack, name: PeerName, target: float | None, population: Population) -> None:
         """Compare with a peer that holds an equal history, and warm it up."""
-        print(f"filling and warming up: {LABELS[name]}", file=sys.stderr)
         try:
+            self.scale.check_peers()
+            print(f"filling and warming up: {LABELS[name]}", file=sys.stderr)
             peer = await stack.enter_async_context(start_peer(name))
         except PeerMissing as exc:
             return self.miss(LABELS[name], target, exc)
@@ -132,6 +133,7 @@ async def run_replay_one(scale: Scale) -> AsyncGenerator[Line, None]:
         batch = await _populate(server, "batch", actors=1, commits=commits // BATCH_EVENTS, events=BATCH_EVENTS)
         rivals = Rivals("replay-one", scale, {"ours": partial(_measure_ours, single), "batch": partial(_measure_ours, batch)})
         try:
+            scale.check_peers()
             program = await find_go_reader()
             rivals.add("Go ordered consumer", GO_SHARE, partial(_measure_go, program, single, decode=False))
             rivals.add("Go ordered consumer that decodes and applies", None, partial(_measure_go, program, single, decode=True))
