@@ -1,6 +1,6 @@
 """The account of the benches: deposits and withdrawals, events of 200 bytes.
 
-The bare loops use the structs below; ours is the model in bench/manifests, which says the same.
+The bare loops use the structs below; bench/account_model.py says the same for ours.
 """
 
 from __future__ import annotations

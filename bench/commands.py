@@ -21,10 +21,13 @@ from bench.load import LoadResult
 from bench.results import Comparison, Line, Sample, build_line, build_missing_line
 from bench.rounds import Measure, interleave
 from bench.scale import Scale
-from bench.sides import make_streams, start_bare, start_ours
+from bench.sides import MANIFESTS_CEL, make_streams, start_bare, start_ours
 
 ACTORS: Final = 1000
 """Actors of the closed loops, but for the hot one."""
+
+CEL_CLIENTS: Final = 64
+"""The workload in which a model in YAML with CEL is compared with the same one in Python."""
 
 WARM_UP: Final = 3
 """Measurements that a peer runs beforehand: a JIT needs some seconds of the real work."""
@@ -97,11 +100,17 @@ async def _compare(name: str, workload: Workload, scale: Scale, *, broadcast: bo
 def _list_others(stack: AsyncExitStack, server: EmbeddedServer, workload: Workload, scale: Scale) -> list[tuple[str, float | None, Callable[[], Awaitable[Loaded]]]]:
     """Return what else ours is compared with: label, target, and what starts it."""
     others: list[tuple[str, float | None, Callable[[], Awaitable[Loaded]]]] = []
+    if workload.clients == CEL_CLIENTS:
+        others.append(("ours, CEL model", None, partial(_start_cel, stack, server, scale)))
     if workload.actors > 1:
         others.append((f"nats bench, {workload.clients} in flight", None, partial(_start_nats_bench, server, scale)))
     for name, target in workload.peers:
         others.append((LABELS[name], target, partial(_start_warm, stack, name, workload, scale)))
     return others
+
+
+async def _start_cel(stack: AsyncExitStack, server: EmbeddedServer, scale: Scale) -> Loaded:
+    return await stack.enter_async_context(start_ours(server, "cel", StreamPlan(), scale, name="commands-cel", manifests=MANIFESTS_CEL))
 
 
 async def _start_nats_bench(server: EmbeddedServer, scale: Scale) -> Loaded:

@@ -21,10 +21,15 @@ def main(output: Path, arguments: list[str]) -> int:
     """Run the runtime until it is told to stop, then write the profile."""
     profile = cProfile.Profile()
     code = profile.runcall(run, arguments)
+    write_profile(profile, output)
+    return code
+
+
+def write_profile(profile: cProfile.Profile, output: Path) -> None:
+    """Write a profile and its table."""
     profile.dump_stats(output)
     with output.with_suffix(".txt").open("w") as table:
         pstats.Stats(str(output), stream=table).strip_dirs().sort_stats("tottime").print_stats(FUNCTIONS)
-    return code
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ prints a `ReplayResult` as JSON.
 from __future__ import annotations
 
 import asyncio
+import cProfile
 import gc
 import sys
 import time
@@ -24,6 +25,7 @@ from aether_runtime.process import open_runtime
 from aether_runtime.runtime import Runtime
 from aether_runtime.settings import read_settings
 from bench.errors import BenchFailed
+from bench.profiled import write_profile
 
 POLL_S: Final = 0.002
 """Seconds between looks at whether all VMs are ready: a thousandth of what is measured."""
@@ -41,6 +43,7 @@ class Replays(msgspec.Struct, frozen=True):
     Attributes:
         version: which every actor must have in the end.
         permits: replays at once.
+        profile: file for a profile of the replay; empty for none.
     """
 
     url: str
@@ -49,6 +52,7 @@ class Replays(msgspec.Struct, frozen=True):
     actors: int
     version: int
     permits: int = 64
+    profile: str = ""
 
 
 class ReplayResult(msgspec.Struct, frozen=True):
@@ -78,9 +82,15 @@ async def main(text: str) -> None:
 async def _measure(runtime: Runtime, replays: Replays) -> ReplayResult:
     before_mb = _read_status_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # noqa: ASYNC240  # it is no disk: forget the highest memory so far
+    profile = cProfile.Profile()
+    if replays.profile:
+        profile.enable()
     began = time.perf_counter()
     await _replay(runtime, replays)
     seconds, peak_mb = time.perf_counter() - began, _read_status_mb("VmHWM")
+    if replays.profile:
+        profile.disable()
+        write_profile(profile, Path(replays.profile))
     gc.collect()
     state = next(iter(runtime.get_active_vms().values())).get_state()
     return ReplayResult(seconds, before_mb, peak_mb, _read_status_mb("VmRSS"), sys.getsizeof(state) + sum(map(sys.getsizeof, state.values())))

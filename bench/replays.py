@@ -30,7 +30,7 @@ from bench.replay_ours import ReplayResult, Replays
 from bench.results import Comparison, Line, Sample, build_limit_line, build_line, build_missing_line
 from bench.rounds import Measure, interleave
 from bench.scale import Scale
-from bench.sides import MANIFESTS, make_streams
+from bench.sides import MANIFESTS, make_streams, profile_path
 
 EVENTS: Final = 100_000
 """Events of the one long history."""
@@ -79,6 +79,7 @@ class History:
 
     server: EmbeddedServer
     population: Population
+    profile: str = ""
 
     @property
     def events(self) -> int:
@@ -129,8 +130,8 @@ async def run_replay_one(scale: Scale) -> AsyncGenerator[Line, None]:
     commits = scale.of(EVENTS, at_least=BATCH_EVENTS)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedServer.start())
-        single = await _populate(server, "single", actors=1, commits=commits)
-        batch = await _populate(server, "batch", actors=1, commits=commits // BATCH_EVENTS, events=BATCH_EVENTS)
+        single = await _populate(server, scale, "single", actors=1, commits=commits)
+        batch = await _populate(server, scale, "batch", actors=1, commits=commits // BATCH_EVENTS, events=BATCH_EVENTS)
         rivals = Rivals("replay-one", scale, {"ours": partial(_measure_ours, single), "batch": partial(_measure_ours, batch)})
         try:
             scale.check_peers()
@@ -151,7 +152,7 @@ async def run_cold_start(scale: Scale) -> AsyncGenerator[Line, None]:
     """Compare the start of many interleaved actors with the bare known-sequence loop and with peers, and watch a writer beside it."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedServer.start())
-        history = await _populate(server, "cold", actors=scale.of(COLD_ACTORS), commits=COLD_EVENTS)
+        history = await _populate(server, scale, "cold", actors=scale.of(COLD_ACTORS), commits=COLD_EVENTS)
         rivals = Rivals("cold-start", scale, {"ours": partial(_measure_ours, history)})
         rivals.add("bare known-sequence loop", COLD_SHARE, partial(_measure_bare, history))
         for peer, target in COLD_PEERS:
@@ -166,7 +167,7 @@ async def run_cold_start(scale: Scale) -> AsyncGenerator[Line, None]:
 async def run_replay_million(scale: Scale) -> AsyncGenerator[Line, None]:
     """Measure how much memory the replay of a very long history takes."""
     async with EmbeddedServer.start() as server:
-        history = await _populate(server, "million", actors=1, commits=scale.of(MILLION))
+        history = await _populate(server, scale, "million", actors=1, commits=scale.of(MILLION))
         samples = await interleave(1, {"ours": partial(_measure_growth, history)}, warm_up=False)
         yield build_limit_line(Comparison("replay-million", "MB", "memory budget", 1.0, at_most=True), samples["ours"], MEMORY_MB)
 
@@ -174,16 +175,16 @@ async def run_replay_million(scale: Scale) -> AsyncGenerator[Line, None]:
 async def run_idle_vm(scale: Scale) -> AsyncGenerator[Line, None]:
     """Start very many VMs and measure what each takes beyond its state."""
     async with EmbeddedServer.start() as server:
-        history = await _populate(server, "idle", actors=scale.of(IDLE_VMS), commits=1)
+        history = await _populate(server, scale, "idle", actors=scale.of(IDLE_VMS), commits=1)
         samples = await interleave(1, {"ours": partial(_measure_footprint, history)}, warm_up=False)
         yield build_limit_line(Comparison("idle-vm", "bytes", f"budget of a VM, {history.population.actors} in one process", 1.0, at_most=True), samples["ours"], IDLE_BYTES)
 
 
-async def _populate(server: EmbeddedServer, namespace: str, *, actors: int, commits: int, events: int = 1) -> History:
+async def _populate(server: EmbeddedServer, scale: Scale, namespace: str, *, actors: int, commits: int, events: int = 1) -> History:
     population = Population(server.port, namespace, PARTITIONS_DEFAULT, actors, commits, events)
     await make_streams(server, namespace, StreamPlan(broadcast=False))
     await run_python("-m", "bench.populate", msgspec.json.encode(population).decode(), timeout_s=REPLAY_TIMEOUT_S)
-    return History(server, population)
+    return History(server, population, "" if scale.profile is None else str(profile_path(scale.profile, f"replay-{namespace}")))
 
 
 async def _measure_ours(history: History) -> Sample:
@@ -211,7 +212,7 @@ async def _replay(history: History) -> ReplayResult:
 async def _start_replayer(history: History) -> AsyncGenerator[asyncio.subprocess.Process, None]:
     """Start a runtime that waits for the word to replay, and kill it afterwards, so that it leaves no snapshots."""
     population = history.population
-    replays = Replays(history.server.url, population.namespace, str(MANIFESTS), population.actors, population.commits * population.events, permits=COLD_AT_ONCE)
+    replays = Replays(history.server.url, population.namespace, str(MANIFESTS), population.actors, population.commits * population.events, COLD_AT_ONCE, history.profile)
     environment = {"AETHER_LOG_LEVEL": "ERROR"}
     async with start_python("-m", "bench.replay_ours", msgspec.json.encode(replays).decode(), environment=environment, ready=b"ready") as process:
         try:

@@ -19,31 +19,39 @@ from bench.load import Load, LoadResult
 from bench.processes import PROJECT, read_cpu_s, run_python, start_python
 from bench.scale import Scale
 
-MANIFESTS: Final = PROJECT / "bench" / "manifests"
+MANIFESTS: Final = PROJECT / "bench" / "manifests" / "python"
+MANIFESTS_CEL: Final = PROJECT / "bench" / "manifests" / "cel"
+"""The account as a Python model, and in CEL."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Side:
-    """Something that answers commands in a namespace of its own on the server of the bench."""
+    """Something that answers commands in a namespace of its own on the server of the bench.
+
+    Attributes:
+        awake: how many actors are live already.
+    """
 
     port: int
     namespace: str
     process_id: int
+    awake: int = 0
 
     async def load(self, *, clients: int, actors: int, seconds: float) -> tuple[LoadResult, float]:
         """Load it, and return what came back and the microseconds of CPU it spent on one command."""
-        load = Load(self.port, self.namespace, clients, actors, seconds)
+        load = Load(self.port, self.namespace, clients, actors, seconds, wake=actors > self.awake)
+        self.awake = max(actors, self.awake)
         before_s = read_cpu_s(self.process_id)
         result = msgspec.json.decode(await run_python("-m", "bench.load", msgspec.json.encode(load).decode()), type=LoadResult)
         return result, (read_cpu_s(self.process_id) - before_s) * 1e6 / result.replies
 
 
 @asynccontextmanager
-async def start_ours(server: EmbeddedServer, namespace: str, plan: StreamPlan, scale: Scale, *, name: str) -> AsyncGenerator[Side, None]:
+async def start_ours(server: EmbeddedServer, namespace: str, plan: StreamPlan, scale: Scale, *, name: str, manifests: Path = MANIFESTS) -> AsyncGenerator[Side, None]:
     """Run our runtime as a user without Kubernetes does, on streams made by `plan`."""
     await make_streams(server, namespace, plan)
-    arguments = ("--folder", str(MANIFESTS), "--nats", server.url, "--namespace", namespace, "--http-port", "0")
-    module = ("-m", "aether_runtime") if scale.profile is None else ("-m", "bench.profiled", str(_profile_path(scale.profile, name)))
+    arguments = ("--folder", str(manifests), "--nats", server.url, "--namespace", namespace, "--http-port", "0")
+    module = ("-m", "aether_runtime") if scale.profile is None else ("-m", "bench.profiled", str(profile_path(scale.profile, name)))
     async with start_python(*module, *arguments, environment={"AETHER_LOG_LEVEL": "ERROR"}) as process:
         yield Side(server.port, namespace, process.pid)
 
@@ -65,7 +73,8 @@ async def make_streams(server: EmbeddedServer, namespace: str, plan: StreamPlan)
         await connection.close()
 
 
-def _profile_path(folder: Path, name: str) -> Path:
+def profile_path(folder: Path, name: str) -> Path:
+    """Return where the profile of one side goes, and say so."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder.resolve() / f"{name}.prof"
     print(f"profile of {name}: {path}", file=sys.stderr)
