@@ -24,13 +24,14 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol, cast
 
+import orjson
 from cel_expr_python import cel as engine
 from cel_expr_python.ext.ext_strings import ExtStrings
 
 from aether_api.errors import PermanentError
 from aether_api.v1alpha1.actor_model import EXPRESSION_LENGTH_MAX
 from aether_model.cel_lint import Finding, lint_source, words_of
-from aether_model.cel_types import BOOL, STRING, TIMESTAMP, CelType, parse_type
+from aether_model.cel_types import BOOL, DURATION, STRING, TIMESTAMP, CelType, parse_type
 
 RESULT_ELEMENTS_MAX: Final = 100_000
 """Values in one result, nested ones included: a commit of them would not fit into one message of NATS."""
@@ -49,6 +50,7 @@ _ERROR_LINE = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")
 _STATUS_WORD = re.compile(r"^[A-Z_]+: ")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 _NO_OVERLOAD = re.compile(r"found no matching overload for '([^']*)' applied to '\((.*)\)'")
+_FROM_STRING: Final = (TIMESTAMP, DURATION)
 _CONVERSIONS: Final = {"duration": "string(...)", "uint": "int(...)", "bytes": "base64 text", "type": "a string"}
 
 
@@ -166,6 +168,28 @@ class CompiledExpression:
             raise CelEvaluationError(_readable(value))
         return to_json(value)
 
+    def moment(self, activation: Activation) -> datetime:
+        """Evaluate an expression of type timestamp.
+
+        Raises:
+            CelEvaluationError: it failed.
+        """
+        value = self._run(activation).value()
+        if isinstance(value, datetime):
+            return value
+        raise CelEvaluationError(_readable(str(value)))
+
+    def duration(self, activation: Activation) -> timedelta:
+        """Evaluate an expression of type duration.
+
+        Raises:
+            CelEvaluationError: it failed.
+        """
+        value = self._run(activation).value()
+        if isinstance(value, timedelta):
+            return value
+        raise CelEvaluationError(_readable(str(value)))
+
     def _run(self, activation: Activation) -> _Value:
         try:
             return self._eval(activation.bound())
@@ -253,6 +277,18 @@ def to_json(value: object) -> object:
         CelEvaluationError: it is too large, or holds what JSON cannot.
     """
     return _Budget().copy(value)
+
+
+def encode_json(values: dict[str, object]) -> bytes:
+    """Encode results as JSON.
+
+    Raises:
+        CelEvaluationError: they are nested too deeply.
+    """
+    try:
+        return orjson.dumps(values)
+    except TypeError as exc:
+        raise CelEvaluationError(f"a value cannot be written as JSON: {exc}") from exc
 
 
 def format_time(moment: datetime) -> str:
@@ -363,8 +399,8 @@ def _explain_overload(function: str, operands: str) -> str:
 def _wrong_type(source: str, given: CelType, expected: CelType) -> str:
     wanted = "true or false (bool)" if expected == BOOL else f"a {expected}"
     if given.name != "dyn":
-        hint = ": use string(...)" if expected == STRING else ""
+        hint = f": use {expected}(...)" if expected == STRING or (given == STRING and expected in _FROM_STRING) else ""
         return f"gives {given} where {wanted} is needed{hint}"
     shown = source if source.replace(".", "").isidentifier() else "..."
-    hint = f"string({shown})" if expected == STRING else f"{shown} == true"
+    hint = f"{shown} == true" if expected == BOOL else f"{expected}({shown})"
     return f"the type of its result is not known before it runs, but {wanted} is needed: write {hint}"

@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from aether_api.errors import Reason
-from aether_api.v1alpha1.actor_model import ActorModelSpec, CommandSpec, EmitSpec, EventSpec, JsonSchema
-from aether_model.agreement import disagreement
-from aether_model.cel import CelError, CompiledExpression, Environment
-from aether_model.cel_types import BOOL, STRING, CelType
-from aether_model.check_schema import Problem, check_fields, is_field_name, join_path
-from aether_model.fields import has_default, may_be_absent, types_of
-from aether_model.objects import ObjectExpression
-from aether_model.variables import Place, variables_of
+from aether_api.v1alpha1.actor_model import ActorModelSpec, CommandSpec, EmitSpec, EventSpec
+from aether_model.cel_types import BOOL, STRING
+from aether_model.check_reminder import check_reminder
+from aether_model.check_schema import Problem, check_fields, join_path
+from aether_model.check_scope import Scope, Target
+from aether_model.fields import types_of
 
 MEMBERS_MAX: Final = 128
 """Commands, and events, of one model: several times what an event-storming board of one aggregate shows."""
@@ -65,6 +62,8 @@ def _sources_of(spec: ActorModelSpec) -> Iterator[str]:
             yield from filter(None, (guard.rule, guard.message_expression))
         for emit in command.emits:
             yield from filter(None, (emit.when, *emit.with_.values()))
+        for reminder in command.reminders:
+            yield from filter(None, (reminder.when, reminder.at, reminder.after, *reminder.with_.values()))
     for event in spec.events.values():
         yield from event.set.values()
 
@@ -89,7 +88,7 @@ def _check_members(path: str, members: Mapping[str, object]) -> Iterator[Problem
 def _check_command(path: str, spec: ActorModelSpec, command: CommandSpec) -> Iterator[Problem]:
     fields = command.fields
     yield from check_fields(f"{path}.schema", fields.properties, fields.required, place="command")
-    scope = _Scope("command", spec, types_of(fields.properties, fields.required))
+    scope = Scope("command", spec, types_of(fields.properties, fields.required))
     for i, guard in enumerate(command.guards):
         at = f"{path}.guards[{i}]"
         yield from scope.check(f"{at}.rule", guard.rule, BOOL)
@@ -99,9 +98,13 @@ def _check_command(path: str, spec: ActorModelSpec, command: CommandSpec) -> Ite
             yield Problem(f"{at}.reason", f"{guard.reason} is a reason of Aether itself, by which clients decide whether to try again: use another word")
     for i, emit in enumerate(command.emits):
         yield from _check_emit(f"{path}.emits[{i}]", spec, scope, emit)
+    for i, reminder in enumerate(command.reminders):
+        yield from check_reminder(f"{path}.reminders[{i}]", spec, scope, reminder)
+    if command.reminders and not command.emits:
+        yield Problem(f"{path}.reminders", "reminders take effect with the commit of an event: add one to `emits`")
 
 
-def _check_emit(path: str, spec: ActorModelSpec, scope: _Scope, emit: EmitSpec) -> Iterator[Problem]:
+def _check_emit(path: str, spec: ActorModelSpec, scope: Scope, emit: EmitSpec) -> Iterator[Problem]:
     if emit.when is not None:
         yield from scope.check(f"{path}.when", emit.when, BOOL)
     event = spec.events.get(emit.event)
@@ -109,65 +112,11 @@ def _check_emit(path: str, spec: ActorModelSpec, scope: _Scope, emit: EmitSpec) 
         known = ", ".join(sorted(spec.events)) or "none"
         yield Problem(f"{path}.event", f"there is no event {emit.event}; known are {known}")
         return
-    properties, required = event.fields.properties, event.fields.required
-    absent = frozenset(name for name, schema in properties.items() if may_be_absent(name, schema, required))
-    yield from scope.check_object(f"{path}.with", emit.with_, _Target(f"event {emit.event}", properties, absent))
-    for name in sorted(set(required) & set(properties) - set(emit.with_)):
-        if not has_default(properties[name]):
-            yield Problem(f"{path}.with", f"{name} is missing: event {emit.event} requires it")
+    yield from scope.check_object(f"{path}.with", emit.with_, Target.of(f"event {emit.event}", event.fields))
 
 
 def _check_event(path: str, spec: ActorModelSpec, event: EventSpec) -> Iterator[Problem]:
     fields = event.fields
     yield from check_fields(f"{path}.schema", fields.properties, fields.required, place="event")
-    scope = _Scope("event", spec, types_of(fields.properties, fields.required))
-    yield from scope.check_object(f"{path}.set", event.set, _Target("the state", spec.state.properties, frozenset()))
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Whose fields the expressions give; those in `absent` may be null, which leaves them out."""
-
-    name: str
-    properties: Mapping[str, JsonSchema]
-    absent: frozenset[str]
-
-
-class _Scope:
-    """Compiles expressions of one place and turns errors into problems."""
-
-    def __init__(self, place: Place, spec: ActorModelSpec, fields: Mapping[str, CelType]) -> None:
-        # Names that are refused elsewhere would spoil the environment, and with it every other message.
-        state = {name: kind for name, kind in types_of(spec.state.properties, spec.state.properties).items() if is_field_name(name, "state")}
-        own = {name: kind for name, kind in fields.items() if is_field_name(name, place)}
-        self._environment = Environment(variables_of(place, state, own))
-
-    def check(self, path: str, source: str, expected: CelType) -> Iterator[Problem]:
-        yield from self._compile(path, source, expected)[1]
-
-    def check_object(self, path: str, sources: Mapping[str, str], target: _Target) -> Iterator[Problem]:
-        compiled: dict[str, CompiledExpression] = {}
-        for name, source in sources.items():
-            at = join_path(path, name)
-            expression, problems = self._compile(at, source, None)
-            yield from problems
-            schema = target.properties.get(name)
-            if schema is None:
-                yield Problem(at, f"{target.name} has no field {name!r}; known are {', '.join(sorted(target.properties)) or 'none'}")
-            elif expression is not None:
-                reason = disagreement(schema, expression.type, null_allowed=name in target.absent)
-                yield from [Problem(at, reason)] if reason else []
-                compiled |= {name: expression} if is_field_name(name, "state") else {}
-        yield from self._check_literal(path, compiled)
-
-    def _check_literal(self, path: str, compiled: dict[str, CompiledExpression]) -> Iterator[Problem]:
-        try:
-            ObjectExpression(self._environment, compiled)
-        except CelError as exc:
-            yield Problem(path, f"one of the expressions is nested too deeply: {exc.message}")
-
-    def _compile(self, path: str, source: str, expected: CelType | None) -> tuple[CompiledExpression | None, list[Problem]]:
-        try:
-            return self._environment.compile(source, expected), []
-        except CelError as exc:
-            return None, [Problem(path, finding.message, finding.line, finding.column) for finding in exc.findings]
+    scope = Scope("event", spec, types_of(fields.properties, fields.required))
+    yield from scope.check_object(f"{path}.set", event.set, Target("the state", spec.state.properties))

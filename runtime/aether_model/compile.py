@@ -8,19 +8,20 @@ every snapshot, and two versions of a model that fold alike share theirs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import orjson
 
 from aether_api.errors import InternalError, ModelInvalid
-from aether_api.v1alpha1.actor_model import ActorModelSpec, CommandSpec, EmitSpec, EventSpec, GuardSpec
+from aether_api.v1alpha1.actor_model import ActorModelSpec, CommandSpec, EmitSpec, EventSpec, GuardSpec, ReminderSpec
 from aether_model.cel import CompiledExpression, Environment
-from aether_model.cel_types import BOOL, STRING
+from aether_model.cel_types import BOOL, DURATION, STRING, TIMESTAMP
 from aether_model.check import check_model
-from aether_model.compiled import CompiledCommand, CompiledEmit, CompiledEvent, CompiledGuard
+from aether_model.compiled import CompiledCommand, CompiledEmit, CompiledEvent, CompiledGuard, CompiledReminder
 from aether_model.decide import CompiledModel
 from aether_model.fields import Fields, compile_fields
+from aether_model.model import Cron
 from aether_model.objects import ObjectExpression
 from aether_model.variables import Binder, variables_of
 
@@ -62,7 +63,9 @@ def _compile_command(name: str, spec: ActorModelSpec, state: Fields, events: Map
     environment = Environment(variables_of("command", state.types, fields.types))
     guards = tuple(_compile_guard(environment, guard) for guard in command.guards)
     emits = tuple(_compile_emit(environment, emit, events[emit.event].fields) for emit in command.emits)
-    return CompiledCommand(name, fields, guards, emits, Binder("command", environment, _expressions_of(guards, emits)))
+    reminders = tuple(_compile_reminder(environment, reminder, spec) for reminder in command.reminders)
+    expressions = [*_expressions_of(guards, emits), *_expressions_of_reminders(reminders)]
+    return CompiledCommand(name, fields, guards, emits, reminders, Binder("command", environment, expressions))
 
 
 def _compile_guard(environment: Environment, guard: GuardSpec) -> CompiledGuard:
@@ -74,6 +77,24 @@ def _compile_emit(environment: Environment, emit: EmitSpec, fields: Fields) -> C
     when = environment.compile(emit.when, BOOL) if emit.when is not None else None
     data = _compile_object(environment, emit.with_)
     return CompiledEmit(emit.event, when, data, fields, fields.settled_by(data.types()))
+
+
+def _compile_reminder(environment: Environment, reminder: ReminderSpec, spec: ActorModelSpec) -> CompiledReminder:
+    when = environment.compile(reminder.when, BOOL) if reminder.when is not None else None
+    if reminder.set is None or reminder.command is None:
+        return CompiledReminder(reminder.cancel or "", when)
+    fields = spec.commands[reminder.command].fields
+    return CompiledReminder(
+        name=reminder.set,
+        when=when,
+        command=reminder.command,
+        data=_compile_object(environment, reminder.with_),
+        fields=compile_fields(fields.properties, fields.required),
+        at=environment.compile(reminder.at, TIMESTAMP) if reminder.at is not None else None,
+        after=environment.compile(reminder.after, DURATION) if reminder.after is not None else None,
+        cron=Cron(reminder.cron, reminder.zone or "UTC") if reminder.cron is not None else None,
+        missed=reminder.missed,
+    )
 
 
 def _compile_event(name: str, spec: ActorModelSpec, state: Fields) -> CompiledEvent:
@@ -93,6 +114,12 @@ def _expressions_of(guards: Iterable[CompiledGuard], emits: Iterable[CompiledEmi
     optional = [guard.message_expression for guard in guards] + [emit.when for emit in emits]
     always = [guard.rule for guard in guards] + [expression for emit in emits for expression in emit.data.entries.values()]
     return always + [expression for expression in optional if expression is not None]
+
+
+def _expressions_of_reminders(reminders: Iterable[CompiledReminder]) -> Iterator[CompiledExpression]:
+    for reminder in reminders:
+        yield from filter(None, (reminder.when, reminder.at, reminder.after))
+        yield from reminder.data.entries.values() if reminder.data is not None else ()
 
 
 def _hash(content: object) -> str:

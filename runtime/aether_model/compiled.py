@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aether_model.cel import CompiledExpression
 from aether_model.fields import Fields
+from aether_model.model import Cron, Missed
 from aether_model.objects import ObjectExpression
 from aether_model.variables import Binder
 
@@ -37,6 +38,27 @@ class CompiledEmit:
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledReminder:
+    """A reminder that a command sets or cancels.
+
+    Attributes:
+        command: sent later; empty for one that is cancelled.
+        data: gives the fields of `command`, whose schema is `fields`.
+        at: gives a moment; `after` a duration; of these and `cron` there is one.
+    """
+
+    name: str
+    when: CompiledExpression | None
+    command: str = ""
+    data: ObjectExpression | None = None
+    fields: Fields | None = None
+    at: CompiledExpression | None = None
+    after: CompiledExpression | None = None
+    cron: Cron | None = None
+    missed: Missed = "late"
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledCommand:
     """A command, ready to decide."""
 
@@ -44,6 +66,7 @@ class CompiledCommand:
     fields: Fields
     guards: tuple[CompiledGuard, ...]
     emits: tuple[CompiledEmit, ...]
+    reminders: tuple[CompiledReminder, ...]
     binder: Binder
 
 

@@ -17,9 +17,10 @@ from typing import cast
 import orjson
 
 from aether_api.errors import CommandFailed, EventInvalid, InternalError, InvalidEnvelope, Reason
-from aether_model.cel import Activation, CelEvaluationError
+from aether_model.cel import Activation, CelEvaluationError, encode_json
 from aether_model.compiled import CompiledCommand, CompiledEmit, CompiledEvent, CompiledGuard
 from aether_model.model import NO_OP, CommandInput, Decision, DomainEvent, Emitted, Rejected, State
+from aether_model.remind import build_reminders
 
 Fields = dict[str, object]
 """A JSON object: the fields of a state, a command or an event by name."""
@@ -117,7 +118,9 @@ def _decide(compiled: CompiledCommand, state: Fields, fields: Fields, command: C
         if not _holds(guard, activation, command.name, i):
             return Rejected(guard.reason, _message(guard, activation))
     events = [event for i, emit in enumerate(compiled.emits) if (event := _emit(emit, activation, command.name, i)) is not None]
-    return Emitted(tuple(events)) if events else NO_OP
+    if not events:
+        return NO_OP
+    return Emitted(tuple(events), build_reminders(compiled.reminders, activation, command.name) if compiled.reminders else ())
 
 
 def _fold(compiled: CompiledEvent, state: Fields, data: Fields, *, time: str, version: int) -> Fields:
@@ -125,7 +128,7 @@ def _fold(compiled: CompiledEvent, state: Fields, data: Fields, *, time: str, ve
     try:
         activation = compiled.binder.bind(state, data, actor_id="", version=version, time=time)
         changes = compiled.set.evaluate(activation)
-        encoded = b"" if compiled.settled else _encode(changes)
+        encoded = b"" if compiled.settled else encode_json(changes)
     except CelEvaluationError as exc:
         raise EventInvalid(f"event {compiled.name}, version {version}, set: {exc}") from exc
     except KeyError as exc:
@@ -168,10 +171,8 @@ def _emit(emit: CompiledEmit, activation: Activation, command: str, position: in
     try:
         if emit.when is not None and not emit.when.holds(activation):
             return None
-        data = emit.data.evaluate(activation)
-        if emit.fields.nulls_left_out:
-            data = {name: value for name, value in data.items() if value is not None or name not in emit.fields.nulls_left_out}
-        encoded = _encode(data)
+        data = emit.fields.without_nulls(emit.data.evaluate(activation))
+        encoded = encode_json(data)
     except CelEvaluationError as exc:
         raise CommandFailed(f"command {command}, emits[{position}] ({emit.event}): {exc}") from exc
     if emit.settled:
@@ -180,10 +181,3 @@ def _emit(emit: CompiledEmit, activation: Activation, command: str, position: in
     if violation is not None:
         raise CommandFailed(f"command {command}, emits[{position}] ({emit.event}): {violation}")
     return DomainEvent(emit.event, orjson.dumps(emit.fields.complete(data)))
-
-
-def _encode(values: Fields) -> bytes:
-    try:
-        return orjson.dumps(values)
-    except TypeError as exc:
-        raise CelEvaluationError(f"a value cannot be written as JSON: {exc}") from exc

@@ -140,6 +140,12 @@ class Fields:
         validator = self._strict if strict else self._tolerant
         return None if validator.is_valid(values) else self._explain(validator, values)
 
+    def without_nulls(self, values: dict[str, object]) -> dict[str, object]:
+        """Leave out computed nulls that mean "not given"."""
+        if not self.nulls_left_out:
+            return values
+        return {name: value for name, value in values.items() if value is not None or name not in self.nulls_left_out}
+
     def complete(self, values: dict[str, object]) -> dict[str, object]:
         """Copy valid values with defaults filled in and numbers settled."""
         if self._completion is None:

@@ -77,6 +77,21 @@ class EmitSpec(TypedByPeople):
     with_: dict[str, Expression] = Field(default_factory=dict, alias="with", description="CEL expressions that give the event's fields.")
 
 
+class ReminderSpec(TypedByPeople):
+    """A command that the actor sends to itself later, or the end of one; it takes effect with the commit of the command's events."""
+
+    set: MemberName | None = Field(default=None, description="Name of the reminder to set; one of the same name is replaced.")
+    cancel: MemberName | None = Field(default=None, description="Name of the reminder to end.")
+    when: Expression | None = Field(default=None, description="CEL expression; nothing is set or ended unless it is true.")
+    command: MemberName | None = Field(default=None, description="The command that the actor sends to itself.")
+    with_: dict[str, Expression] = Field(default_factory=dict, alias="with", description="CEL expressions that give the command's fields.")
+    at: Expression | None = Field(default=None, description="CEL expression that gives the moment (timestamp); one that has passed means at once.")
+    after: Expression | None = Field(default=None, description="CEL expression that gives how long to wait (duration).")
+    cron: str | None = Field(default=None, description="Six fields, seconds first, or @daily, @hourly, @every 5m and the like.", min_length=1, max_length=256)
+    zone: str | None = Field(default=None, description="Time zone of cron, such as Europe/Berlin; UTC if left out.", min_length=1, max_length=64)
+    missed: Literal["late", "collapse", "skip"] = Field(default="late", description="What becomes of ticks that passed while nothing ran: late, one for all, or none.")
+
+
 class CommandSpec(TypedByPeople):
     """A wish that the actor may grant."""
 
@@ -84,6 +99,7 @@ class CommandSpec(TypedByPeople):
     fields: FieldsSchema = Field(default_factory=FieldsSchema, alias="schema", description="The command's fields.")
     guards: tuple[GuardSpec, ...] = Field(default=(), description="Checked in order on the state before; the first that fails rejects.", max_length=32)
     emits: tuple[EmitSpec, ...] = Field(default=(), description="Events that an allowed command produces, in order.", max_length=32)
+    reminders: tuple[ReminderSpec, ...] = Field(default=(), description="Commands that an allowed command lets the actor send to itself later.", max_length=32)
 
 
 class EventSpec(TypedByPeople):

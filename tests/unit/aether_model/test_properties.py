@@ -180,6 +180,23 @@ specs = st.fixed_dictionaries(
                 optional={
                     "schema": fields,
                     "guards": st.lists(st.fixed_dictionaries({"rule": sources}, optional={"messageExpression": sources, "reason": st.sampled_from(["Busy", "Mine"])}), max_size=2),
+                    "reminders": st.lists(
+                        st.fixed_dictionaries(
+                            {},
+                            optional={
+                                "set": st.just("later"),
+                                "cancel": st.just("later"),
+                                "command": st.sampled_from(["Make", "Do"]),
+                                "with": st.dictionaries(names, sources, max_size=2),
+                                "at": sources,
+                                "after": sources,
+                                "cron": st.sampled_from(["@daily", "0 0 9 * * MON"]) | st.text("0123456789*/,-? @aeJANmon", min_size=1, max_size=20),
+                                "zone": st.sampled_from(["UTC", "Europe/Berlin", "a/../b", "é"]),
+                                "when": sources,
+                            },
+                        ),
+                        max_size=1,
+                    ),
                     "emits": st.lists(
                         st.fixed_dictionaries({"event": st.sampled_from(["Made", "Gone"])}, optional={"when": sources, "with": st.dictionaries(names, sources, max_size=2)}),
                         max_size=2,
