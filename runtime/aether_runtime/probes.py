@@ -1,4 +1,4 @@
-"""The HTTP probes of a pod: `/livez` says that the event loop turns, `/readyz` that commands can be served."""
+"""The HTTP side of a pod: `/livez` says that the event loop turns, `/readyz` that commands can be served, `/metrics` is for Prometheus."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from aiohttp import web
 from aether_api.errors import SettingsInvalid
 
 
-async def serve_probes(port: int, is_ready: Callable[[], bool]) -> Callable[[], Awaitable[None]]:
+async def serve_probes(port: int, is_ready: Callable[[], bool], render_metrics: Callable[[str], tuple[bytes, str]]) -> Callable[[], Awaitable[None]]:
     """Listen on all addresses and return the function that ends it.
+
+    Args:
+        render_metrics: turns an `Accept` header into the page of metrics and its content type.
 
     Raises:
         SettingsInvalid: the port cannot be had.
@@ -22,9 +25,14 @@ async def serve_probes(port: int, is_ready: Callable[[], bool]) -> Callable[[], 
     async def ready(request: web.Request) -> web.Response:
         return web.Response(text="ok\n") if is_ready() else web.Response(text="the link to NATS is down\n", status=503)
 
+    async def metrics(request: web.Request) -> web.Response:
+        page, content_type = render_metrics(request.headers.get("Accept", ""))
+        return web.Response(body=page, headers={"Content-Type": content_type})
+
     application = web.Application()
     application.router.add_get("/livez", live)
     application.router.add_get("/readyz", ready)
+    application.router.add_get("/metrics", metrics)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:

@@ -9,7 +9,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
@@ -27,7 +27,6 @@ from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.memory import read_memory
 from aether_runtime.passivation import SleepConfig
 from aether_runtime.ports import ActorSource, ReportSink
-from aether_runtime.probes import serve_probes
 from aether_runtime.runtime import Runtime, RuntimeConfig, RuntimePorts
 from aether_runtime.settings import RuntimeSettings
 
@@ -70,8 +69,15 @@ async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
         config = RuntimeConfig(settings.namespace, PoolName(settings.pool), pod, settings.pod_name, settings.recovery_permits, settings.status_budget, sleep)
         runtime = Runtime(config, RuntimePorts(connection, Journal(js, layout.partitions), JetStreamSnapshotStore(js), source, sink))
         if settings.http_port:
-            stack.push_async_callback(await serve_probes(settings.http_port, lambda: connection.is_connected))
+            stack.push_async_callback(await _serve_http(settings.http_port, connection, runtime))
         yield runtime
+
+
+async def _serve_http(port: int, connection: NatsConnection, runtime: Runtime) -> Callable[[], Awaitable[None]]:
+    from aether_runtime.exposition import build_registry, build_renderer  # only here: a runtime without HTTP loads neither
+    from aether_runtime.probes import serve_probes
+
+    return await serve_probes(port, lambda: connection.is_connected, build_renderer(build_registry(runtime.metrics)))
 
 
 async def _build_adapters(settings: RuntimeSettings, pod_uid: PodUid, stack: AsyncExitStack) -> tuple[ActorSource, ReportSink]:

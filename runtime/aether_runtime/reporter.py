@@ -113,7 +113,11 @@ def _is_turn(written: ActorReport, report: ActorReport) -> bool:
 
 
 class Reporter:
-    """Spends the budget on what the queue says is due."""
+    """Spends the budget on what the queue says is due.
+
+    Attributes:
+        written, retried, refused: writes, counted by what became of them.
+    """
 
     def __init__(self, sink: ReportSink, *, budget_per_s: Callable[[], float]) -> None:
         self._sink = sink
@@ -126,6 +130,12 @@ class Reporter:
         self._writing: dict[ActorId, ActorReport] = {}
         self._written_at: dict[ActorId, int] = {}
         self._overwritten_at: dict[ActorId, int] = {}
+        self.written = self.retried = self.refused = 0
+
+    @property
+    def dirty(self) -> int:
+        """Actors whose status is out of date."""
+        return len(self._queue) + len(self._writing)
 
     def report(self, report: ActorReport) -> None:
         """Take a report; never waits."""
@@ -188,15 +198,18 @@ class Reporter:
         actor = report.desired.actor
         try:
             revision = await self._sink.write(report)
+            self.written += 1
             if self._is_current(report):
                 self._queue.note_written(report)
                 self._written_at[actor] = revision
         except RetryableError as exc:
+            self.retried += 1
             logger.debug("a status could not be written, trying again", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
             await asyncio.sleep(exc.retry_after_s)
             if self._is_current(report):
                 self._requeue(report)
         except PermanentError as exc:
+            self.refused += 1
             logger.warning("a status was refused", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
             if self._is_current(report):
                 self._queue.note_refused(report)

@@ -102,6 +102,11 @@ class Router:
             self._connection.subscribe(forward_wildcard(namespace, uid), self._on_call),
         )
 
+    @property
+    def searching(self) -> int:
+        """Calls that look for their actor now."""
+        return self._calls
+
     def on_direct(self, vm: VirtualMachine, message: Message) -> None:
         """Hand a message of a VM's own subject to the VM."""
         name = message.raw_subject[message.raw_subject.rfind(b".") + 1 :].decode()

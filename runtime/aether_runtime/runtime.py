@@ -27,7 +27,8 @@ from aether_model.model import Model
 from aether_nats.connection import NatsConnection, Subscription
 from aether_runtime.assignments import Assignments
 from aether_runtime.core.group import Now
-from aether_runtime.passivation import Passivation, SleepConfig
+from aether_runtime.metrics import MetricSources
+from aether_runtime.passivation import MESSAGES, Passivation, SleepConfig
 from aether_runtime.ports import ActorReport, ActorSource, DesiredActor, EventStore, ReportSink, SnapshotStore
 from aether_runtime.presence import Presence, choose_pod
 from aether_runtime.registry import VMRegistry
@@ -138,6 +139,25 @@ class Runtime(VmListener):
             spawn=self.spawn,
             may_keep=self._may_keep,
             bytes_max=ports.connection.max_payload // COMMIT_SHARE,
+        )
+        self.metrics = self._build_metric_sources()
+
+    def _build_metric_sources(self) -> MetricSources:
+        services, permits = self._services, self.config.recovery_permits
+        return MetricSources(
+            self.registry,
+            services.tally,
+            self._reporter,
+            services.snapshotter,
+            self._ports.connection,
+            self._ports.events,
+            models=lambda: {"accepted": len(self._models), "refused": len(self._refused)},
+            replaying=lambda: {"running": min(len(self._starting), permits), "waiting": max(0, len(self._starting) - permits)},
+            subscriptions=lambda: len(self._subscriptions),
+            searching=lambda: self.router.searching,
+            sleeps=lambda: {reason: self.passivation.counts[reason] for reason in MESSAGES},
+            asleep=lambda: self.passivation.asleep,
+            live_pods=lambda: len(self.presence.pods.live()),
         )
 
     # What the seed names.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal
@@ -39,6 +39,7 @@ from aether_runtime.ports import ActorReport, DesiredActor
 from aether_runtime.reminders import choose_changes, end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
 from aether_runtime.replay import catch_up, replay
 from aether_runtime.snapshotter import SnapshotMark
+from aether_runtime.tally import ModelTally
 from aether_runtime.vm_world import VmListener, VmServices
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,11 @@ class VirtualMachine:
         return self.phase is ActorPhase.READY and not self._stopping
 
     @property
+    def mailbox_depth(self) -> int:
+        """How many commands wait to be decided."""
+        return len(self._mailbox)
+
+    @property
     def can_sleep(self) -> bool:
         """Whether it takes commands and has none, and nothing else to do."""
         return self.phase is ActorPhase.READY and not (self._busy or self._mailbox or self._stopping or self._snapshotting)
@@ -167,6 +173,7 @@ class VirtualMachine:
         self.snapshot = SnapshotMark(replayed.snapshot_version, replayed.snapshot_n, replayed.snapshot_version)
         self.touched_s = self._services.now().monotonic_s
         self._services.snapshotter.rate.note(self.snapshot.tail(self._history), self.touched_s - began_s)
+        self._tally.note_replay(replayed.events, self.touched_s - began_s)
         self.took_over = replayed.writer not in ("", self._services.writer)
         if replayed.epoch > self.desired.epoch:
             if self.desired.name:
@@ -186,6 +193,7 @@ class VirtualMachine:
         elif self.phase is ActorPhase.QUARANTINED:
             waiting.answer(build_error(Reason.QUARANTINED, self.message, command_id=command_id, version=self.get_version()))
         elif len(self._mailbox) >= MAILBOX_MAX:
+            self._tally.busy += 1
             waiting.answer(build_error(Reason.BUSY, f"{MAILBOX_MAX} commands wait for this actor already", command_id=command_id, retry_after_ms=MOVING_RETRY_MS))
         else:
             self._mailbox.append(waiting)
@@ -262,7 +270,7 @@ class VirtualMachine:
                 self._mailbox[:0] = waiting
                 raise
             self._mailbox[:0] = group.rest
-            send_all(group.immediate)
+            self._send(group.immediate)
             if group.repeats:
                 self._spawn(self._answer_repeats(group.repeats), "repeats")
             if group.encoded:
@@ -318,15 +326,16 @@ class VirtualMachine:
     def _settle(self, commit: Commit, group: Group, outcome: asyncio.Future[int]) -> None:
         self._append = None
         if outcome.cancelled():
-            send_all([(item, build_unknown(item)) for item in group.members])
+            self._send([(item, build_unknown(item)) for item in group.members])
             return self._release_step()
         error = outcome.exception()
         if error is None:
             return self._accept(commit, group, outcome.result())
         if isinstance(error, VersionConflictError):
+            self._tally.conflicts += 1
             return self._spawn(self._recover(commit, group), "recover")
         self._end_schedules(find_made(group, commit.id))
-        send_all([(item, build_error(reason_of(error), f"nothing was stored: {error}", command_id=item.command.id, version=self.get_version())) for item in group.members])
+        self._send([(item, build_error(reason_of(error), f"nothing was stored: {error}", command_id=item.command.id, version=self.get_version())) for item in group.members])
         self._release_step()
 
     def _accept(self, commit: Commit, group: Group, sequence: int) -> None:
@@ -336,7 +345,7 @@ class VirtualMachine:
             self._history.note_durable(commit.inbox, commit.reminders)
             self._after_scheduled(commit, group)
         self._conflicts = 0
-        send_all(group.answers)
+        self._send_committed(group)
         self._after_progress()
         self._release_step()
 
@@ -354,10 +363,10 @@ class VirtualMachine:
             return
         if any(found.id == commit.id for found in tail.commits):
             self._after_scheduled(commit, group)
-            send_all(group.answers)
+            self._send_committed(group)
             self._conflicts = 0
         elif tail.end in ("other", "unread"):
-            send_all([(item, build_unknown(item)) for item in group.members])
+            self._send([(item, build_unknown(item)) for item in group.members])
         else:
             self._end_schedules(find_made(group, commit.id))
             self._decide_again(group)
@@ -371,12 +380,12 @@ class VirtualMachine:
         try:
             failed = await make_schedules(self._services.reminders, self.desired.actor, group, commit.id, is_stopping=lambda: self._stopping)
         except BaseException:
-            send_all([(item, build_moving(item.command.id)) for item in group.members])
+            self._send([(item, build_moving(item.command.id)) for item in group.members])
             raise
         if not failed:
             return self._append_commit(commit, group)
         self._end_schedules(find_made(group, commit.id))
-        send_all(failed)
+        self._send(failed)
         self._mailbox[:0] = [item for item in group.members if all(item is not other for other, _ in failed)]
         self._release_step()
 
@@ -396,12 +405,12 @@ class VirtualMachine:
         if tail is None:
             return
         if tail.end == "same":
-            send_all(group.answers)
+            self._send(group.answers)
             self._conflicts = 0
         elif tail.end == "moved":
             self._decide_again(group)
         else:
-            send_all([(item, build_moving(item.command.id)) for item in group.members])
+            self._send([(item, build_moving(item.command.id)) for item in group.members])
         self._go_on_or_end(tail)
 
     async def _follow(self) -> None:
@@ -415,11 +424,11 @@ class VirtualMachine:
         try:
             return await self._read_tail(may_be_empty=may_be_empty)
         except EventInvalid as exc:
-            send_all([(item, build_unknown(item)) for item in group.members])
+            self._send([(item, build_unknown(item)) for item in group.members])
             self._quarantine(str(exc))
             return None
         except BaseException:
-            send_all([(item, build_unknown(item)) for item in group.members])
+            self._send([(item, build_unknown(item)) for item in group.members])
             raise
 
     async def _answer_repeats(self, repeats: list[tuple[Waiting, int]]) -> None:
@@ -477,9 +486,9 @@ class VirtualMachine:
         self._conflicts += 1
         if self._conflicts > CONFLICTS_MAX:
             self._conflicts = 0
-            send_all([(item, build_conflict(item, self.get_version())) for item in group.members])
+            self._send([(item, build_conflict(item, self.get_version())) for item in group.members])
         elif self._stopping:
-            send_all([(item, build_moving(item.command.id)) for item in group.members])
+            self._send([(item, build_moving(item.command.id)) for item in group.members])
         else:
             self._mailbox[:0] = group.members
 
@@ -512,6 +521,7 @@ class VirtualMachine:
     # Ends.
 
     def _quarantine(self, message: str) -> None:
+        self._tally.quarantined += 1
         self.phase, self.reason = ActorPhase.QUARANTINED, Reason.QUARANTINED.value
         self.message = f"{message}. Nothing was skipped; restore the model that wrote these events, or delete the actor with deletionPolicy Purge"
         logger.error("an actor is quarantined", extra={logs.ACTOR_ID: str(self.desired.actor), logs.REASON: message})
@@ -523,6 +533,7 @@ class VirtualMachine:
 
     def _end_fenced(self, epoch: Epoch) -> None:
         self._stopping = True
+        self._tally.fenced += 1
         self.phase, self.reason = ActorPhase.STOPPING, Reason.FENCED.value
         self.message = f"another owner wrote at epoch {epoch}, ours is {self.desired.epoch}"
         logger.warning("an actor was fenced off", extra={logs.ACTOR_ID: str(self.desired.actor), logs.EPOCH: epoch})
@@ -550,6 +561,7 @@ class VirtualMachine:
 
     def _fail(self, error: Exception) -> None:
         self._stopping = True
+        self._tally.failed += 1
         self._refuse_waiting()
         self._become_idle()
         self._listener.on_failed(self, error)
@@ -559,9 +571,22 @@ class VirtualMachine:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
+    @property
+    def _tally(self) -> ModelTally:
+        return self._services.tally.of(self.desired.actor.model)
+
+    def _send(self, answers: Sequence[tuple[Waiting, Reply]], accepted: int = 0) -> None:
+        if answers:
+            self._tally.note_answers(answers, accepted, self._services.now().monotonic_s)
+            send_all(answers)
+
+    def _send_committed(self, group: Group) -> None:
+        self._tally.note_commit(len(group.encoded))
+        self._send(group.answers, len(group.accepted))
+
     def _refuse_waiting(self) -> None:
         waiting, self._mailbox = self._mailbox, []
-        send_all([(item, build_moving(item.command.id)) for item in waiting])
+        self._send([(item, build_moving(item.command.id)) for item in waiting])
 
     def _report(self, *, fenced_by: Epoch = NO_EPOCH) -> None:
         self._listener.on_report(self.build_report(fenced_by=fenced_by))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aether_api.identity import ActorId
 from aether_runtime.core.group import Now
 from aether_runtime.ports import ActorReport, EventStore, ReminderStore, Spawn
 from aether_runtime.snapshotter import Snapshotter
+from aether_runtime.tally import Tally
 
 if TYPE_CHECKING:
     from aether_runtime.vm import VirtualMachine
@@ -27,6 +28,7 @@ class VmServices:
         may_keep: whether this process should keep an actor of equal epoch after meeting another writer.
         bytes_max: payload bytes of one commit.
         reminders: None where no command can set one.
+        tally: what is counted of all VMs.
     """
 
     events: EventStore
@@ -38,6 +40,7 @@ class VmServices:
     may_keep: Callable[[ActorId], bool]
     bytes_max: int
     reminders: ReminderStore | None = None
+    tally: Tally = field(default_factory=Tally)
 
 
 class VmListener:

@@ -13,6 +13,7 @@ from aether_runtime.adapters.memory import MemorySnapshotStore
 from aether_runtime.core.group import Now, Waiting
 from aether_runtime.ports import ActorReport, DesiredActor, EventStore, ReminderStore
 from aether_runtime.snapshotter import Snapshotter
+from aether_runtime.tally import Tally
 from aether_runtime.vm import VirtualMachine
 from aether_runtime.vm_world import VmListener, VmServices
 from tests.histories.bank import ALICE, START_S, compile_account
@@ -66,6 +67,7 @@ class Pod(VmListener):
         self.failures: list[Exception] = []
         self.ready: list[VirtualMachine] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        self.tally = Tally()
         self._ids = 0
         self._services = VmServices(
             events=events,
@@ -77,6 +79,7 @@ class Pod(VmListener):
             may_keep=lambda actor: self.may_keep,
             bytes_max=bytes_max,
             reminders=reminders,
+            tally=self.tally,
         )
 
     @property

@@ -31,6 +31,9 @@ PROBE_PORT: Final = 8080
 USER_ID: Final = 65532
 """The image's user, by number so that Kubernetes can tell that it is not root; the `nonroot` of distroless images."""
 
+SCRAPE_ANNOTATIONS: Final[tuple[tuple[str, JsonValue], ...]] = (("prometheus.io/scrape", "true"), ("prometheus.io/port", str(PROBE_PORT)), ("prometheus.io/path", "/metrics"))
+"""What a Prometheus without operator looks for; a PodMonitor names the port `probes`."""
+
 GRACE_S: Final = 120
 """Seconds from SIGTERM to SIGKILL: 10,000 actors snapshot and leave in less, and a drain does not hang for ever."""
 
@@ -167,7 +170,7 @@ def _pod_template(pool: PoolIdentity, spec: ActorPoolSpec, defaults: RuntimeDefa
     if defaults.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in defaults.image_pull_secrets]
     labels: JsonObject = {**selector_labels(pool.key.name), "app.kubernetes.io/managed-by": "aether-operator"}
-    return {"metadata": {"labels": labels}, "spec": pod}
+    return {"metadata": {"labels": labels, "annotations": dict(SCRAPE_ANNOTATIONS)}, "spec": pod}
 
 
 def _container(pool: PoolIdentity, spec: ActorPoolSpec, defaults: RuntimeDefaults) -> JsonObject:

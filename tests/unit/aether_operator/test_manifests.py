@@ -6,7 +6,7 @@ from aether_api.v1alpha1 import ActorPoolSpec
 from aether_kube.documents import JsonObject, object_at, objects_at, text_at, value_at
 from aether_kube.store import ObjectKey
 from aether_operator.manifests.merge import merge_documents
-from aether_operator.manifests.pool import PoolIdentity, RuntimeDefaults, build_deployment, build_pool_objects
+from aether_operator.manifests.pool import SCRAPE_ANNOTATIONS, PoolIdentity, RuntimeDefaults, build_deployment, build_pool_objects
 
 POOL = PoolIdentity(ObjectKey("shop", "default"), "uid-1")
 DEFAULTS = RuntimeDefaults("aether:1", "IfNotPresent", ("registry",), "release-runtime", "nats://nats:4222", 4, 3, "INFO")
@@ -91,7 +91,7 @@ def test_a_pod_template_is_laid_over_ours_by_name() -> None:
     assert environment(document)["EXTRA"] == "1"
     assert environment(document)["AETHER_POOL"] == "default"
     assert [text_at(item, "name") for item in objects_at(document, "spec", "template", "spec", "containers")] == ["runtime", "sidecar"]
-    assert object_at(document, "spec", "template", "metadata", "annotations") == {"team": "a"}
+    assert object_at(document, "spec", "template", "metadata", "annotations") == {**dict(SCRAPE_ANNOTATIONS), "team": "a"}
     assert text_at(document, "spec", "template", "metadata", "labels", "aether.flowmade.one/pool") == "default"
 
 
