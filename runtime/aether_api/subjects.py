@@ -127,6 +127,16 @@ def wake_wildcard(namespace: str) -> str:
     return f"{ROOT}.{namespace}.wake.*.*"
 
 
+def wake_forward_subject(actor: ActorId, pod_uid: PodUid) -> str:
+    """Return the subject that carries a hint to the one pod where the actor lives."""
+    return f"{ROOT}.{actor.namespace}.pod.{pod_uid}.wake.{actor.model}.{actor.id}"
+
+
+def wake_forward_wildcard(namespace: str, pod_uid: PodUid) -> str:
+    """Return the filter of all hints that are passed on to a pod."""
+    return f"{ROOT}.{namespace}.pod.{pod_uid}.wake.*.*"
+
+
 def command_subject(channel: CommandChannel, actor: ActorId, command: str) -> str:
     """Return the subject of a command: `cmd` asks the live VM, `call` any pod."""
     return f"{ROOT}.{actor.namespace}.{channel}.{actor.model}.{actor.id}.{command}"
@@ -193,7 +203,10 @@ def parse_inbox_subject(subject: str) -> ActorId:
 
 
 def parse_wake_subject(subject: str) -> ActorId:
-    """Return the actor of a hint, or raise `InvalidName`."""
+    """Return the actor of a hint, passed on or not, or raise `InvalidName`."""
+    tokens = subject.split(".")
+    if len(tokens) == 7 and tokens[0] == ROOT and tokens[2] == "pod" and tokens[4] == "wake":
+        return parse_actor_id(tokens[1], tokens[5], tokens[6])
     tokens = _tokens(subject, "wake", 5)
     return parse_actor_id(tokens[1], tokens[3], tokens[4])
 

@@ -11,6 +11,8 @@ from aether_api.envelope import Commit, StoredCommit
 from aether_api.identity import NO_EPOCH, ActorId, Epoch, PodUid
 from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_api.v1alpha1.actor import RECOVERY_TARGET_DEFAULT_S
+from aether_nats.inbox import Tries
+from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.schedules import Reminder
 from aether_runtime.core.snapshots import Snapshot, SnapshotBody
 
@@ -48,6 +50,42 @@ class SnapshotStore(Protocol):
 
     async def write(self, actor: ActorId, snapshot: Snapshot) -> None:
         """Store a snapshot; older ones beyond a small number go."""
+        ...
+
+
+class InboxStore(Protocol):
+    """Durable commands that wait; `aether_nats.inbox.Inbox` states the rules. All calls may be repeated, and fail with `RetryableError`."""
+
+    async def read_incarnation(self) -> int:
+        """Return which stream it is: sequences mean something only within one."""
+        ...
+
+    async def read_backlog(self) -> dict[ActorId, int]:
+        """Return how many messages wait for which actor."""
+        ...
+
+    async def find_last(self, actors: Sequence[ActorId]) -> dict[ActorId, int]:
+        """Return the last sequence of those inboxes that hold something."""
+        ...
+
+    async def read_next(self, actor: ActorId, after: int) -> list[StoredMessage]:
+        """Return the next messages of an inbox, in order."""
+        ...
+
+    async def settle(self, actor: ActorId, through: int) -> None:
+        """Remove the messages of an inbox up to a sequence."""
+        ...
+
+    async def read_tries(self, actor: ActorId) -> Tries | None:
+        """Return how often the first waiting command was begun."""
+        ...
+
+    async def write_tries(self, actor: ActorId, tries: Tries) -> None:
+        """Note that a command is begun."""
+        ...
+
+    async def bury(self, actor: ActorId, message: StoredMessage, reason: str, explanation: str) -> None:
+        """Keep a message as a dead letter."""
         ...
 
 

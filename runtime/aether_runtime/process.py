@@ -18,8 +18,10 @@ from aether_api import logs
 from aether_api.errors import SettingsInvalid
 from aether_api.identity import PodUid, PoolName
 from aether_nats.connection import NatsConnection
+from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
+from aether_nats.schedules import Schedules
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, ensure_streams
 from aether_runtime.adapters.folder import FolderSource, LatestReports
@@ -67,7 +69,7 @@ async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
         source, sink = await _build_adapters(settings, pod.uid, stack)
         sleep = SleepConfig(settings.actors_per_pod, settings.on_demand_idle_s, partial(read_memory, settings.memory_limit_bytes))
         config = RuntimeConfig(settings.namespace, PoolName(settings.pool), pod, settings.pod_name, settings.recovery_permits, settings.status_budget, sleep)
-        runtime = Runtime(config, RuntimePorts(connection, Journal(js, layout.partitions), JetStreamSnapshotStore(js), source, sink))
+        runtime = Runtime(config, RuntimePorts(connection, Journal(js, layout.partitions), JetStreamSnapshotStore(js), source, sink, Inbox(js, settings.namespace), Schedules(js)))
         if settings.http_port:
             stack.push_async_callback(await _serve_http(settings.http_port, connection, runtime))
         yield runtime

@@ -21,7 +21,7 @@ import msgspec
 
 from aether_api import logs
 from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, InvalidName, NoResponders, Reason, RequestTimeout, reason_of
-from aether_api.identity import ActorId, PodUid
+from aether_api.identity import ActorId, CommandId, PodUid
 from aether_api.messages import Command, Reply, build_command_headers, build_error, decode_reply, encode_reply, parse_command
 from aether_api.subjects import call_wildcard, command_subject, forward_subject, forward_wildcard, parse_command_subject
 from aether_nats.connection import NatsConnection, Subscription
@@ -67,6 +67,7 @@ class Forward:
     """Another process takes it."""
 
     subject: str
+    pod: PodUid
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,11 @@ class Router:
             return
         self._calls += 1
         self._runtime.spawn(self._serve(self._build_waiting(command, answer)), f"call {command.actor}")
+
+    async def wake(self, actor: ActorId) -> PodUid | None:
+        """Activate an actor if it lives here; return the pod where it lives if that is another one."""
+        route = await self._route(Command(actor, "Wake", CommandId(""), b"", "", 0.0, 0.0))
+        return route.pod if isinstance(route, Forward) else None
 
     def _on_call(self, message: Message) -> None:
         try:
@@ -209,7 +215,7 @@ class Router:
     def _forward_to(self, pod: PodUid, command: Command) -> Route:
         if command.forwards >= FORWARDS_MAX:
             return LookAgain()
-        return Forward(forward_subject(command.actor.namespace, pod, command.actor, command.name))
+        return Forward(forward_subject(command.actor.namespace, pod, command.actor, command.name), pod)
 
     async def _ask(self, subject: str, waiting: Waiting) -> Reply | None:
         """Pass a command on: to the live VM if there is one, else to `subject`; None when nobody took it."""

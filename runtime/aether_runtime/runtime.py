@@ -27,9 +27,10 @@ from aether_model.model import Model
 from aether_nats.connection import NatsConnection, Subscription
 from aether_runtime.assignments import Assignments
 from aether_runtime.core.group import Now
+from aether_runtime.inbox import SWEEP_S, DurableInbox
 from aether_runtime.metrics import MetricSources
 from aether_runtime.passivation import MESSAGES, Passivation, SleepConfig
-from aether_runtime.ports import ActorReport, ActorSource, DesiredActor, EventStore, ReportSink, SnapshotStore
+from aether_runtime.ports import ActorReport, ActorSource, DesiredActor, EventStore, InboxStore, ReminderStore, ReportSink, SnapshotStore
 from aether_runtime.presence import Presence, choose_pod
 from aether_runtime.registry import VMRegistry
 from aether_runtime.reporter import Reporter
@@ -75,6 +76,7 @@ class RuntimeConfig:
         recovery_permits: replays under way at once.
         status_budget_per_s: status writes of the whole namespace, shared by its live pods.
         sleep: how many actors stay awake, and for how long.
+        inbox_sweep_s: seconds between looks at what waits in the namespace's inboxes.
     """
 
     namespace: str
@@ -84,6 +86,7 @@ class RuntimeConfig:
     recovery_permits: int = 50
     status_budget_per_s: float = 50.0
     sleep: SleepConfig = field(default_factory=SleepConfig)
+    inbox_sweep_s: float = SWEEP_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +98,19 @@ class RuntimeMessage:
 
 @dataclass(frozen=True, slots=True)
 class RuntimePorts:
-    """The outside world of one runtime."""
+    """The outside world of one runtime.
+
+    Attributes:
+        inbox: None where there are no durable commands, and `reminders` where no command can set one.
+    """
 
     connection: NatsConnection
     events: EventStore
     snapshots: SnapshotStore
     source: ActorSource
     sink: ReportSink
+    inbox: InboxStore | None = None
+    reminders: ReminderStore | None = None
 
 
 class Runtime(VmListener):
@@ -130,6 +139,7 @@ class Runtime(VmListener):
         self._assignments = Assignments(ports.connection, config.namespace, config.pod, self.registry, self)
         self.passivation = Passivation(config.sleep, self)
         self.router = Router(ports.connection, ports.source, self)
+        self.inbox = None if ports.inbox is None else DurableInbox(ports.connection, ports.inbox, ports.reminders, self)
         self._services = VmServices(
             events=ports.events,
             snapshotter=Snapshotter(ports.snapshots, self._loop.time),
@@ -139,6 +149,7 @@ class Runtime(VmListener):
             spawn=self.spawn,
             may_keep=self._may_keep,
             bytes_max=ports.connection.max_payload // COMMIT_SHARE,
+            reminders=ports.reminders,
         )
         self.metrics = self._build_metric_sources()
 
@@ -211,13 +222,16 @@ class Runtime(VmListener):
         Args:
             started: called when all subscriptions are in place.
         """
-        subscriptions = (*self.router.subscribe(), self._assignments.subscribe(self.config.pool))
+        hints = () if self.inbox is None else self.inbox.subscribe()
+        subscriptions = (*self.router.subscribe(), self._assignments.subscribe(self.config.pool), *hints)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._create_task(self._ports.source.run(self), "source of actors")
             self._create_task(self._reporter.run(), "reporter")
             self._create_task(self.presence.run(), "presence")
             self._create_task(self.passivation.run(), "passivation")
+            if self.inbox is not None:
+                self._create_task(self.inbox.run(), "durable commands")
             started()
             try:
                 await self._stop_wanted.wait()
@@ -355,6 +369,8 @@ class Runtime(VmListener):
                 self._loop.call_later(delay_s, self._look_again, vm)
         self._failures.pop(actor, None)
         self._drop_subscription(actor)
+        if self.inbox is not None:
+            self.inbox.on_ready(vm)
         self.resume(vm)
 
     def resume(self, vm: VirtualMachine) -> None:

@@ -77,11 +77,12 @@ class VirtualMachine:
     """One live activation of an actor."""
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "desired", "message", "phase", "reason", "snapshot", "took_over", "touched_s", "uses",
+        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "desired", "draining", "message", "phase", "reason", "snapshot", "took_over", "touched_s", "uses",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
         self.desired = desired
+        self.draining = False
         self.phase = ActorPhase.REPLAYING
         self.reason = "Replaying"
         self.message = ""
@@ -146,7 +147,7 @@ class VirtualMachine:
     @property
     def can_sleep(self) -> bool:
         """Whether it takes commands and has none, and nothing else to do."""
-        return self.phase is ActorPhase.READY and not (self._busy or self._mailbox or self._stopping or self._snapshotting)
+        return self.phase is ActorPhase.READY and not (self._busy or self._mailbox or self._stopping or self._snapshotting or self.draining)
 
     def build_report(self, *, fenced_by: Epoch = NO_EPOCH) -> ActorReport:
         """Return how the actor is now."""

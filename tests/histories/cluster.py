@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +15,20 @@ from typing import Final
 from aether_api.identity import ActorId, BootId, Epoch, PodIdentity, PodUid, PoolName
 from aether_api.messages import Reply
 from aether_api.v1alpha1 import ActorModel
+from aether_model.model import Model
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
+from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
+from aether_nats.schedules import Schedules
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, ensure_streams
 from aether_runtime.adapters.folder import LatestReports
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
+from aether_runtime.inbox import SWEEP_S
 from aether_runtime.passivation import SleepConfig
-from aether_runtime.ports import DesiredActor, DesiredListener, Home
+from aether_runtime.ports import DesiredActor, DesiredListener, Home, InboxStore
 from aether_runtime.runtime import Runtime, RuntimeConfig, RuntimePorts
 from tests.histories.bank import read_account
 
@@ -97,15 +101,38 @@ async def connected(url: str, name: str = "test") -> AsyncIterator[NatsConnectio
 
 
 @asynccontextmanager
-async def running_pod(url: str, name: str, placements: Placements | None = None, *, sleep: SleepConfig | None = None) -> AsyncIterator[RunningPod]:
-    """Run a runtime for the length of a `with` block; it leaves in order."""
+async def running_pod(
+    url: str,
+    name: str,
+    placements: Placements | None = None,
+    *,
+    sleep: SleepConfig | None = None,
+    models: Sequence[Model] = (),
+    sweep_s: float = SWEEP_S,
+    wrap_inbox: Callable[[Inbox], InboxStore] = lambda inbox: inbox,
+) -> AsyncIterator[RunningPod]:
+    """Run a runtime for the length of a `with` block; it leaves in order.
+
+    Args:
+        models: loaded beside those of the placements.
+    """
     async with connected(url, name) as connection:
         layout = await ensure_streams(connection, NAMESPACE, StreamPlan(PARTITIONS))
         js = JetStream(connection)
         pod = PodIdentity(PodUid(name), BootId(f"boot-{name}"))
         sink = LatestReports()
-        ports = RuntimePorts(connection, Journal(js, layout.partitions), JetStreamSnapshotStore(js), PlacementSource(placements or Placements(), pod.uid), sink)
-        runtime = Runtime(RuntimeConfig(NAMESPACE, PoolName("default"), pod, name, sleep=sleep or SleepConfig()), ports)
+        ports = RuntimePorts(
+            connection,
+            Journal(js, layout.partitions),
+            JetStreamSnapshotStore(js),
+            PlacementSource(placements or Placements(), pod.uid),
+            sink,
+            wrap_inbox(Inbox(js, NAMESPACE)),
+            Schedules(js),
+        )
+        runtime = Runtime(RuntimeConfig(NAMESPACE, PoolName("default"), pod, name, sleep=sleep or SleepConfig(), inbox_sweep_s=sweep_s), ports)
+        for model in models:
+            runtime.load_model(model)
         started = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(runtime.run(started=started.set), name=f"runtime {name}")

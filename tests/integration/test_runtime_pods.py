@@ -58,7 +58,7 @@ async def test_a_model_in_python_that_is_handed_in_runs_like_any_other(nats_serv
         assert pod.runtime.get_active_vms()[ALICE].get_state() == {"owner": "alice", "balance": 5, "open": True}
         await pod.runtime.stop_vm(ALICE)
         assert (await client.send(ALICE, "Withdraw", {"amount": 4})).version == 3
-        assert pod.runtime.get_active_vms()[ALICE].snapshot_version == 2
+        assert pod.runtime.get_active_vms()[ALICE].snapshot.version == 2
 
 
 async def test_a_model_in_python_that_cannot_be_imported_is_refused_with_the_reason(nats_server: EmbeddedServer) -> None:

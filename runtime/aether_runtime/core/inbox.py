@@ -1,0 +1,72 @@
+"""Durable commands, decided: what an answer means for a command that waits in an inbox, and when one is given up.
+
+A command is settled by any answer of its model: accepted, no-op, and rejected just as well, since a refusal is an outcome. It
+is poison if its model fails, or if the process ends whenever it is run. Only such tries count; that NATS is away, that the
+actor moves or is suspended says nothing about the command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from aether_api.errors import Reason
+from aether_api.messages import Reply
+from aether_nats.inbox import Tries
+
+TRIES_MAX: Final = 5
+"""Times that a command is begun before it is given up: enough for a pod that is killed for other reasons, few enough that those
+behind it wait for seconds."""
+
+REPEAT_FIRST_S: Final = 0.1
+"""Seconds before a command whose model failed is run again, doubling: what it ran into may pass."""
+
+POISON: Final = (Reason.COMMAND_FAILED.value, Reason.COMMIT_TOO_LARGE.value)
+"""Reasons that count as a failed try: the model failed, or wanted what no commit can hold."""
+
+STOP: Final = (Reason.QUARANTINED.value, Reason.FENCED.value, Reason.SUSPENDED.value)
+"""Reasons for which nothing of this actor can be run now."""
+
+Fate = Literal["settled", "failed", "later", "stop"]
+"""What an answer means: the command is done with; a try has failed; ask again soon; leave the whole inbox alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grave:
+    """Why a command is given up."""
+
+    reason: str
+    message: str
+
+
+def judge(reply: Reply) -> Fate:
+    """Return what an answer means for a durable command."""
+    if reply.outcome != "error":
+        return "settled"
+    if reply.reason in POISON:
+        return "failed"
+    return "stop" if reply.reason in STOP else "later"
+
+
+def count_try(known: Tries | None, incarnation: int, sequence: int) -> Tries:
+    """Return the count with one more try; another command's begins anew."""
+    same = known is not None and (known.incarnation, known.sequence) == (incarnation, sequence)
+    return Tries(incarnation, sequence, known.count + 1 if known is not None and same else 1)
+
+
+def explain_poison(tries: Tries, last: Reply | None) -> Grave | None:
+    """Return why a command is given up instead of being begun for the `tries.count`th time; None if it may be.
+
+    Args:
+        last: the answer to the try before, if it was heard.
+    """
+    if tries.count <= TRIES_MAX:
+        return None
+    if last is None:
+        return Grave("Unsettled", f"it was begun {TRIES_MAX} times without an answer; running it may end the process")
+    return Grave(last.reason, f"it failed {TRIES_MAX} times: {last.message}")
+
+
+def repeat_after_s(count: int) -> float:
+    """Return how long to wait before try `count`."""
+    return REPEAT_FIRST_S * 2.0 ** max(0, count - 2)

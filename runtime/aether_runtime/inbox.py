@@ -1,0 +1,320 @@
+"""Runs the durable commands of the actors that live here, and sees that none is forgotten.
+
+There are no consumers and nothing polls an inbox. Three things lead to an actor's inbox being drained: the server's hint that
+something came (any one pod of the namespace gets it and passes it on or activates the actor), the actor's activation, and a sweep by
+one pod over what waits in the whole namespace, which catches a lost hint and tells the backlog.
+
+A drain reads the inbox from the actor's position on and hands the commands to the VM one by one, like anybody else's. The commit of
+a command carries its place, so wherever the actor lives next, it goes on behind it. What is settled is removed afterwards.
+
+A command that may end the process is known by its tries, which are stored before it is begun: for the first one after an
+activation, since the one before may have been its victim, and before each repeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from aether_api import logs
+from aether_api.durable import DurableCommand, InboxPosition, parse_durable
+from aether_api.errors import AetherError, InvalidEnvelope, InvalidName, Reason, RetryableError
+from aether_api.identity import ActorId
+from aether_api.messages import Reply
+from aether_api.subjects import parse_wake_subject, wake_forward_subject, wake_forward_wildcard, wake_wildcard
+from aether_nats.connection import NatsConnection, Subscription
+from aether_nats.jetstream_wire import StoredMessage
+from aether_nats.message import Message
+from aether_runtime.core.group import InboxEntry, Waiting
+from aether_runtime.core.inbox import Grave, count_try, explain_poison, judge, repeat_after_s
+from aether_runtime.core.reminders import REMINDER_GONE, Drop, choose_tick
+from aether_runtime.ports import InboxStore, ReminderStore
+from aether_runtime.vm import VirtualMachine
+
+if TYPE_CHECKING:
+    from aether_runtime.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+WAKE_QUEUE: Final = "wake"
+"""Queue group of all pods of a namespace: each hint reaches one of them."""
+
+SWEEP_S: Final = 10.0
+"""Seconds between sweeps: how long a command waits whose hint was lost, and how old the backlog figure may be."""
+
+RETRY_S: Final = 0.2
+"""Seconds between tries while NATS is away, or while the VM takes no command."""
+
+CHECKED_AT_ONCE: Final = 512
+"""Actors whose inboxes are looked at with one request after their activation."""
+
+_T = TypeVar("_T")
+
+
+class DurableInbox:
+    """Durable commands of one runtime.
+
+    Attributes:
+        backlog: messages that waited in the namespace at the last sweep, of `backlog_actors` actors; 0 where another pod sweeps.
+        settled: commands that this process has run.
+        dropped: ticks that were not run, because they came too late or others stand for them.
+        orphans: ticks whose reminders were not in force.
+        buried: commands that were given up.
+    """
+
+    def __init__(self, connection: NatsConnection, store: InboxStore, reminders: ReminderStore | None, runtime: Runtime, *, now_s: Callable[[], float] = time.time) -> None:
+        self._connection = connection
+        self._store = store
+        self._reminders = reminders
+        self._runtime = runtime
+        self._now_s = now_s
+        self._incarnation = 0
+        self._draining: dict[ActorId, bool] = {}
+        self._proven: set[ActorId] = set()
+        self._unchecked: list[ActorId] = []
+        self._check = asyncio.Event()
+        self.backlog = self.backlog_actors = 0
+        self.settled = self.dropped = self.orphans = self.buried = 0
+
+    def subscribe(self) -> tuple[Subscription, ...]:
+        """Begin to take hints: the namespace's, and those that other pods pass on."""
+        namespace, uid = self._runtime.config.namespace, self._runtime.config.pod.uid
+        return (
+            self._connection.subscribe(wake_wildcard(namespace), self._on_wake, WAKE_QUEUE),
+            self._connection.subscribe(wake_forward_wildcard(namespace, uid), self._on_wake),
+        )
+
+    async def run(self) -> None:
+        """Look at the inboxes of actors that were activated, and sweep, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._run_checks(), name="checks of inboxes")
+            tasks.create_task(self._run_sweeps(), name="sweeps of inboxes")
+
+    def on_ready(self, vm: VirtualMachine) -> None:
+        """Look soon whether something waits for an actor that was activated."""
+        self._proven.discard(vm.get_actor_id())
+        self._unchecked.append(vm.get_actor_id())
+        self._check.set()
+
+    def drain(self, actor: ActorId) -> None:
+        """Run what waits for an actor that lives here; if that is under way, look once more afterwards."""
+        if actor in self._draining:
+            self._draining[actor] = True
+            return
+        self._draining[actor] = False
+        vm = self._runtime.registry.get(actor)
+        if vm is not None:
+            vm.draining = True  # so that it does not fall asleep before the drain begins
+        self._runtime.spawn(self._drain(actor), f"inbox {actor}")
+
+    # What leads to a drain.
+
+    def _on_wake(self, message: Message) -> None:
+        try:
+            actor = parse_wake_subject(message.subject)
+        except InvalidName:
+            return
+        vm = self._runtime.registry.get(actor)
+        if vm is not None and vm.is_ready:
+            self.drain(actor)
+        elif vm is None:
+            self._runtime.spawn(self._wake(actor), f"wake {actor}")
+        # One that is starting looks into its inbox when it is ready.
+
+    async def _wake(self, actor: ActorId) -> None:
+        """Activate an actor if it lives here, else pass the hint on."""
+        vm = self._runtime.registry.get(actor)
+        if vm is not None:
+            return self.drain(actor)
+        pod = await self._runtime.router.wake(actor)
+        if pod is not None:
+            with suppress(AetherError):  # the sweep comes again
+                self._connection.publish(wake_forward_subject(actor, pod), b"")
+
+    async def _run_checks(self) -> None:
+        while True:
+            await self._check.wait()
+            self._check.clear()
+            while self._unchecked:
+                actors = list(dict.fromkeys(self._unchecked[:CHECKED_AT_ONCE]))
+                del self._unchecked[:CHECKED_AT_ONCE]
+                await self._check_inboxes(actors)
+
+    async def _check_inboxes(self, actors: Sequence[ActorId]) -> None:
+        try:
+            for actor in await self._insist(lambda: self._store.find_last(actors)):
+                self.drain(actor)
+        except AetherError as exc:
+            logger.warning("inboxes could not be looked into; the next sweep does", extra={logs.REASON: str(exc)})
+
+    async def _run_sweeps(self) -> None:
+        while True:
+            try:
+                await self._sweep()
+            except AetherError as exc:
+                logger.warning("a sweep over the inboxes failed; the next one comes", extra={logs.REASON: str(exc)})
+            await asyncio.sleep(self._runtime.config.inbox_sweep_s)
+
+    async def _sweep(self) -> None:
+        self._proven.intersection_update(self._runtime.registry.vms)
+        if self._runtime.presence.pods.live()[:1] != [self._runtime.config.pod.uid]:
+            self.backlog = self.backlog_actors = 0
+            return
+        waiting = await self._store.read_backlog()
+        self.backlog, self.backlog_actors = sum(waiting.values()), len(waiting)
+        for actor in waiting:
+            await self._wake(actor)
+
+    async def _insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Repeat a call until it works."""
+        while True:
+            try:
+                return await call()
+            except RetryableError as exc:
+                logger.debug("the inboxes cannot be reached now", extra={logs.REASON: str(exc)})
+            await asyncio.sleep(RETRY_S)
+
+    # One drain.
+
+    async def _drain(self, actor: ActorId) -> None:
+        try:
+            while True:
+                self._draining[actor] = False
+                vm = self._runtime.registry.get(actor)
+                if vm is not None:
+                    await self._drain_vm(vm)
+                if not self._draining[actor]:
+                    return
+        finally:
+            del self._draining[actor]
+
+    async def _drain_vm(self, vm: VirtualMachine) -> None:
+        """Run everything that waits, in order, for as long as the VM takes commands; it stays awake meanwhile."""
+        vm.draining = True
+        try:
+            await self._drain_ready(vm, vm.get_actor_id())
+        finally:
+            vm.draining = False
+
+    async def _drain_ready(self, vm: VirtualMachine, actor: ActorId) -> None:
+        found_any = False
+        position = await self._find_position(vm, renew=not self._incarnation)
+        while vm.is_ready:
+            messages = await self._insist(partial(self._store.read_next, actor, position.sequence))
+            if not messages and found_any:
+                return
+            if not messages:
+                fresh = await self._find_position(vm, renew=True)
+                if fresh.incarnation == position.incarnation:
+                    return await self._settle(actor, position)
+                position = fresh
+                continue
+            for place, message in enumerate(messages):
+                if not await self._handle(vm, message, messages[place + 1 :]):
+                    return
+                position = InboxPosition(position.incarnation, message.sequence)
+            found_any = True
+            await self._settle(actor, position)
+
+    async def _find_position(self, vm: VirtualMachine, *, renew: bool) -> InboxPosition:
+        """Return where to read on; a position in a stream that was deleted says nothing."""
+        if renew:
+            self._incarnation = await self._insist(self._store.read_incarnation)
+        return InboxPosition(self._incarnation, vm.inbox.within(self._incarnation))
+
+    async def _settle(self, actor: ActorId, position: InboxPosition) -> None:
+        if position.sequence:
+            await self._insist(partial(self._store.settle, actor, position.sequence))
+
+    async def _handle(self, vm: VirtualMachine, message: StoredMessage, later: Sequence[StoredMessage]) -> bool:
+        """Settle one message, whatever that takes; False when the VM takes no more."""
+        actor = vm.get_actor_id()
+        try:
+            found = parse_durable(actor, message.sequence, message.raw_headers, message.payload, stored=message.time)
+        except InvalidEnvelope as exc:
+            await self._bury(actor, message, Grave(Reason.INVALID_COMMAND.value, str(exc)))
+            return True
+        if found.tick is not None:
+            choice = choose_tick(found.tick, _parse_all(actor, later), self._now_s())
+            if isinstance(choice, Drop):
+                self.dropped += 1
+                logger.debug("a tick is not run", extra={logs.ACTOR_ID: str(actor), logs.NAME: found.tick.name, logs.REASON: choice.why})
+                return True
+        return await self._run_command(vm, found, message)
+
+    async def _run_command(self, vm: VirtualMachine, found: DurableCommand, message: StoredMessage) -> bool:
+        """Run a command until it is settled or given up; False when the VM takes no more."""
+        actor = vm.get_actor_id()
+        last: Reply | None = None
+        tries = count_try(None, self._incarnation, found.sequence)
+        if actor not in self._proven:
+            known = await self._insist(partial(self._store.read_tries, actor))
+            tries = count_try(known, self._incarnation, found.sequence)
+        while True:
+            grave = explain_poison(tries, last)
+            if grave is not None:
+                await self._bury(actor, message, grave)
+                return True
+            if tries.count > 1 or actor not in self._proven:
+                await self._insist(partial(self._store.write_tries, actor, tries))
+            reply = await self._ask_until_it_says(vm, found)
+            if reply is None:
+                return False
+            self._proven.add(actor)
+            if judge(reply) == "settled":
+                await self._after_settled(actor, found, reply)
+                return True
+            last, tries = reply, count_try(tries, self._incarnation, found.sequence)
+            await asyncio.sleep(repeat_after_s(tries.count))
+
+    async def _ask_until_it_says(self, vm: VirtualMachine, found: DurableCommand) -> Reply | None:
+        """Hand a command to the VM until its model has spoken; None when the VM takes no more."""
+        entry = InboxEntry(InboxPosition(self._incarnation, found.sequence), found.tick)
+        while vm.is_ready:
+            answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            vm.process_command(Waiting(found.command, found.command.timeout_s, partial(_resolve, answer), entry))
+            reply = await answer
+            fate = judge(reply)
+            if fate in ("settled", "failed"):
+                return reply
+            if fate == "stop":
+                return None
+            await asyncio.sleep(max(RETRY_S, reply.retry_after_ms / 1000))
+        return None
+
+    async def _after_settled(self, actor: ActorId, found: DurableCommand, reply: Reply) -> None:
+        if reply.reason != REMINDER_GONE or found.tick is None:
+            self.settled += 1
+            return
+        self.orphans += 1
+        name, token = found.tick.name, found.tick.token
+        logger.debug("a tick of a reminder that is not in force is dropped", extra={logs.ACTOR_ID: str(actor), logs.NAME: name})
+        if self._reminders is not None and found.tick.recurring:
+            with suppress(RetryableError):  # its next tick comes here, too
+                await self._reminders.cancel(actor, name, token)
+
+    async def _bury(self, actor: ActorId, message: StoredMessage, grave: Grave) -> None:
+        await self._insist(partial(self._store.bury, actor, message, grave.reason, grave.message))
+        self.buried += 1
+        extra = {logs.ACTOR_ID: str(actor), logs.SEQUENCE: message.sequence, logs.REASON: f"{grave.reason}: {grave.message}"}
+        logger.error("a durable command is given up; `aether dead` shows it and can retry it", extra=extra)
+
+
+def _resolve(answer: asyncio.Future[Reply], reply: Reply) -> None:
+    """Hand over an answer that may not be awaited any more."""
+    if not answer.done():
+        answer.set_result(reply)
+
+
+def _parse_all(actor: ActorId, messages: Sequence[StoredMessage]) -> list[DurableCommand]:
+    """Return those messages that are commands."""
+    found: list[DurableCommand] = []
+    for message in messages:
+        with suppress(InvalidEnvelope):
+            found.append(parse_durable(actor, message.sequence, message.raw_headers, message.payload, stored=message.time))
+    return found

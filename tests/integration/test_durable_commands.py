@@ -1,0 +1,381 @@
+"""Durable commands and reminders on real servers: in order, once, wherever the actor lives, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aether_api.identity import ActorId, PodUid
+from aether_api.subjects import inbox_stream
+from aether_nats.client import CommandClient
+from aether_nats.connection import NatsConnection
+from aether_nats.embedded import EmbeddedServer
+from aether_nats.inbox import Inbox
+from aether_nats.jetstream import JetStream
+from aether_nats.schedules import Reminder, Schedules
+from aether_runtime.core.inbox import TRIES_MAX
+from aether_runtime.ports import InboxStore
+from tests.histories.alarm import CLOCK, Alarm
+from tests.histories.bank import ALICE, FOLDER
+from tests.histories.cluster import WAIT_S, Placements, RuntimeProcess, connected, open_journal, running_pod, until_live
+from tests.histories.invariants import check_log, events_of, read_history
+
+pytestmark = pytest.mark.asyncio
+
+NEVER_S = 3600.0
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(2 * WAIT_S):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+@dataclass
+class Rig:
+    """A server, a client, and a look at what is stored."""
+
+    server: EmbeddedServer
+    connection: NatsConnection
+    client: CommandClient
+    inbox: Inbox
+    schedules: Schedules
+
+    async def send(self, *labels: str, command: str = "Ring", actor: ActorId = CLOCK) -> None:
+        for label in labels:
+            await self.client.send_durable(actor, command, {"label": label}, command_id=f"id-{label}", timeout_s=WAIT_S)
+
+    async def restart_server(self) -> None:
+        await self.server.kill()
+        await self.server.run()
+        await self.connection.wait_connected()
+
+    async def events(self, actor: ActorId = CLOCK) -> list[dict[str, Any]]:
+        commits = await read_history(await open_journal(self.connection), actor)
+        check_log(commits)
+        return [event.fields() for event in events_of(commits)]
+
+    async def rang(self) -> list[str]:
+        return [fields["label"] for fields in await self.events()]
+
+    async def until_rang(self, *labels: str) -> None:
+        async def has_rung() -> bool:
+            return len(await self.rang()) >= len(labels)
+
+        await until(has_rung)
+        assert await self.rang() == list(labels)
+
+    async def until_settled(self) -> None:
+        async def is_empty() -> bool:
+            return await self.inbox.read_backlog() == {}
+
+        await until(is_empty)
+
+
+@pytest.fixture
+async def rig(nats_server: EmbeddedServer) -> AsyncIterator[Rig]:
+    async with connected(nats_server.url) as connection:
+        await open_journal(connection)
+        js = JetStream(connection)
+        yield Rig(nats_server, connection, CommandClient(connection), Inbox(js, "default"), Schedules(js))
+
+
+def alarm_pod(rig: Rig, name: str = "pod-a", placements: Placements | None = None, **options: Any) -> Any:
+    return running_pod(rig.server.url, name, placements, models=(Alarm(),), **{"sweep_s": NEVER_S, **options})
+
+
+class BlockedInbox:
+    """An inbox whose settled messages are not removed: the process dies right after the append."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls += 1
+        return getattr(self._inbox, name)
+
+    async def settle(self, actor: ActorId, through: int) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_commands_wait_until_something_runs_and_then_run_in_order(rig: Rig) -> None:
+    labels = [f"l{number}" for number in range(250)]
+    await rig.send(*labels)
+    async with alarm_pod(rig, sweep_s=0.1):
+        await rig.until_rang(*labels)
+        await rig.until_settled()
+
+
+async def test_a_hint_wakes_an_actor_that_nobody_holds_wherever_it_belongs(rig: Rig) -> None:
+    async with alarm_pod(rig, "pod-a") as one, alarm_pod(rig, "pod-b") as other:
+        await until_live([one, other])
+        actors = [ActorId(CLOCK.namespace, CLOCK.model, f"c{number}") for number in range(12)]
+        for actor in actors:
+            await rig.client.send_durable(actor, "Ring", {"label": "x"})
+        for actor in actors:
+
+            async def has_rung(actor: ActorId = actor) -> bool:
+                return len(await rig.events(actor)) == 1
+
+            await until(has_rung)
+        assert one.runtime.get_active_vms().keys() | other.runtime.get_active_vms().keys() >= set(actors)
+        assert not one.runtime.get_active_vms().keys() & other.runtime.get_active_vms().keys()
+
+
+async def test_a_sweep_finds_what_no_hint_told(rig: Rig) -> None:
+    js = JetStream(rig.connection)
+    info = await js.stream_info(inbox_stream("default"))
+    assert info is not None
+    async with alarm_pod(rig, sweep_s=0.1) as pod:
+        metadata = {key: value for key, value in info.config.metadata.items() if not key.startswith("_nats.")}
+        await js.update_stream(msgspec.structs.replace(info.config, republish=None, metadata=metadata))
+        await rig.send("a", "b")
+        await rig.until_rang("a", "b")
+        assert pod.runtime.inbox is not None
+
+
+async def test_the_backlog_is_visible_where_nothing_can_run(rig: Rig) -> None:
+    await rig.client.send_durable(ActorId(CLOCK.namespace, CLOCK.model, "nobody"), "Ring")
+    async with running_pod(rig.server.url, "pod-a", sweep_s=0.05) as pod:
+        inbox = pod.runtime.inbox
+        assert inbox is not None
+
+        async def is_seen() -> bool:
+            return (inbox.backlog, inbox.backlog_actors) == (1, 1)
+
+        await until(is_seen)
+
+
+async def test_what_was_stored_but_not_removed_runs_only_once(rig: Rig) -> None:
+    await rig.send("a", "b", "c")
+    async with alarm_pod(rig, wrap_inbox=BlockedInbox, sweep_s=0.1):
+        await rig.until_rang("a", "b", "c")
+    assert await rig.inbox.read_backlog() == {CLOCK: 3}
+    async with alarm_pod(rig, "pod-b", sweep_s=0.1):
+        await rig.send("d")
+        await rig.until_rang("a", "b", "c", "d")
+        await rig.until_settled()
+
+
+async def test_a_move_in_the_middle_of_a_drain_keeps_order_and_runs_nothing_twice(rig: Rig) -> None:
+    placements = Placements()
+    placements.place(CLOCK, PodUid("pod-a"), 1)
+    labels = [f"l{number}" for number in range(300)]
+    async with alarm_pod(rig, "pod-a", placements), alarm_pod(rig, "pod-b", placements):
+        await rig.send(*labels[:150])
+        for epoch, pod in enumerate(("pod-b", "pod-a", "pod-b"), 2):
+            placements.place(CLOCK, PodUid(pod), epoch, tell_old=epoch != 3)
+            await rig.send(*labels[100 + 50 * (epoch - 1) : 100 + 50 * epoch])
+        await rig.until_rang(*labels)
+        await rig.until_settled()
+
+
+async def test_runtimes_that_are_killed_again_and_again_run_every_command_once_and_in_order(rig: Rig, tmp_path: Path) -> None:
+    await rig.client.send_durable(ALICE, "Open", {"owner": "alice"}, command_id="open")
+    amounts = list(range(1, 401))
+
+    async def send() -> None:
+        for amount in amounts:
+            await rig.client.send_durable(ALICE, "Deposit", {"amount": amount}, command_id=f"d-{amount}", timeout_s=2 * WAIT_S)
+
+    async def count() -> int:
+        return len(await rig.events(ALICE))
+
+    async with RuntimeProcess(FOLDER, rig.server.url) as runtime, asyncio.TaskGroup() as tasks:
+        tasks.create_task(send(), name="sender")
+        for share in (1, 2, 3):
+
+            async def has_run(share: int = share) -> bool:
+                return await count() >= share * 100
+
+            await until(has_run)
+            await runtime.end(signal.SIGKILL)
+            await runtime.run()
+
+        async def has_run_all() -> bool:
+            return await count() > len(amounts)
+
+        await until(has_run_all)
+        await rig.until_settled()
+    assert [fields["amount"] for fields in (await rig.events(ALICE))[1:]] == amounts
+
+
+async def test_nats_that_is_killed_loses_and_repeats_nothing(rig: Rig) -> None:
+    labels = [f"l{number}" for number in range(200)]
+    async with alarm_pod(rig, sweep_s=0.5):
+        await rig.send(*labels[:100])
+        await rig.restart_server()
+        await rig.send(*labels[100:])
+        await rig.until_rang(*labels)
+
+
+async def test_a_command_that_fails_is_tried_a_few_times_then_buried_and_those_behind_it_run(rig: Rig) -> None:
+    async with alarm_pod(rig) as pod:
+        await rig.send("no", command="Refuse")
+        await rig.send("bad", command="Fail")
+        await rig.send("after")
+        await rig.until_rang("after")
+        await rig.until_settled()
+        (letter,) = await rig.inbox.read_dead(CLOCK)
+        assert (letter.command, letter.command_id, letter.reason) == ("Fail", "id-bad", "CommandFailed")
+        assert "the spring broke" in letter.message
+        assert pod.runtime.inbox is not None
+        assert pod.runtime.inbox.buried == 1
+
+
+async def test_a_message_that_is_no_command_is_buried(rig: Rig) -> None:
+    async with alarm_pod(rig):
+        await JetStream(rig.connection).publish("aether.default.inbox.alarm.clock", b"what?")
+        await rig.send("after")
+        await rig.until_rang("after")
+        assert [letter.reason for letter in await rig.inbox.read_dead(CLOCK)] == ["InvalidCommand"]
+
+
+async def test_a_dead_letter_that_is_retried_runs(rig: Rig) -> None:
+    async with alarm_pod(rig):
+        await JetStream(rig.connection).publish("aether.default.inbox.alarm.clock", b"what?")
+
+        async def is_buried() -> bool:
+            return len(await rig.inbox.read_dead(CLOCK)) == 1
+
+        await until(is_buried)
+        (letter,) = await rig.inbox.read_dead(CLOCK)
+        await rig.inbox.retry_dead(CLOCK, letter.sequence)
+
+        async def is_buried_again() -> bool:
+            found = await rig.inbox.read_dead(CLOCK)
+            return len(found) == 1 and found[0].sequence != letter.sequence
+
+        await until(is_buried_again)
+
+
+async def test_a_command_that_ends_its_process_is_buried_after_a_few_lives(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text(
+        "apiVersion: aether.flowmade.one/v1alpha1\nkind: ActorModel\nmetadata: {name: bomb}\nspec:\n  python: {handler: 'tests.histories.bomb:Bomb'}\n"
+    )
+    bomb = ActorId(CLOCK.namespace, type(CLOCK.model)("bomb"), "one")
+    await rig.client.send_durable(bomb, "Explode", {})
+    await rig.client.send_durable(bomb, "Tick", {})
+    lives = 0
+    async with RuntimeProcess(tmp_path, rig.server.url) as runtime:
+        while not await rig.events(bomb):
+            if runtime.process.returncode is not None:
+                lives += 1
+                await runtime.run()
+            await asyncio.sleep(0.05)
+            assert lives <= TRIES_MAX
+    assert lives == TRIES_MAX
+    assert [(letter.command, letter.reason) for letter in await rig.inbox.read_dead(bomb)] == [("Explode", "Unsettled")]
+
+
+async def test_a_drained_inbox_is_left_alone(rig: Rig) -> None:
+    stores: list[BlockedInbox] = []
+
+    class Counting(BlockedInbox):
+        async def settle(self, actor: ActorId, through: int) -> None:
+            await self._inbox.settle(actor, through)
+
+    def wrap(inbox: Inbox) -> InboxStore:
+        stores.append(Counting(inbox))
+        return stores[0]
+
+    async with alarm_pod(rig, wrap_inbox=wrap):
+        await rig.send("a")
+        await rig.until_settled()
+        await rig.client.send(CLOCK, "Ring", {"label": "b"}, timeout_s=WAIT_S)
+        calls = stores[0].calls
+        for label in "cdefg":
+            await rig.client.send(CLOCK, "Ring", {"label": label}, timeout_s=WAIT_S)
+        assert stores[0].calls == calls
+
+
+async def send(pod_or_rig: Rig, command: str, **fields: Any) -> None:
+    reply = await pod_or_rig.client.send(CLOCK, command, fields, timeout_s=WAIT_S)
+    assert reply.outcome == "accepted", reply
+
+
+async def test_a_reminder_rings_once_and_is_gone(rig: Rig) -> None:
+    async with alarm_pod(rig) as pod:
+        await send(rig, "Set", after_s=0.0)
+        await rig.until_rang("Set", "morning")
+        await rig.until_settled()
+        vm = pod.runtime.registry.get(CLOCK)
+        assert vm is not None
+        assert (dict(vm.reminders), await rig.schedules.read_all(CLOCK)) == ({}, [])
+
+
+async def test_a_reminder_outlives_runtime_and_server_and_wakes_its_actor(rig: Rig) -> None:
+    async with alarm_pod(rig):
+        await send(rig, "Set", after_s=2.0)
+    await rig.restart_server()
+    async with alarm_pod(rig, "pod-b") as pod:
+        assert pod.runtime.get_active_vms() == {}
+        await rig.until_rang("Set", "morning")
+
+
+async def test_a_cancelled_reminder_never_rings_and_a_replaced_one_rings_once(rig: Rig) -> None:
+    async with alarm_pod(rig):
+        await send(rig, "Set", name="one", after_s=1.0)
+        await send(rig, "Set", name="two", after_s=1.0)
+        await send(rig, "Cancel", name="one")
+        await send(rig, "Set", name="two", after_s=1.5, label="again")
+        await send(rig, "Set", name="three", after_s=2.5)
+        await rig.until_rang("Set", "Set", "Cancel", "again", "Set", "two", "three")
+
+
+async def test_a_recurring_reminder_rings_until_it_is_cancelled(rig: Rig) -> None:
+    async with alarm_pod(rig):
+        await send(rig, "Set", cron="* * * * * *")
+
+        async def has_rung_twice() -> bool:
+            return (await rig.rang()).count("morning") >= 2
+
+        await until(has_rung_twice)
+        await send(rig, "Cancel")
+        await rig.until_settled()
+        assert await rig.schedules.read_all(CLOCK) == []
+
+
+@pytest.mark.parametrize(("missed", "least", "most"), [("late", 3, 100), ("collapse", 1, 1)])
+async def test_missed_ticks_run_each_or_once_for_all(rig: Rig, missed: str, least: int, most: int) -> None:
+    async with alarm_pod(rig):
+        await send(rig, "Set", cron="* * * * * *", missed=missed)
+    ((reminder, token),) = await rig.schedules.read_all(CLOCK)
+    before = len(await rig.rang())
+
+    async def have_come() -> bool:
+        return (await rig.inbox.read_backlog()).get(CLOCK, 0) >= 3
+
+    await until(have_come)
+    await rig.schedules.cancel(CLOCK, reminder.name, token)
+    async with alarm_pod(rig, "pod-b", sweep_s=0.1):
+        await rig.until_settled()
+    assert least <= len(await rig.rang()) - before <= most
+
+
+async def test_a_schedule_that_nobody_stands_for_is_ended_by_its_first_tick(rig: Rig) -> None:
+    async with alarm_pod(rig) as pod:
+        await rig.schedules.set(CLOCK, Reminder("ghost", "Ring", b'{"label":"ghost"}', "* * * * * *"), "unknown")
+
+        async def is_gone() -> bool:
+            return await rig.schedules.read_all(CLOCK) == []
+
+        await until(is_gone)
+        await rig.until_settled()
+        inbox = pod.runtime.inbox
+        assert inbox is not None
+        assert (await rig.events(), inbox.orphans >= 1) == ([], True)
+
+
+async def test_a_schedule_that_the_server_cannot_read_fails_its_command(rig: Rig) -> None:
+    async with alarm_pod(rig):
+        reply = await rig.client.send(CLOCK, "Set", {"cron": "0 9 * * *"}, timeout_s=WAIT_S)
+        assert (reply.outcome, reply.reason, "six fields" in reply.message) == ("error", "CommandFailed", True)

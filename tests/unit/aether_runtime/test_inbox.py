@@ -1,0 +1,51 @@
+"""What answers mean for durable commands, and when one is given up."""
+
+from __future__ import annotations
+
+import pytest
+
+from aether_api.errors import Reason
+from aether_api.messages import Reply, build_error
+from aether_nats.inbox import Tries
+from aether_runtime.core.inbox import TRIES_MAX, Fate, count_try, explain_poison, judge, repeat_after_s
+from aether_runtime.core.reminders import REMINDER_GONE
+
+
+@pytest.mark.parametrize(
+    ("reply", "fate"),
+    [
+        (Reply("accepted", 3), "settled"),
+        (Reply("noop", 3), "settled"),
+        (Reply("noop", 3, reason=REMINDER_GONE), "settled"),
+        (Reply("rejected", 3, reason="InsufficientFunds"), "settled"),
+        (Reply("rejected", 3, reason=Reason.WRONG_VERSION), "settled"),
+        (build_error(Reason.COMMAND_FAILED, "division by zero"), "failed"),
+        (build_error(Reason.COMMIT_TOO_LARGE, "9 MB"), "failed"),
+        (build_error(Reason.QUARANTINED, "sequence 3"), "stop"),
+        (build_error(Reason.SUSPENDED, "spec.suspend"), "stop"),
+        (build_error(Reason.BUSY, "moving", retry_after_ms=100), "later"),
+        (build_error(Reason.UNKNOWN, "no ack", retry_after_ms=100), "later"),
+        (build_error(Reason.CONFLICT, "rivals", retry_after_ms=100), "later"),
+    ],
+)
+def test_only_what_the_model_says_settles_a_command_and_only_what_it_fails_at_counts(reply: Reply, fate: Fate) -> None:
+    assert judge(reply) == fate
+
+
+def test_tries_count_for_one_command_of_one_stream() -> None:
+    first = count_try(None, 7, 40)
+    assert (first, count_try(first, 7, 40)) == (Tries(7, 40, 1), Tries(7, 40, 2))
+    assert count_try(Tries(7, 40, 4), 7, 41).count == count_try(Tries(7, 40, 4), 8, 40).count == 1
+
+
+def test_a_command_is_given_up_instead_of_a_sixth_try() -> None:
+    assert explain_poison(Tries(7, 40, TRIES_MAX), None) is None
+    silent = explain_poison(Tries(7, 40, TRIES_MAX + 1), None)
+    failed = explain_poison(Tries(7, 40, TRIES_MAX + 1), build_error(Reason.COMMAND_FAILED, "division by zero"))
+    assert silent is not None
+    assert failed is not None
+    assert (silent.reason, failed.reason, "division by zero" in failed.message) == ("Unsettled", Reason.COMMAND_FAILED, True)
+
+
+def test_repeats_come_later_and_later() -> None:
+    assert [repeat_after_s(count) for count in (2, 3, 4, 5)] == [0.1, 0.2, 0.4, 0.8]
