@@ -239,6 +239,35 @@ def decode_commit(sequence: int, raw_headers: bytes, payload: bytes) -> StoredCo
     )
 
 
+_USUAL_IN_RUN = re.compile(b"\\r\\nNats-Sequence: ([1-9]\\d{0,17})\\r\\n(?:Nats-[!-~]+: [ -~]*\\r\\n)*" + _USUAL.pattern[4:])
+"""The headers of nearly every commit as Direct Get gives them: the server's own come first."""
+
+
+def decode_commit_in_run(raw_headers: bytes, payload: bytes) -> StoredCommit | None:
+    """Read a commit as Direct Get gives it, with its sequence; None where it does not have its usual form and takes a closer look."""
+    usual = _USUAL_IN_RUN.search(raw_headers)
+    if usual is None:
+        return None
+    sequence, id, first, last, n, back, epoch, pod, model, incarnation = usual.groups()
+    first_version, last_version = int(first), int(last)
+    if first_version > last_version:
+        return None
+    return StoredCommit(
+        id.decode(),
+        int(sequence),
+        int(n),
+        back.decode(),
+        first_version,
+        last_version,
+        Epoch(int(epoch)),
+        pod.decode(),
+        model.decode(),
+        int(incarnation),
+        tombstone=False,
+        payload=payload,
+    )
+
+
 def _decode_any_commit(sequence: int, raw_headers: bytes, payload: bytes) -> StoredCommit:
     try:
         found = headers.decode_headers(raw_headers)

@@ -21,12 +21,12 @@ from msgspec import structs
 
 from aether_api import logs
 from aether_api.commit_index import Block, inner_blocks
-from aether_api.envelope import StoredCommit, decode_commit
-from aether_api.errors import InvalidEnvelope
+from aether_api.envelope import StoredCommit, decode_commit, decode_commit_in_run
+from aether_api.errors import AetherError, InvalidEnvelope
 from aether_api.identity import ActorId
 from aether_api.subjects import event_stream, event_subject, partition_of
 from aether_nats.jetstream import JetStream
-from aether_nats.jetstream_wire import StoredMessage
+from aether_nats.jetstream_wire import StoredMessage, stored_of
 from aether_nats.message import Message
 
 logger = logging.getLogger(__name__)
@@ -183,21 +183,25 @@ def _lie_close(head: StoredCommit) -> bool:
     return head.sequence - oldest.sequence <= CLOSE * (head.n - oldest.last)
 
 
-def _decode_run(messages: Sequence[StoredMessage], from_n: int, head: StoredCommit) -> list[StoredCommit]:
+def _decode_run(messages: Sequence[Message], from_n: int, head: StoredCommit) -> list[StoredCommit]:
     """Return the commits that continue the run at `from_n`, without `head`; what does not ends it."""
     commits: list[StoredCommit] = []
+    incarnation, end = head.incarnation, head.n
     for message in messages:
-        if from_n >= head.n:
-            break
-        try:
-            commit = decode_stored(message)
-        except InvalidEnvelope:
-            break
-        if commit.n != from_n or commit.incarnation != head.incarnation:
+        commit = decode_commit_in_run(message.raw_headers, message.payload) or _decode_closely(message)
+        if commit is None or commit.n != from_n or commit.incarnation != incarnation or from_n >= end:
             break
         commits.append(commit)
         from_n += 1
     return commits
+
+
+def _decode_closely(message: Message) -> StoredCommit | None:
+    try:
+        stored = stored_of(message)
+        return None if stored is None else decode_stored(stored)
+    except AetherError:
+        return None
 
 
 def _give_up(pending: asyncio.Future[list[Message]]) -> None:

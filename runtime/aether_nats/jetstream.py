@@ -196,9 +196,9 @@ class JetStream:
         """Ask for up to `count` messages of a subject from `first_sequence` on; `finish_batch` reads the answer."""
         return self._connection.request_many(f"{API}.DIRECT.GET.{stream}", _encode({"seq": max(1, first_sequence), "next_by_subj": subject, "batch": count}), b"", self._timeout_s)
 
-    def finish_batch(self, answer: list[Message]) -> list[StoredMessage]:
-        """Return the messages of a batch, or raise what the server says instead."""
-        return _read_batch(answer)[0]
+    def finish_batch(self, answer: list[Message]) -> list[Message]:
+        """Return the messages of a batch as they came, or raise what the server says instead."""
+        return _split_batch(answer)[0]
 
     async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:
         """Read up to `count` messages of a subject from `first_sequence` on, and how many more there are.
@@ -296,14 +296,19 @@ class _Read(Exchange):
         self.reads.fail(error)
 
 
-def _read_batch(messages: list[Message]) -> tuple[list[StoredMessage], int]:
+def _read_batch(answer: list[Message]) -> tuple[list[StoredMessage], int]:
     """Return the messages of a batched Direct Get and how many more there are."""
-    end = messages.pop()
+    messages, pending = _split_batch(answer)
+    return [_expect(stored_of(message)) for message in messages], pending
+
+
+def _split_batch(answer: list[Message]) -> tuple[list[Message], int]:
+    *messages, end = answer
     if not messages and end.status == CODE_NOT_FOUND:
         return [], 0
     if end.status != CODE_END_OF_BATCH:
         raise build_status_error(end)
-    return [_expect(stored_of(message)) for message in messages], find_pending(end)
+    return messages, find_pending(end)
 
 
 def _expect(message: StoredMessage | None) -> StoredMessage:

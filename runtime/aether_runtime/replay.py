@@ -63,8 +63,7 @@ async def replay(actor: ActorId, model: Model, events: EventStore, snapshots: Sn
     folded = 0
     try:
         async for commits in events.read_commits(actor, head, from_n=history.position.index.n):
-            for commit in commits:
-                folded += len(history.fold_commit(commit))
+            folded += history.fold_run(commits)
     except InvalidEnvelope as exc:
         raise EventInvalid(str(exc)) from exc
     return Replayed(history, start_version, folded, head.epoch, head.pod, start_n)

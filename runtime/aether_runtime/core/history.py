@@ -6,14 +6,14 @@ live VM and a replaying one can never disagree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.durable import NO_INBOX, InboxPosition, parse_inbox_position
-from aether_api.envelope import Event, StoredCommit
+from aether_api.envelope import StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
 from aether_api.messages import parse_second
 from aether_model.model import Model, State
@@ -60,30 +60,64 @@ class History:
         """Return the history of an actor without events."""
         return cls(model, Position(), model.initial_state(), CommandWindow())
 
-    def fold_commit(self, commit: StoredCommit) -> list[Event]:
-        """Apply one stored commit and return its events. Atomic: on an error nothing has changed.
+    def fold_commit(self, commit: StoredCommit) -> None:
+        """Apply one stored commit; atomic, and raises as `fold_run`."""
+        self.fold_run((commit,))
+
+    def fold_run(self, commits: Sequence[StoredCommit]) -> int:
+        """Apply stored commits in order and return how many events they held. Atomic for each commit: what came before one that fails is applied.
 
         Raises:
-            EventInvalid: the commit does not follow, or an event cannot be applied; the message names sequence and version.
+            EventInvalid: a commit does not follow, or an event cannot be applied; the message names sequence and version.
         """
-        if commit.tombstone:
-            self._restart(commit)
-            return []
+        folded = start = 0
+        for place, commit in enumerate(commits):
+            if commit.tombstone:
+                folded += self._fold_lives(commits[start:place])
+                self._restart(commit)
+                start = place + 1
+        return folded + self._fold_lives(commits[start:] if start else commits)
+
+    def _fold_lives(self, commits: Sequence[StoredCommit]) -> int:
+        """Apply commits of one incarnation; index and position, which cost as much as an event, move once for all of them."""
         position = self.position
-        if commit.first_version != position.version + 1 or commit.n != position.index.n or commit.incarnation != position.incarnation:
-            raise self._build_gap(commit)
+        version, n, last_time, done = position.version, position.index.n, position.last_time, 0
+        try:
+            for commit in commits:
+                if commit.first_version != version + 1 or commit.n != n or commit.incarnation != position.incarnation:
+                    raise _build_gap(commit, version, n)
+                last_time = self._fold_events(commit, version) or last_time
+                version = commit.last_version
+                n += 1
+                done += 1
+        finally:
+            if done:
+                last = commits[done - 1]
+                index = position.index.extended([commit.sequence for commit in commits[:done]]) if done > 1 else position.index.appended(last.sequence)
+                self.position = Position(version, last.sequence, index, position.incarnation, last.id, last_time)
+        return version - position.version
+
+    def _fold_events(self, commit: StoredCommit, version: int) -> str:
+        """Apply what one commit holds, all or nothing, and return the time of its last event."""
+        state, apply, time, second = self.state, self.model.apply, "", 0
         try:
             events = commit.events()
-            state = self._apply_all(events, position.version)
-            inbox, reminders = self._read_durable(commit.inbox, commit.reminders)
-            second = parse_second(events[-1].time) if events else 0
+            for event in events:
+                version += 1
+                if event.time != time:
+                    time = event.time
+                    second = parse_second(time)
+                state = apply(state, event.type, bytes(event.data), time=time, version=version, schema_version=event.schema_version)
+            if commit.inbox or commit.reminders:
+                self.inbox, self.reminders = self._read_durable(commit.inbox, commit.reminders)
         except (InvalidEnvelope, PermanentError) as exc:
             raise EventInvalid(f"sequence {commit.sequence}, versions {commit.first_version} to {commit.last_version}: {exc}") from exc
-        last_time = events[-1].time if events else position.last_time
-        self.note_commands(commit.sequence, second, [event.command_id for event in events])
-        self.position = Position(commit.last_version, commit.sequence, position.index.appended(commit.sequence), commit.incarnation, commit.id, last_time)
-        self.state, self.inbox, self.reminders = state, inbox, reminders
-        return events
+        self.state = state
+        if len(events) == 1 and events[0].command_id:
+            self.window.add(events[0].command_id, commit.sequence, second)
+        else:
+            self.note_commands(commit.sequence, second, [event.command_id for event in events])
+        return time
 
     def accept(self, position: Position, second: int, command_ids: Iterable[str], state: State) -> None:
         """Move to `position`, whose commit came of these commands in that unix second, and whose events were already applied to give `state`."""
@@ -99,16 +133,6 @@ class History:
                 noted = command_id
                 self.window.add(command_id, sequence, second)
 
-    def _apply_all(self, events: list[Event], version: int) -> State:
-        state, apply, time = self.state, self.model.apply, ""
-        for event in events:
-            version += 1
-            if event.time != time:
-                time = event.time
-                parse_second(time)
-            state = apply(state, event.type, bytes(event.data), time=time, version=version, schema_version=event.schema_version)
-        return state
-
     def note_durable(self, inbox: str, reminders: str) -> None:
         """Move inbox and reminders on as an accepted commit of ours says."""
         self.inbox, self.reminders = self._read_durable(inbox, reminders)
@@ -123,9 +147,8 @@ class History:
         self.reminders = NO_REMINDERS
         self.position = Position(0, commit.sequence, NO_COMMITS.appended(commit.sequence), commit.incarnation, commit.id, "")
 
-    def _build_gap(self, commit: StoredCommit) -> EventInvalid:
-        position = self.position
-        return EventInvalid(
-            f"sequence {commit.sequence} holds versions {commit.first_version} to {commit.last_version} as commit {commit.n}, "
-            f"but version {position.version + 1} as commit {position.index.n} should come next"
-        )
+
+def _build_gap(commit: StoredCommit, version: int, n: int) -> EventInvalid:
+    return EventInvalid(
+        f"sequence {commit.sequence} holds versions {commit.first_version} to {commit.last_version} as commit {commit.n}, but version {version + 1} as commit {n} should come next"
+    )

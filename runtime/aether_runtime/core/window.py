@@ -52,6 +52,9 @@ _RECORD: Final = struct.Struct(">QQI")
 _SIZE: Final = _RECORD.size
 _TIME_AT: Final = 16
 
+_PLACE_BIT: Final = 40
+"""The bits of a hash from here on choose the shard: multiplying mixes the high ones best, and 2^24 shards are never reached."""
+
 _MIX: Final = 0x9E3779B97F4A7C15
 """2^64 over the golden ratio: spreads hashes that differ in few bits (Knuth's multiplicative hashing)."""
 
@@ -108,7 +111,7 @@ class CommandWindow:
         """Return the sequence of the newest commit that may hold the command."""
         digest = hash(int.from_bytes(command_id.encode(), "big")) * _MIX & _MASK  # `hash_command_id`; every command comes by here
         shards = self._shards
-        place = digest >> 40 & self._mask
+        place = digest >> _PLACE_BIT & self._mask
         shard = shards[place] if place < len(shards) else shards[place & self._mask >> 1]
         key = digest.to_bytes(8, "big")
         at = shard.rfind(key)
@@ -139,7 +142,7 @@ class CommandWindow:
 
     def _shard_of(self, digest: int) -> bytearray:
         shards = self._shards
-        place = digest >> 40 & self._mask
+        place = digest >> _PLACE_BIT & self._mask
         return shards[place] if place < len(shards) else shards[place & self._mask >> 1]
 
     def _keep_up(self, now_s: int) -> None:
@@ -176,14 +179,17 @@ class CommandWindow:
 
     def _split(self) -> None:
         """Move what belongs there out of the next shard to be split into a new one."""
-        source = self._shards[len(self._shards) - (self._mask + 1) // 2]
+        half = (self._mask + 1) // 2
+        bit = half.bit_length() - 1 + _PLACE_BIT
+        byte, wanted = 7 - bit // 8, 1 << bit % 8
+        source = self._shards[len(self._shards) - half]
         self._shards.append(bytearray())
         if len(self._shards) > self._mask:
             self._mask = self._mask << 1 | 1
-        records = [source[at : at + _SIZE] for at in range(0, len(source), _SIZE)]
-        source.clear()
-        for record in records:
-            self._shard_of(int.from_bytes(record[:8], "big")).extend(record)
+        packed = bytes(source)
+        records = [packed[at : at + _SIZE] for at in range(0, len(packed), _SIZE)]
+        source[:] = b"".join([record for record in records if not record[byte] & wanted])
+        self._shards[-1] += b"".join([record for record in records if record[byte] & wanted])
 
     def _merge(self) -> None:
         """Take the last split back."""
