@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
@@ -145,9 +146,12 @@ class Rig:
 class BentJetStream(JetStream):
     hidden: frozenset[int] = frozenset()
     before_purge: Any = None
+    asked: Sequence[int] = ()
+    """Sequences that were read one by one."""
 
     async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[StoredMessage | None]:
         """Answer as a replica that has not caught up."""
+        self.asked = [*self.asked, *sequences]
         found = await super().messages_by_sequence(stream, sequences)
         return [None if message is not None and message.sequence in self.hidden else message for message in found]
 
@@ -203,6 +207,25 @@ async def test_an_index_that_names_the_wrong_commits_is_healed_by_one_scan(rig: 
     await rig.journal.append(build_commit(head, index=shifted))
     assert [commit.n for commit in await rig.read()] == list(range(41))
     assert rig.journal.scans == 1
+
+
+@pytest.mark.parametrize("from_n", [0, 1, 33, 700])
+async def test_a_long_history_that_lies_close_is_read_in_runs(rig: Rig, from_n: int) -> None:
+    await rig.append(1200)
+    assert [commit.n for commit in await rig.read(from_n=from_n)] == list(range(from_n, 1200))
+    assert len(rig.js.asked) < 10, "single reads only to find where the run begins"
+
+
+async def test_a_run_that_meets_a_message_which_is_no_commit_is_read_by_the_index(rig: Rig) -> None:
+    head = await rig.append(100)
+    await rig.js.publish(event_subject(ALICE, 1), b"garbage")
+    end = await rig.js.message_by_last("AETHER_default_EVT_0", event_subject(ALICE, 1))
+    assert end is not None
+    commit = build_commit(head)
+    await rig.journal.append(replace(commit, expected_sequence=end.sequence))
+    await rig.append(100)
+    assert [commit.n for commit in await rig.read()] == list(range(201))
+    assert rig.journal.scans == 0
 
 
 async def test_commits_that_are_gone_are_no_history(rig: Rig) -> None:

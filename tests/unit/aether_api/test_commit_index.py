@@ -116,3 +116,10 @@ def test_inner_blocks_stop_at_the_border_of_their_block() -> None:
     _, indexes = build_log()
     inner = list(inner_blocks(Block(32, 63, 0), indexes[63]))
     assert [(block.first, block.last) for block in inner] == [(n, n) for n in range(62, 31, -1)]
+
+
+@given(st.integers(0, COMMITS), st.integers(0, COMMITS))
+def test_a_run_of_commits_gives_the_index_that_they_give_one_by_one(n: int, count: int) -> None:
+    sequences, indexes = build_log()
+    end = min(n + count, COMMITS)
+    assert indexes[n].extended(sequences[n:end]) == indexes[end]

@@ -122,3 +122,43 @@ def test_a_commit_with_a_broken_header_leaves_everything_as_it_was(change: dict[
     with pytest.raises(EventInvalid):
         history.fold_commit(store(replace(commit_after(history, ("Deposited", {"amount": 1})), **change), 14))
     assert (history.position.version, history.inbox, history.reminders) == (3, NO_INBOX, {})
+
+
+def build_run() -> list[StoredCommit]:
+    """Return commits of all kinds: of one event and of several, with and without durable parts, and a purge in between."""
+    writer, commits, sequence = History.empty(compile_account()), list[StoredCommit](), 5
+    for n in range(70):
+        sequence += 1 + n % 3
+        if n == 41:
+            commit = build_tombstone(id="t", actor=ALICE, expected_sequence=writer.position.sequence, epoch=Epoch(2), pod="p/b", incarnation=1)
+        elif n % 20 == 2:
+            commit = commit_after(writer, ("Opened", {"owner": "alice"}), ("Deposited", {"amount": n}))
+        else:
+            commit = replace(commit_after(writer, ("Deposited", {"amount": n})), **({"inbox": f"{n // 41}:{n}", "reminders": f"r{n}:t"} if n % 7 == 0 else {}))  # type: ignore[arg-type]  # both are texts
+        commits.append(store(commit, sequence))
+        writer.fold_commit(commits[-1])
+    return commits
+
+
+def describe(history: History) -> tuple[object, ...]:
+    return history.position, history.state, history.window.entries(), history.inbox, dict(history.reminders)
+
+
+def test_a_run_gives_what_its_commits_give_one_by_one() -> None:
+    run, single = History.empty(compile_account()), History.empty(compile_account())
+    commits = build_run()
+    folded = run.fold_run(commits[:30]) + run.fold_run(commits[30:])
+    for commit in commits:
+        single.fold_commit(commit)
+    assert describe(run) == describe(single)
+    assert folded == sum(len(commit.events()) for commit in commits)
+
+
+@pytest.mark.parametrize("bad", [0, 1, 20, 50, 69])
+def test_a_run_that_breaks_leaves_what_came_before(bad: int) -> None:
+    commits = build_run()
+    history, expected = History.empty(compile_account()), History.empty(compile_account())
+    expected.fold_run(commits[:bad])
+    with pytest.raises(EventInvalid, match=f"sequence {commits[bad].sequence}"):
+        history.fold_run([*commits[:bad], replace(commits[bad], payload=b"garbage"), *commits[bad + 1 :]])
+    assert describe(history) == describe(expected)
