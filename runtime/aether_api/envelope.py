@@ -217,9 +217,11 @@ def encode_commit(commit: Commit) -> tuple[bytes, bytes]:
 
 _USUAL = re.compile(
     rf"\r\n{headers.COMMIT}: ([!-~]+)\r\n{headers.VERSIONS}: ([1-9]\d{{0,17}})-([1-9]\d{{0,17}})\r\n{headers.ORDINAL}: (\d{{1,18}})\r\n{headers.BACK}: ([0-9a-z.]*)\r\n"
-    rf"{headers.EPOCH}: (\d{{1,18}})\r\n{headers.POD}: ([!-~]*)\r\n{headers.MODEL}: ([!-~]*)\r\n{headers.INCARNATION}: (\d{{1,18}})\r\n{headers.CONTENT_TYPE}: [!-~]+\r\n\r\n$".encode()
+    rf"{headers.EPOCH}: (\d{{1,18}})\r\n{headers.POD}: ([!-~]*)\r\n{headers.MODEL}: ([!-~]*)\r\n{headers.INCARNATION}: (\d{{1,18}})\r\n{headers.CONTENT_TYPE}: [!-~]+\r\n"
+    r"(?:Nats-Stream: [!-~]+\r\nNats-Subject: [!-~]+\r\nNats-Sequence: ([1-9]\d{0,17})\r\nNats-Time-Stamp: [!-~]+\r\n(?:Nats-Num-Pending: \d+\r\nNats-Last-Sequence: \d+\r\n)?)?\r\n$".encode()
 )
-"""The headers of nearly every commit, as `encode_commit` writes them: one search instead of a dictionary of 15 lines (measured: 1.4 us instead of 9)."""
+"""The headers of nearly every commit, as `encode_commit` writes them, and what Direct Get puts behind them: one search instead of a dictionary of
+20 lines (measured: 2 us instead of 12). The last group is the sequence that the server names."""
 
 
 def decode_commit(sequence: int, raw_headers: bytes, payload: bytes) -> StoredCommit:
@@ -231,7 +233,7 @@ def decode_commit(sequence: int, raw_headers: bytes, payload: bytes) -> StoredCo
     usual = _USUAL.search(raw_headers)
     if usual is None or raw_headers.find(b"\r\nAether-") != usual.start():
         return _decode_any_commit(sequence, raw_headers, payload)
-    id, first, last, n, back, epoch, pod, model, incarnation = usual.groups()
+    id, first, last, n, back, epoch, pod, model, incarnation, _ = usual.groups()
     if int(first) > int(last):
         return _decode_any_commit(sequence, raw_headers, payload)
     return StoredCommit(
@@ -239,18 +241,14 @@ def decode_commit(sequence: int, raw_headers: bytes, payload: bytes) -> StoredCo
     )
 
 
-_USUAL_IN_RUN = re.compile(b"\\r\\nNats-Sequence: ([1-9]\\d{0,17})\\r\\n(?:Nats-[!-~]+: [ -~]*\\r\\n)*" + _USUAL.pattern[4:])
-"""The headers of nearly every commit as Direct Get gives them: the server's own come first."""
-
-
 def decode_commit_in_run(raw_headers: bytes, payload: bytes) -> StoredCommit | None:
     """Read a commit as Direct Get gives it, with its sequence; None where it does not have its usual form and takes a closer look."""
-    usual = _USUAL_IN_RUN.search(raw_headers)
-    if usual is None:
+    usual = _USUAL.search(raw_headers)
+    if usual is None or raw_headers.find(b"\r\nAether-") != usual.start():
         return None
-    sequence, id, first, last, n, back, epoch, pod, model, incarnation = usual.groups()
+    id, first, last, n, back, epoch, pod, model, incarnation, sequence = usual.groups()
     first_version, last_version = int(first), int(last)
-    if first_version > last_version:
+    if sequence is None or first_version > last_version:
         return None
     return StoredCommit(
         id.decode(),

@@ -247,8 +247,8 @@ def find_pending(message: Message) -> int:
 
 
 def _find_header(raw: bytes, marker: bytes) -> bytes:
-    """Return one header's value; the server writes its own before the publisher's, so the first counts."""
-    at = raw.find(marker)
+    """Return one header's value; the server writes its own behind the publisher's, so the last counts."""
+    at = raw.rfind(marker)
     if at < 0:
         return b""
     start = at + len(marker)

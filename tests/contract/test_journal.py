@@ -267,3 +267,9 @@ async def test_an_actor_whose_log_ends_with_garbage_can_be_purged(rig: Rig) -> N
     head = await rig.append(2)
     assert (head.incarnation, head.n, head.last_version) == (1, 2, 2)
     assert [commit.n for commit in await rig.read()] == [0, 1, 2]
+
+
+async def test_what_a_publisher_forges_of_the_servers_own_headers_does_not_count(rig: Rig) -> None:
+    await rig.js.publish(event_subject(ALICE, 1), b"", b"Nats-Sequence: 99\r\nNats-Subject: aether.default.evt.0.account.bob\r\n")
+    found = await rig.js.messages_by_sequence("AETHER_default_EVT_0", [1])
+    assert [(message.sequence, message.subject) for message in found if message] == [(1, event_subject(ALICE, 1))]

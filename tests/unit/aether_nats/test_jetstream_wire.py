@@ -51,7 +51,7 @@ def test_what_is_no_ack_is_refused(payload: bytes) -> None:
 
 
 def test_a_stored_message_is_read_from_the_servers_headers_not_from_the_publishers() -> None:
-    raw = b"NATS/1.0\r\nNats-Stream: S\r\nNats-Subject: s.a\r\nNats-Sequence: 5\r\nNats-Time-Stamp: 2026-01-31T12:00:00Z\r\nNats-Sequence: 6\r\n\r\n"
+    raw = b"NATS/1.0\r\nNats-Sequence: 6\r\nNats-Stream: S\r\nNats-Subject: s.a\r\nNats-Sequence: 5\r\nNats-Time-Stamp: 2026-01-31T12:00:00Z\r\n\r\n"
     stored = stored_of(reply(b"payload", raw))
     assert stored is not None
     assert (stored.subject, stored.sequence, stored.payload, stored.time) == ("s.a", 5, b"payload", "2026-01-31T12:00:00Z")
