@@ -22,8 +22,8 @@ from typing import Final, cast
 import jsonschema_rs
 
 from aether_api.v1alpha1.actor_model import JsonSchema
-from aether_model.cel import INT64_MAX, INT64_MIN
 from aether_model.cel_types import BOOL, DOUBLE, DYN, INT, STRING, CelType, list_of, map_of
+from aether_model.shortcuts import INT64_MAX, INT64_MIN
 
 VIOLATIONS_SHOWN_MAX: Final = 5
 """Violations that one message names: enough to repair a form, short enough for a log line."""

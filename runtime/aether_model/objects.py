@@ -1,7 +1,7 @@
 """Expressions that together make one object: the `with` of an event, the `set` of a state.
 
 What the engine must compute is compiled into one map literal, so an event costs at most one evaluation however many fields it
-has; copied variables and constants cost none. The engine cannot say which entry of a literal failed, so after a
+has; copied variables, constants and shortcuts cost none. The engine cannot say which entry of a literal failed, so after a
 failure, and only then, each is evaluated alone to name it.
 """
 
@@ -21,7 +21,7 @@ class ObjectExpression:
         entries: the expressions by field, in the author's order, which the result keeps.
     """
 
-    __slots__ = ("_copied", "_literal", "_single", "_template", "entries")
+    __slots__ = ("_copied", "_literal", "_shortcuts", "_single", "_template", "entries")
 
     def __init__(self, environment: Environment, entries: Mapping[str, CompiledExpression]) -> None:
         """Compile the literal.
@@ -34,7 +34,9 @@ class ObjectExpression:
         self._template: dict[str, object] = {name: None for name in entries}  # noqa: C420  # fromkeys has no type for the values to come
         constants = {name: value for name, expression in entries.items() if (value := _constant(environment, expression)) is not None}
         self._template |= constants
-        computed = {name: expression for name, expression in entries.items() if expression.copied is None and name not in constants}
+        self._shortcuts = tuple((name, expression) for name, expression in entries.items() if expression.shortcut is not None and name not in constants)
+        direct = {*constants, *(name for name, _ in self._shortcuts)}
+        computed = {name: expression for name, expression in entries.items() if expression.copied is None and name not in direct}
         self._single = next(iter(computed.items())) if len(computed) == 1 else None
         self._literal = environment.compile_map(computed) if computed else None
 
@@ -51,9 +53,11 @@ class ObjectExpression:
         values = self._template.copy()
         for name, variable in self._copied:
             values[name] = activation.values[variable]
-        if self._literal is None:
-            return values
         try:
+            for name, expression in self._shortcuts:
+                values[name] = expression.value(activation)
+            if self._literal is None:
+                return values
             if self._single is not None:
                 values[self._single[0]] = self._single[1].value(activation)
                 return values
