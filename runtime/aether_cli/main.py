@@ -19,6 +19,8 @@ EXIT_INTERRUPTED: Final = 130
 COMMANDS: Final = {
     "demo": ("aether_cli.demo", "run the bank example on this machine, kill the runtime, and show that nothing is lost"),
     "send": ("aether_cli.send", "send a command to an actor and print its reply"),
+    "inbox": ("aether_cli.inbox", "print the durable commands that wait, and the reminders of an actor"),
+    "dead": ("aether_cli.dead", "list, show, retry or drop durable commands that were given up"),
     "history": ("aether_cli.history", "print the events of an actor as the log holds them"),
     "operator": ("aether_operator.__main__", "run the Kubernetes operator"),
     "runtime": ("aether_runtime.__main__", "run a runtime, from Kubernetes or a folder of manifests"),

@@ -112,6 +112,14 @@ class DurableInbox:
             vm.draining = True  # so that it does not fall asleep before the drain begins
         self._runtime.spawn(self._drain(actor), f"inbox {actor}")
 
+    def count_done(self) -> dict[str, int]:
+        """Return how many messages are done with, by result."""
+        return {"settled": self.settled, "dropped": self.dropped, "orphan": self.orphans, "dead": self.buried}
+
+    def count_backlog(self) -> dict[str, int]:
+        """Return what waited at the last sweep; 0 where another pod sweeps."""
+        return {"messages": self.backlog, "actors": self.backlog_actors}
+
     # What leads to a drain.
 
     def _on_wake(self, message: Message) -> None:

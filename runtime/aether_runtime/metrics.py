@@ -36,6 +36,8 @@ class MetricSources:
         searching: calls that look for their actor now.
         sleeps: actors put to sleep, by reason; `asleep` is how many with a resource sleep here now.
         live_pods: pods whose heartbeats arrive.
+        durable: messages of inboxes that are done with, by result.
+        backlog: `messages` that wait in inboxes, and of how many `actors`; 0 in pods that do not sweep.
     """
 
     registry: VMRegistry
@@ -51,6 +53,8 @@ class MetricSources:
     sleeps: Callable[[], Mapping[str, int]]
     asleep: Callable[[], int]
     live_pods: Callable[[], int]
+    durable: Callable[[], Mapping[str, int]]
+    backlog: Callable[[], Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,8 @@ METRICS: Final[tuple[MetricRow | TimingRow, ...]] = (
     ),
     MetricRow("aether_subscriptions", "Actors whose commands come directly.", (), _one(lambda sources: sources.subscriptions())),
     MetricRow("aether_calls_searching", "Calls that look for their actor now.", (), _one(lambda sources: sources.searching())),
+    MetricRow("aether_inbox_messages_total", "Durable commands and ticks done with, by result.", ("result",), _by_key(lambda sources: sources.durable())),
+    MetricRow("aether_inbox_backlog", "Messages that waited in inboxes at the last sweep, and actors that they wait for.", ("of",), _by_key(lambda sources: sources.backlog())),
     MetricRow("aether_models", "ActorModels known, by whether they compiled.", ("state",), _by_key(lambda sources: sources.models())),
     MetricRow("aether_status_writes_total", "Status writes, by result.", ("result",), _by_key(_read_status_writes)),
     MetricRow("aether_status_dirty", "Actors whose status is out of date.", (), _one(lambda sources: sources.reporter.dirty)),

@@ -169,6 +169,8 @@ class Runtime(VmListener):
             sleeps=lambda: {reason: self.passivation.counts[reason] for reason in MESSAGES},
             asleep=lambda: self.passivation.asleep,
             live_pods=lambda: len(self.presence.pods.live()),
+            durable=lambda: self.inbox.count_done() if self.inbox else {},
+            backlog=lambda: self.inbox.count_backlog() if self.inbox else {},
         )
 
     # What the seed names.

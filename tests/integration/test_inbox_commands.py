@@ -1,0 +1,89 @@
+"""What the command line says of inboxes and dead letters, and does with them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from aether_cli.dead import run as run_dead
+from aether_cli.inbox import run as run_inbox
+from aether_cli.send import run as run_send
+from aether_nats.embedded import EmbeddedServer
+from aether_nats.inbox import Inbox
+from aether_nats.jetstream import JetStream
+from aether_nats.schedules import Reminder, Schedules
+from tests.histories.bank import ALICE
+from tests.histories.cluster import connected, open_journal
+
+
+class Terminal:
+    """Runs commands as a person at a terminal would, and keeps what they print."""
+
+    def __init__(self, server: EmbeddedServer, capsys: pytest.CaptureFixture[str]) -> None:
+        self._options = ("--nats", server.url, "--namespace", "default")
+        self._capsys = capsys
+
+    async def __call__(self, run: Callable[[Sequence[str]], int], *arguments: str, code: int = 0) -> str:
+        assert await asyncio.to_thread(run, [*arguments, *self._options]) == code
+        printed = self._capsys.readouterr()
+        return printed.out or printed.err
+
+
+def lines(printed: str) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in printed.splitlines()]
+
+
+async def test_a_durable_command_waits_where_the_inbox_shows_it(nats_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal(nats_server, capsys)
+    async with connected(nats_server.url) as connection:
+        await open_journal(connection)
+        assert "nothing waits" in await terminal(run_inbox, "account/alice")
+        receipt = orjson.loads(await terminal(run_send, "account/alice", "Deposit", "--set", "amount=5", "--id", "c-1", "--durable"))
+        assert (receipt["command_id"], receipt["repeated"]) == ("c-1", False)
+        assert orjson.loads(await terminal(run_send, "account/alice", "Deposit", "--id", "c-1", "--durable"))["repeated"]
+        await Schedules(JetStream(connection)).set(ALICE, Reminder("interest", "AddInterest", b"{}", "@daily", zone="Europe/Berlin", missed="skip"), "t1")
+        assert lines(await terminal(run_inbox)) == [{"actor": "account/alice", "waiting": 1}]
+        command, reminder = lines(await terminal(run_inbox, "account/alice"))
+        assert (command["sequence"], command["command"], command["id"], command["payload"]) == (receipt["sequence"], "Deposit", "c-1", '{"amount":5}')
+        assert reminder == {"reminder": "interest", "command": "AddInterest", "schedule": "@daily", "missed": "skip", "zone": "Europe/Berlin", "payload": "{}"}
+
+
+async def test_dead_letters_are_listed_shown_retried_and_dropped(nats_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal(nats_server, capsys)
+    async with connected(nats_server.url) as connection:
+        await open_journal(connection)
+        inbox = Inbox(JetStream(connection), "default")
+        for number in range(3):
+            await terminal(run_send, "account/alice", "Deposit", "--set", f"amount={number}", "--id", f"c-{number}", "--durable")
+        for message in await inbox.read_next(ALICE, 0):
+            await inbox.bury(ALICE, message, "CommandFailed", "division by zero")
+            await inbox.settle(ALICE, message.sequence)
+        listed = lines(await terminal(run_dead, "list", "account/alice"))
+        assert [(letter["command_id"], letter["reason"], letter["message"]) for letter in listed] == [(f"c-{number}", "CommandFailed", "division by zero") for number in range(3)]
+        shown = orjson.loads(await terminal(run_dead, "show", "account/alice", str(listed[1]["sequence"])))
+        assert shown["payload"] == '{"amount":1}'
+        await terminal(run_dead, "drop", "account/alice", str(listed[0]["sequence"]))
+        assert "waits again" in await terminal(run_dead, "retry", "account/alice", "--all")
+        assert await inbox.read_dead(ALICE) == []
+        assert [line["id"] for line in lines(await terminal(run_inbox, "account/alice"))] == ["c-1", "c-2"]
+
+
+async def test_a_dead_letter_that_is_not_there_is_told(nats_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal(nats_server, capsys)
+    async with connected(nats_server.url) as connection:
+        await open_journal(connection)
+        for verb in ("show", "retry", "drop"):
+            assert "no dead letter 7" in await terminal(run_dead, verb, "account/alice", "7", code=1)
+
+
+def test_wrong_usage_is_told_before_anything_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    for run, arguments in ((run_send, ["account/alice", "Deposit", "--durable", "--dry-run"]), (run_dead, ["retry", "account/alice"]), (run_dead, ["account/alice"])):
+        with pytest.raises(SystemExit) as ended:
+            run(arguments)
+        assert ended.value.code == 2
+    assert run_inbox(["alice"]) == 1
+    assert "MODEL/ID" in capsys.readouterr().err
