@@ -131,7 +131,7 @@ class PythonRuntimeModel:
         try:
             event = applier.decode(data) if schema_version == applier.schema_version else _upcast(applier, data, schema_version)
             after = applier.run(state, event, EventContext(version, time)) if applier.wants_context else applier.run(state, event)
-        except _UNDECODABLE as exc:
+        except (EventInvalid, *_UNDECODABLE) as exc:
             raise EventInvalid(f"event {event_type}, version {version}: {_explain(exc, ())}") from exc
         except Exception as exc:  # the root of everything that an author wrote: it costs its own actor and no other
             raise EventInvalid(f"event {event_type}, version {version}: {applier.method} raised {type(exc).__name__}: {exc}") from exc

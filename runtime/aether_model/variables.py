@@ -16,7 +16,7 @@ from aether_model.cel_types import INT, STRING, TIMESTAMP, CelType
 from aether_model.fields import parse_time
 
 Place = Literal["command", "event"]
-"""Where an expression stands: guards and emits belong to a command, `set` to an event."""
+"""Where an expression stands: guards, emits and reminders belong to a command, `set` to an event."""
 
 RESERVED_FIELD: Final = "time"
 """Commands and events cannot have a field of this name: it would hide `command.time` or `event.time`."""
@@ -33,7 +33,7 @@ class Variable:
 
 
 VARIABLES: Final = (
-    Variable("command", "state.<field>", "as in spec.state", "the state before the command, also in every one of its `emits`"),
+    Variable("command", "state.<field>", "as in spec.state", "the state before the command, also in every one of its `emits` and `reminders`"),
     Variable("command", "command.<field>", "as in the command's schema; dyn if it may be absent, and then null", "what the caller sent, with defaults filled in"),
     Variable("command", "command.time", "timestamp", "when the command was made"),
     Variable("command", "actor.id", "string", "the actor's id within its model"),

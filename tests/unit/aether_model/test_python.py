@@ -199,7 +199,7 @@ def test_an_event_that_cannot_be_read_is_invalid(counter: Model, data: bytes, sc
     with pytest.raises(EventInvalid) as caught:
         counter.apply(Count(), "Added", data, time=TIME, version=1, schema_version=schema_version)
     assert str(caught.value).startswith("event Added, version 1: ")
-    assert words in str(caught.value)
+    assert str(caught.value).removeprefix("event Added, version 1: ").removeprefix("added ").startswith(words)
 
 
 class Sloppy(PythonModel[Count]):
