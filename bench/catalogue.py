@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Final
 
+from bench.broadcast import run_broadcast
 from bench.commands import ACTORS, Workload, run_commands
 from bench.replays import run_cold_start, run_idle_vm, run_replay_million, run_replay_one
 from bench.results import Line
@@ -27,4 +28,5 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "cold-start": run_cold_start,
     "replay-million": run_replay_million,
     "idle-vm": run_idle_vm,
+    "broadcast": run_broadcast,
 }

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -19,7 +20,7 @@ import uvloop
 
 from aether_api.commit_index import CommitIndex
 from aether_api.envelope import Commit, build_source, encode_commit
-from aether_api.identity import Epoch, parse_actor_id
+from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_api.messages import format_time
 from aether_api.subjects import event_subject, partition_of
 from bench.account import NOTE
@@ -57,8 +58,18 @@ class _Actor:
         self.sequence = self.version = 0
 
 
-def build_commits(population: Population, now_s: float) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Yield header lines, subject and payload of every commit, in the order in which they must be stored."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One commit, ready to be sent."""
+
+    actor: ActorId
+    lines: bytes
+    subject: bytes
+    payload: bytes
+
+
+def build_commits(population: Population, now_s: float, note: Callable[[], str] = lambda: NOTE) -> Iterator[Prepared]:
+    """Yield every commit in the order in which they must be stored; `note` gives what each event carries beside its amount."""
     actors = [_Actor(population, number) for number in range(population.actors)]
     sequences = [0] * population.partitions
     start_s = now_s - SPACING_S * population.commits * population.events
@@ -66,7 +77,7 @@ def build_commits(population: Population, now_s: float) -> Iterator[tuple[bytes,
         for actor in actors:
             first = actor.version + 1
             actor.version += population.events
-            payload = b"[" + b",".join(_build_event(actor, version, start_s + SPACING_S * version) for version in range(first, actor.version + 1)) + b"]"
+            payload = b"[" + b",".join(_build_event(actor, version, start_s + SPACING_S * version, note()) for version in range(first, actor.version + 1)) + b"]"
             commit = Commit(
                 f"{number:016x}", actor.id, actor.sequence, first, actor.version, actor.index, Epoch(0), "0123456789abcdef/0123456789abcdef", "account@0123456789abcdef", payload
             )
@@ -74,7 +85,7 @@ def build_commits(population: Population, now_s: float) -> Iterator[tuple[bytes,
             actor.sequence = sequences[actor.partition]
             actor.index = actor.index.appended(actor.sequence)
             lines, payload = encode_commit(commit)
-            yield lines, actor.subject, payload
+            yield Prepared(actor.id, lines, actor.subject, payload)
 
 
 def sequences_of(population: Population) -> dict[str, tuple[int, list[int]]]:
@@ -94,7 +105,7 @@ async def populate(client: BareClient, population: Population) -> None:
     slots = asyncio.Semaphore(IN_FLIGHT)
     failed: list[Exception] = []
 
-    def send(lines: bytes, subject: bytes, payload: bytes) -> None:
+    def send(commit: Prepared) -> None:
         def on_ack(_headers: bytes, ack: bytes) -> None:
             del client.replies[token]
             slots.release()
@@ -104,23 +115,23 @@ async def populate(client: BareClient, population: Population) -> None:
                 failed.append(exc)
 
         inbox, token = client.expect(on_ack)
-        client.publish_with(lines, subject, payload, inbox)
+        client.publish_with(commit.lines, commit.subject, commit.payload, inbox)
 
-    for lines, subject, payload in build_commits(population, time.time()):
+    for commit in build_commits(population, time.time()):
         await slots.acquire()
         if failed:
             raise failed[0]
-        send(lines, subject, payload)
+        send(commit)
     for _ in range(IN_FLIGHT):
         await slots.acquire()
     if failed:
         raise failed[0]
 
 
-def _build_event(actor: _Actor, version: int, unix_s: float) -> bytes:
+def _build_event(actor: _Actor, version: int, unix_s: float, note: str) -> bytes:
     return (
         f'{{"specversion":"1.0","id":"{version}","source":"{actor.source}","type":"Deposited","time":"{format_time(unix_s)}",'
-        f'"data":{{"amount":5,"note":"{NOTE}"}},"commandid":"{version:016x}"}}'
+        f'"data":{{"amount":5,"note":"{note}"}},"commandid":"{version:016x}"}}'
     ).encode()
 
 
