@@ -50,6 +50,11 @@ bench: $(STAMP) ## run the benches (ONLY=name,name ROUNDS= SECONDS= SMALL=1 PROF
 	@$(BIN)/python -m bench $(subst $(comma), ,$(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(SMALL),--small) $(if $(PROFILE),--profile build/bench) $(if $(REQUIRE_PEERS),--require-peers)
 
+.PHONY: bench-docs
+bench-docs: $(STAMP) ## run the benches on a quiet machine and write their tables into docs/performance.md
+	@$(BIN)/python -m bench $(subst $(comma), ,$(ONLY)) --require-peers --save build/bench.jsonl
+	@$(BIN)/python -m bench.report build/bench.jsonl
+
 .PHONY: bench-peers
 bench-peers: $(STAMP) ## install what the benches compare with, into the user's cache
 	@$(BIN)/python -m bench.install

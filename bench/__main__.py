@@ -26,12 +26,13 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--small", action="store_true", help="run everything small, to see that it works; the figures mean nothing")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write profiles of our processes; the figures mean nothing")
     parser.add_argument("--require-peers", action="store_true", help="fail where a peer is not installed")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="also append the lines to a file")
     parser.add_argument("--without-peers", action="store_true", help="compare with the bare loops alone")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in BENCHES]
     if unknown:
         parser.error(f"there is no bench {unknown[0]!r}; there are {', '.join(BENCHES)}")
-    lines = asyncio.run(_run_all(options.names or list(BENCHES), _build_scale(options)))
+    lines = asyncio.run(_run_all(options.names or list(BENCHES), _build_scale(options), options.save))
     failed = None in lines or (options.require_peers and any(line is not None and line.reason for line in lines))
     return 1 if failed else 0
 
@@ -41,18 +42,26 @@ def _build_scale(options: argparse.Namespace) -> Scale:
     return replace(scale, **{name: value for name in ("rounds", "seconds") if (value := getattr(options, name)) is not None})
 
 
-async def _run_all(names: Sequence[str], scale: Scale) -> list[Line | None]:
+async def _run_all(names: Sequence[str], scale: Scale, saved: Path | None) -> list[Line | None]:
     """Run benches one after another; None stands for one that broke."""
     lines: list[Line | None] = []
     for name in names:
         try:
             async for line in BENCHES[name](scale):
-                print(msgspec.json.encode(line).decode(), flush=True)
+                _show(msgspec.json.encode(line), saved)
                 lines.append(line)
         except BenchFailed as exc:
             print(f"{name}: {exc}", file=sys.stderr)
             lines.append(None)
     return lines
+
+
+def _show(line: bytes, saved: Path | None) -> None:
+    print(line.decode(), flush=True)
+    if saved is not None:
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        with saved.open("ab") as file:
+            file.write(line + b"\n")
 
 
 if __name__ == "__main__":
