@@ -77,11 +77,7 @@ class Subscription:
         Raises:
             Disconnected, RequestTimeout: the server did not confirm; the subscription is ended all the same.
         """
-        self._connection.stop_subscription(self, keep_handler=True)
-        try:
-            await self._connection.flush(timeout_s)
-        finally:
-            self._connection.stop_subscription(self, keep_handler=False)
+        await self._connection.drain_subscription(self, timeout_s)
 
 
 class _Replies:
@@ -168,10 +164,26 @@ class NatsConnection:
         _check_subject(subject)
         if queue:
             _check_subject(queue)
-        self._sid += 1
-        subscription = Subscription(self, self._sid, subject, queue, callback)
+        subscription = Subscription(self, self.next_sid(), subject, queue, callback)
         self._link.subscribe(subscription)
         return subscription
+
+    def next_sid(self) -> int:
+        """Return the number of a subscription to come."""
+        self._sid += 1
+        return self._sid
+
+    def attach(self, subscriber: Subscriber) -> None:
+        """Add a subscriber of the caller's own making, with a `sid` from `next_sid`: where a hundred thousand are held, their size counts."""
+        self._link.subscribe(subscriber)
+
+    async def drain_subscription(self, subscription: Subscriber, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        """End a subscription as `Subscription.drain` says."""
+        self.stop_subscription(subscription, keep_handler=True)
+        try:
+            await self.flush(timeout_s)
+        finally:
+            self.stop_subscription(subscription, keep_handler=False)
 
     def stop_subscription(self, subscription: Subscriber, *, keep_handler: bool) -> None:
         """End a subscription; `Subscription` is the way to call it."""

@@ -1,8 +1,9 @@
-"""What a VM answers when it is not its model that decides."""
+"""What a VM says when it is not its model that decides: answers to commands, and texts of its status."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from aether_api.errors import Reason
@@ -37,3 +38,9 @@ def build_unknown(item: Waiting) -> Reply:
     """Return the answer to a command that may have been stored."""
     message = "the outcome is unknown; repeat the command with the same id to learn it"
     return build_error(Reason.UNKNOWN, message, command_id=item.command.id, retry_after_ms=MOVING_RETRY_MS)
+
+
+@lru_cache(maxsize=512)
+def describe_replay(events: int) -> str:
+    """Return what is said of an actor that has started: one text for all that replayed as much, since a pod may hold 100,000."""
+    return f"replayed {events} events"

@@ -14,7 +14,7 @@ class VMRegistry:
     """VMs by actor, and the highest placement known for each actor.
 
     The epoch of a released actor is remembered for as long as the process lives (an integer each), so that a late
-    message of an older placement is recognised.
+    message of an older placement is recognised; an actor without a resource has none.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,8 @@ class VMRegistry:
     def want(self, desired: DesiredActor) -> None:
         """Note that this process should hold the actor."""
         self._desired[desired.actor] = desired
-        self._epochs[desired.actor] = max(desired.epoch, self.known_epoch(desired.actor))
+        if desired.epoch:
+            self._epochs[desired.actor] = max(desired.epoch, self.known_epoch(desired.actor))
 
     def unwant(self, actor: ActorId) -> None:
         """Note that this process should not hold the actor."""

@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from aether_api import logs
-from aether_api.errors import AetherError, Busy, ModelInvalid, RetryableError
+from aether_api.errors import AetherError, Busy, ModelInvalid
 from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName
 from aether_api.messages import Command, Reply
-from aether_api.subjects import command_wildcard
 from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_model.load import build_model
 from aether_model.model import Model
 from aether_nats.connection import NatsConnection, Subscription
 from aether_runtime.assignments import Assignments
+from aether_runtime.command_feeds import CommandFeeds
 from aether_runtime.core.group import Now
 from aether_runtime.inbox import SWEEP_S, DurableInbox
 from aether_runtime.metrics import MetricSources
@@ -41,9 +41,6 @@ from aether_runtime.vm_world import VmListener, VmServices
 
 logger = logging.getLogger(__name__)
 
-OWN_QUEUE: Final = "own"
-"""Queue group of the live VM's subscription: should two VMs of one actor live for a moment, one of them answers."""
-
 COMMIT_SHARE: Final = 4
 """A commit may use one in so many parts of the server's max_payload, the rest is for headers and growth."""
 
@@ -52,9 +49,6 @@ RESTART_MIN_S: Final = 1.0
 
 RESTART_MAX_S: Final = 30.0
 """Seconds between restarts of a VM that keeps failing: somebody must act, and the log must not drown."""
-
-DRAIN_TIMEOUT_S: Final = 1.0
-"""Seconds for the messages that are on their way to a VM that stops: one round trip, and callers repeat after a second."""
 
 LOOKS_AFTER_TAKEOVER_S: Final = (2.0, 10.0)
 """Seconds after a take-over at which the log is read again: a killed process lives on for one or two, a leaving one for some more, and
@@ -124,7 +118,6 @@ class Runtime(VmListener):
         self._models: dict[str, Model] = {}
         self._refused: dict[str, str] = {}
         self._synced = False
-        self._subscriptions: dict[ActorId, Subscription] = {}
         self._starting: dict[ActorId, asyncio.Task[None]] = {}
         self._fenced: dict[ActorId, Epoch] = {}
         self._failures: dict[ActorId, int] = {}
@@ -140,6 +133,7 @@ class Runtime(VmListener):
         self.passivation = Passivation(config.sleep, self)
         self.router = Router(ports.connection, ports.source, self)
         self.inbox = None if ports.inbox is None else DurableInbox(ports.connection, ports.inbox, ports.reminders, self)
+        self.feeds = CommandFeeds(ports.connection, self.router.on_direct)
         self._services = VmServices(
             events=ports.events,
             snapshotter=Snapshotter(ports.snapshots, self._loop.time),
@@ -164,7 +158,7 @@ class Runtime(VmListener):
             self._ports.events,
             models=lambda: {"accepted": len(self._models), "refused": len(self._refused)},
             replaying=lambda: {"running": min(len(self._starting), permits), "waiting": max(0, len(self._starting) - permits)},
-            subscriptions=lambda: len(self._subscriptions),
+            subscriptions=lambda: len(self.feeds),
             searching=lambda: self.router.searching,
             sleeps=lambda: {reason: self.passivation.counts[reason] for reason in MESSAGES},
             asleep=lambda: self.passivation.asleep,
@@ -370,22 +364,15 @@ class Runtime(VmListener):
             for delay_s in LOOKS_AFTER_TAKEOVER_S:
                 self._loop.call_later(delay_s, self._look_again, vm)
         self._failures.pop(actor, None)
-        self._drop_subscription(actor)
+        self.feeds.close(actor)
         if self.inbox is not None:
             self.inbox.on_ready(vm)
         self.resume(vm)
 
     def resume(self, vm: VirtualMachine) -> None:
         """Subscribe to the commands of a VM that takes them."""
-        actor = vm.get_actor_id()
-        if vm.is_ready and self.registry.get(actor) is vm and actor not in self._subscriptions:
-            self._subscriptions[actor] = self._ports.connection.subscribe(command_wildcard(actor), lambda message: self.router.on_direct(vm, message), OWN_QUEUE)
-
-    async def unsubscribe(self, actor: ActorId) -> None:
-        """Take what the server has sent to a VM already, and no more."""
-        subscription = self._subscriptions.pop(actor, None)
-        if subscription is not None:
-            await _drain(subscription)
+        if vm.is_ready and self.registry.get(vm.get_actor_id()) is vm:
+            self.feeds.open(vm)
 
     def on_ended(self, vm: VirtualMachine) -> None:
         """A newer owner exists: hold the actor no longer, until a newer placement names us, or without a resource the next call."""
@@ -498,7 +485,7 @@ class Runtime(VmListener):
         if starting is not None:
             starting.cancel()
         try:
-            await self.unsubscribe(actor)
+            await self.feeds.drain(actor)
             await vm.stop(snapshot=snapshot)
         finally:
             self.registry.remove(vm)
@@ -521,12 +508,7 @@ class Runtime(VmListener):
         if self.registry.get(vm.get_actor_id()) is vm:
             self.registry.remove(vm)
             self.passivation.on_gone()
-            self._drop_subscription(vm.get_actor_id())
-
-    def _drop_subscription(self, actor: ActorId) -> None:
-        subscription = self._subscriptions.pop(actor, None)
-        if subscription is not None:
-            subscription.unsubscribe()
+            self.feeds.close(vm.get_actor_id())
 
     def _may_keep(self, actor: ActorId) -> bool:
         """Among owners of equal epoch, the pod that rendezvous hashing names stays."""
@@ -534,14 +516,6 @@ class Runtime(VmListener):
 
     def _status_budget(self) -> float:
         return self.config.status_budget_per_s / max(1, len(self.presence.pods.live()))
-
-
-async def _drain(subscription: Subscription) -> None:
-    """Take what the server has sent already, so that no caller waits in vain."""
-    try:
-        await subscription.drain(DRAIN_TIMEOUT_S)
-    except RetryableError as exc:
-        logger.debug("a subscription could not be drained; its callers ask again", extra={logs.NAME: subscription.subject, logs.REASON: str(exc)})
 
 
 def _build_ids() -> Callable[[], str]:

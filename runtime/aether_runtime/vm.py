@@ -30,7 +30,7 @@ from aether_api.identity import NO_EPOCH, ActorId, Epoch
 from aether_api.messages import Reply, build_error, build_reply_events
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
-from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, send_all
+from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_replay, send_all
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.passivation import UNUSED
@@ -180,7 +180,7 @@ class VirtualMachine:
             if self.desired.name:
                 return self._end_fenced(replayed.epoch)
             self.desired = replace(self.desired, epoch=replayed.epoch)
-        self.phase, self.reason, self.message = ActorPhase.READY, "Ready", f"replayed {replayed.events} events"
+        self.phase, self.reason, self.message = ActorPhase.READY, "Ready", describe_replay(replayed.events)
         self._listener.on_ready(self)
         self._report()
         self._consider_snapshot()

@@ -1,0 +1,88 @@
+"""The subscriptions of VMs to their commands: one object of three fields for each, since a pod may hold 100,000."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from aether_api import logs
+from aether_api.errors import RetryableError
+from aether_api.identity import ActorId
+from aether_api.subjects import command_wildcard
+from aether_nats.connection import NatsConnection
+from aether_nats.message import Message
+from aether_runtime.vm import VirtualMachine
+
+logger = logging.getLogger(__name__)
+
+OWN_QUEUE: Final = "own"
+"""Queue group of the live VM's subscription: should two VMs of one actor live for a moment, one of them answers."""
+
+DRAIN_TIMEOUT_S: Final = 1.0
+"""Seconds for the messages that are on their way to a VM that stops: one round trip, and callers repeat after a second."""
+
+TakeCommand = Callable[[VirtualMachine, Message], None]
+
+
+class CommandFeed:
+    """What the link calls with each command of one VM."""
+
+    __slots__ = ("_take", "_vm", "sid")
+
+    def __init__(self, sid: int, vm: VirtualMachine, take: TakeCommand) -> None:
+        self.sid = sid
+        self._vm = vm
+        self._take = take
+
+    @property
+    def queue(self) -> str:
+        """The queue group."""
+        return OWN_QUEUE
+
+    @property
+    def subject(self) -> str:
+        """The commands of the VM's actor; built when the link asks for it, since few bytes are many here."""
+        return command_wildcard(self._vm.desired.actor)
+
+    def __call__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
+        """Hand a command to its VM."""
+        try:
+            self._take(self._vm, Message(subject, reply, raw_headers, payload))
+        except Exception:  # the read loop supervises callbacks: one that raises must not end the connection
+            logger.exception("a command could not be taken; it is dropped", extra={logs.NAME: self.subject})
+
+
+class CommandFeeds:
+    """The feeds of one process, at most one for an actor."""
+
+    def __init__(self, connection: NatsConnection, take: TakeCommand) -> None:
+        self._connection = connection
+        self._take = take
+        self._feeds: dict[ActorId, CommandFeed] = {}
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def open(self, vm: VirtualMachine) -> None:
+        """Begin to take a VM's commands; nothing happens if its actor has a feed."""
+        actor = vm.desired.actor
+        if actor not in self._feeds:
+            feed = self._feeds[actor] = CommandFeed(self._connection.next_sid(), vm, self._take)
+            self._connection.attach(feed)
+
+    def close(self, actor: ActorId) -> None:
+        """Stop at once; who has sent a command repeats it."""
+        feed = self._feeds.pop(actor, None)
+        if feed is not None:
+            self._connection.stop_subscription(feed, keep_handler=False)
+
+    async def drain(self, actor: ActorId) -> None:
+        """Take what the server has sent already, so that no caller waits in vain, and no more."""
+        feed = self._feeds.pop(actor, None)
+        if feed is None:
+            return
+        try:
+            await self._connection.drain_subscription(feed, DRAIN_TIMEOUT_S)
+        except RetryableError as exc:
+            logger.debug("a subscription could not be drained; its callers ask again", extra={logs.NAME: feed.subject, logs.REASON: str(exc)})
