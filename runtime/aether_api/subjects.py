@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from aether_api.errors import InvalidName
-from aether_api.identity import ActorId, PodUid, PoolName, parse_actor_id
+from aether_api.identity import ActorId, PodUid, PoolName, check_name, parse_actor_id
 
 ROOT: Final = "aether"
 PARTITIONS_MAX: Final = 64
@@ -70,6 +70,21 @@ def event_subject(actor: ActorId, partitions: int) -> str:
 def event_wildcard(namespace: str, partition: int) -> str:
     """Return the subject filter of one event stream."""
     return f"{ROOT}.{namespace}.evt.{partition}.*.*"
+
+
+def event_filter(namespace: str, partition: int, model: str, id: str) -> str:
+    """Return the filter of the commits of some actors in one stream; `*` for a model or id means any."""
+    return f"{ROOT}.{namespace}.evt.{partition}.{model}.{id}"
+
+
+def event_streams_filter(namespace: str) -> str:
+    """Return the subject that overlaps with those of all event streams of a namespace, or of all for `*`."""
+    return f"{ROOT}.{namespace}.evt.>"
+
+
+def stored_filter(namespace: str, model: str, id: str) -> str:
+    """Return the filter of the announcements of some actors; `*` means any."""
+    return f"{ROOT}.{namespace}.stored.{model}.{id}"
 
 
 def stored_subject(actor: ActorId) -> str:
@@ -180,6 +195,15 @@ def heartbeat_subject(namespace: str, pool: PoolName, pod_uid: PodUid) -> str:
 def heartbeat_wildcard(namespace: str = "*") -> str:
     """Return the filter of all heartbeats of a namespace, or of all namespaces."""
     return f"{ROOT}.{namespace}.hb.*.*"
+
+
+def parse_event_stream(name: str) -> tuple[str, int]:
+    """Return namespace and partition of an event stream, or raise `InvalidName`."""
+    root, _, rest = name.partition("_")
+    namespace, kind, partition = rest.rpartition("_EVT_")
+    if root != "AETHER" or not kind or not partition.isdigit():
+        raise InvalidName(f"{name!r} is not the name of an event stream")
+    return check_name("namespace", namespace), int(partition)
 
 
 def parse_event_subject(subject: str) -> tuple[ActorId, int]:

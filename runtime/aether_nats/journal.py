@@ -106,8 +106,8 @@ class Journal:
 
     def __init__(self, js: JetStream, partitions: int, *, reads: JetStream | None = None) -> None:
         """Use `js` for what an actor waits for, and `reads`, another connection if there is one, for histories, so that these hold nothing up."""
+        self.partitions = partitions
         self._js = js
-        self._partitions = partitions
         self._subject_of = lru_cache(SUBJECTS_CACHED)(partial(event_subject, partitions=partitions))
         self._reader = CommitReader(reads or js, partitions)
         self._loop = asyncio.get_running_loop()
@@ -117,6 +117,11 @@ class Journal:
     def scans(self) -> int:
         """How often an index was broken and a subject had to be scanned."""
         return self._reader.scans
+
+    @property
+    def connection(self) -> NatsConnection:
+        """The connection that carries reads and appends."""
+        return self._js.connection
 
     def append(self, commit: Commit) -> asyncio.Future[int]:
         """Store a commit and return the future of its sequence; cancel the future to give up.
@@ -134,7 +139,7 @@ class Journal:
         Raises:
             InvalidEnvelope: something else than a commit stands there.
         """
-        message = await self._js.message_by_last(event_stream(actor.namespace, partition_of(actor, self._partitions)), event_subject(actor, self._partitions))
+        message = await self._js.message_by_last(event_stream(actor.namespace, partition_of(actor, self.partitions)), event_subject(actor, self.partitions))
         return None if message is None else decode_stored(message)
 
     async def read_at(self, actor: ActorId, sequence: int) -> StoredCommit | None:
@@ -181,7 +186,7 @@ class Journal:
 
     async def _find_end(self, actor: ActorId) -> _End | None:
         """Return where the actor's log ends, even if it ends with something that is no commit."""
-        message = await self._js.message_by_last(event_stream(actor.namespace, partition_of(actor, self._partitions)), event_subject(actor, self._partitions))
+        message = await self._js.message_by_last(event_stream(actor.namespace, partition_of(actor, self.partitions)), event_subject(actor, self.partitions))
         if message is None:
             return None
         try:
@@ -193,8 +198,8 @@ class Journal:
 
     async def _delete_before(self, actor: ActorId, sequence: int) -> None:
         """Delete what lies before a tombstone; never the newest but one, since a new life may have begun meanwhile."""
-        stream = event_stream(actor.namespace, partition_of(actor, self._partitions))
-        await self._js.purge(stream, event_subject(actor, self._partitions), before_sequence=sequence)
+        stream = event_stream(actor.namespace, partition_of(actor, self.partitions))
+        await self._js.purge(stream, event_subject(actor, self.partitions), before_sequence=sequence)
 
     def on_failed_try(self, append: _Append, error: AetherError, *, sent: bool) -> None:
         """Send the append again unless it is known that it was not stored: then nothing but an ack or a conflict settles it."""

@@ -27,6 +27,11 @@ def test_an_announcement_parses_back_to_its_actor(actor: ActorId) -> None:
     assert subjects.parse_stored_subject(subjects.stored_subject(actor)) == actor
 
 
+@given(names, st.integers(0, subjects.PARTITIONS_MAX - 1))
+def test_the_name_of_an_event_stream_parses_back(namespace: str, partition: int) -> None:
+    assert subjects.parse_event_stream(subjects.event_stream(namespace, partition)) == (namespace, partition)
+
+
 @given(actors, members)
 def test_every_way_to_address_a_command_parses_back_to_actor_and_command(actor: ActorId, command: str) -> None:
     built = (
@@ -52,6 +57,8 @@ def matches(wildcard: str, subject: str) -> bool:
 def test_wildcards_cover_the_subjects_that_they_stand_for(actor: ActorId, command: str, count: int) -> None:
     pod, namespace = PodUid("u-1"), actor.namespace
     assert matches(subjects.event_wildcard(namespace, subjects.partition_of(actor, count)), subjects.event_subject(actor, count))
+    assert matches(subjects.event_filter(namespace, subjects.partition_of(actor, count), "*", actor.id), subjects.event_subject(actor, count))
+    assert matches(subjects.stored_filter("*", actor.model, "*"), subjects.stored_subject(actor))
     assert matches(subjects.snapshot_wildcard(actor), subjects.snapshot_subject(actor, "abc"))
     assert matches(subjects.command_wildcard(actor), subjects.command_subject("cmd", actor, command))
     assert matches(subjects.call_wildcard(namespace), subjects.command_subject("call", actor, command))

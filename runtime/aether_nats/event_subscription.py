@@ -1,0 +1,400 @@
+"""One subscription to stored events: a bounded queue that announcements fill, and the looks into the log that mend it.
+
+Announcements are taken in the connection's read loop: a position is compared, and the commit is queued undecoded. All that
+waits happens in `__anext__`, on behalf of the subscriber. When the queue is full, commits are counted and left where they
+are, positions stay, and the subscriber is told `Overflow`, then what it missed, as gaps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from aether_api import headers, logs
+from aether_api.envelope import StoredCommit, decode_commit
+from aether_api.errors import InvalidEnvelope, InvalidName, RetryableError
+from aether_api.identity import ActorId
+from aether_api.subjects import (
+    event_filter,
+    event_stream,
+    event_streams_filter,
+    parse_event_stream,
+    parse_event_subject,
+    parse_stored_subject,
+    partition_of,
+    stored_filter,
+)
+from aether_nats.connection import Subscription
+from aether_nats.deliveries import ActorVersion, Delivery, EventStored, Gap, Overflow, Positions, Step, StreamMark, Taken, Unreadable, read_events
+from aether_nats.jetstream import SUBJECTS_IN_REQUEST_MAX, JetStream
+from aether_nats.jetstream_wire import StoredMessage, StreamInfo
+from aether_nats.message import Message
+from aether_nats.missed import MissedReader
+from aether_nats.patterns import ActorPattern, matches_part
+
+logger = logging.getLogger(__name__)
+
+RETRY_S: Final = 0.5
+"""Seconds between looks into a log that cannot be read: an election takes seconds."""
+
+SETTLE_S: Final = 1.0
+"""Seconds for which a comparison waits for an announcement that may be on its way, before it calls it missed."""
+
+SWEEP_BATCH: Final = 256
+"""Messages of a stream read at once after a loss: hides the round trip, and bounds the queue beyond its own limit."""
+
+_STREAM: Final = headers.marker("Nats-Stream")
+_SEQUENCE: Final = headers.marker(headers.STORED_SEQUENCE)
+_LAST_SEQUENCE: Final = headers.marker("Nats-Last-Sequence")
+
+
+@dataclass(frozen=True, slots=True)
+class BusSettings:
+    """The bounds of each subscription.
+
+    Attributes:
+        queue_max: commits that wait for the subscriber; a second of a busy namespace.
+        queue_bytes_max: their bytes.
+        actors_max: actors whose position is kept, some 400 bytes each; beyond, the one that was quiet longest is forgotten.
+        compare_every_s: seconds between comparisons with the log, a safety net: what a cut link lost is looked for at once.
+    """
+
+    queue_max: int = 4096
+    queue_bytes_max: int = 64 << 20
+    actors_max: int = 100_000
+    compare_every_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a subscription begins, see `EventBus.subscribe_to_event_stored`."""
+
+    known: Mapping[ActorId, ActorVersion]
+    from_beginning: bool = False
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """Part of a stream that is to be read: from `next_sequence` to `end`."""
+
+    mark: StreamMark
+    next_sequence: int
+    end: int
+
+
+class EventSubscription:
+    """Iterate it for everything as it is told, or `complete()` to have gaps filled; `EventBus` makes it.
+
+    Attributes:
+        pattern: whose events it sees.
+    """
+
+    def __init__(self, js: JetStream, missed: MissedReader, pattern: ActorPattern, types: frozenset[str], settings: BusSettings) -> None:
+        self.pattern = pattern
+        self._js = js
+        self._missed = missed
+        self._types = types
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._subscription: Subscription | None = None
+        self._positions = Positions(settings.actors_max)
+        self._marks: dict[str, StreamMark] = {}
+        self._queue: deque[Step] = deque()
+        self._queued_bytes = 0
+        self._ready: deque[Delivery] = deque()
+        self._dropped = 0
+        self._started = False
+        self._held: list[Message] = []
+        self._lost = False
+        self._sweeps: deque[_Sweep] = deque()
+        self._checks: deque[tuple[StreamMark, list[ActorId]]] = deque()
+        self._suspects: deque[tuple[StreamMark, StoredMessage, float]] = deque()
+        self._compare_at = self._loop.time() + settings.compare_every_s
+        self._retry_at = 0.0
+        self._closed = False
+        self._wakeup = asyncio.Event()
+
+    async def open(self, start: Start) -> None:
+        """Subscribe, and learn where the streams end now; `EventBus` calls it. What is announced meanwhile waits until that is known."""
+        self._subscription = self._js.connection.subscribe(stored_filter(*self.pattern.tokens), self._on_message)
+        await self._js.connection.flush()
+        for mark, info in await self._read_streams():
+            if start.from_beginning:
+                self._sweeps.append(_Sweep(mark, 1, info.state.last_seq))
+            else:
+                mark.begin = mark.seen = info.state.last_seq
+            mark.lost_from = 0
+        for actor, known in start.known.items():
+            if self.pattern.matches(actor):
+                await self._take_known(actor, known)
+        self._started = True
+        held, self._held = self._held, []
+        for message in held:
+            self._on_message(message)
+
+    def close(self) -> None:
+        """End the subscription; a subscriber that waits is released."""
+        self._closed = True
+        if self._subscription is not None:
+            self._subscription.unsubscribe()
+        self._wakeup.set()
+
+    def note_loss(self) -> None:
+        """Look into the log soon: from here on announcements may have been lost, whatever is announced until then."""
+        for mark in self._marks.values():
+            mark.lost_from = mark.lost_from or mark.seen + 1
+        self._lost = True
+        self._retry_at = 0.0
+        self._wakeup.set()
+
+    def fetch_missed(self, gap: Gap) -> AsyncIterator[EventStored | Unreadable]:
+        """Read the events of a gap from the log, in order, of the types that were asked for; see `MissedReader.read`."""
+        return self._missed.read(gap, self._types)
+
+    async def complete(self) -> AsyncIterator[Delivery]:
+        """Yield every event in order, those of gaps read from the log, with resets and what is unreadable.
+
+        Raises:
+            RetryableError: a gap cannot be read now; what was yielded of it may be yielded again to a caller that subscribes anew.
+        """
+        async for item in self:
+            if isinstance(item, Gap):
+                async for found in self.fetch_missed(item):
+                    yield found
+            elif not isinstance(item, Overflow):
+                yield item
+
+    def __aiter__(self) -> EventSubscription:
+        return self
+
+    async def __anext__(self) -> Delivery:
+        """Return the next item; waits for it, and looks into the log meanwhile where that is due."""
+        while True:
+            if self._ready:
+                return self._ready.popleft()
+            if self._queue:
+                self._unpack(self._queue.popleft())
+            elif self._closed:
+                raise StopAsyncIteration
+            elif self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                self.note_loss()
+                return Overflow(dropped)
+            elif not await self._look():
+                await self._wait()
+
+    def _unpack(self, step: Step) -> None:
+        if isinstance(step, Taken):
+            self._queued_bytes -= len(step.commit.payload)
+            self._ready.extend(read_events(step.actor, step.commit, self._types))
+        else:
+            self._ready.append(step)
+
+    def _push(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            self._queue.append(step)
+            if isinstance(step, Taken):
+                self._queued_bytes += len(step.commit.payload)
+        if steps:
+            self._wakeup.set()
+
+    # What is announced.
+
+    def _on_message(self, message: Message) -> None:
+        try:
+            actor = parse_stored_subject(message.subject)
+            if not self.pattern.is_whole and not self.pattern.matches(actor):
+                return
+            if not self._started and len(self._held) < self._settings.queue_max:
+                self._held.append(message)
+                return
+            if self._dropped or not self._started or len(self._queue) >= self._settings.queue_max or self._queued_bytes >= self._settings.queue_bytes_max:
+                self._dropped += 1
+                self._wakeup.set()
+                return
+            self._take(actor, message)
+        except (InvalidEnvelope, InvalidName) as exc:
+            logger.debug("not an announcement of the server", extra={logs.NAME: message.subject, logs.REASON: str(exc)})
+
+    def _take(self, actor: ActorId, message: Message) -> None:
+        raw = message.raw_headers
+        mark = self._mark_of(headers.find_header(raw, _STREAM) or "")
+        sequence, last_sequence = _count(raw, _SEQUENCE), _count(raw, _LAST_SEQUENCE)
+        if sequence <= mark.announced_to or self._positions.contradicts(actor, last_sequence, sequence):
+            self._suspect(mark, sequence)
+        mark.announced_to = max(mark.announced_to, sequence)
+        mark.seen = max(mark.seen, sequence)
+        try:
+            # The server writes its own headers behind the publisher's.
+            commit = decode_commit(sequence, raw[: raw.rfind(_STREAM)] + b"\r\n\r\n", message.payload)
+        except InvalidEnvelope as exc:
+            return self._push(self._positions.take_unreadable(mark, actor, sequence, str(exc)))
+        self._push(self._positions.take(mark, actor, last_sequence, commit))
+
+    def _suspect(self, mark: StreamMark, sequence: int) -> None:
+        """The server announces a stream in order; one that goes back was perhaps made anew."""
+        if not self._lost:
+            logger.debug("a stream seems to have gone back", extra={logs.NAME: mark.name, logs.SEQUENCE: sequence})
+            self.note_loss()
+
+    def _mark_of(self, name: str) -> StreamMark:
+        mark = self._marks.get(name)
+        if mark is None:
+            mark = self._marks[name] = StreamMark(name, *parse_event_stream(name))
+        return mark
+
+    # What the log says.
+
+    async def _look(self) -> bool:
+        """Take one step of what is to be looked for in the log; returns whether there was one."""
+        now_s = self._loop.time()
+        if now_s < self._retry_at:
+            return False
+        try:
+            if self._lost or now_s >= self._compare_at:
+                await self._plan()
+            elif self._sweeps:
+                await self._take_sweep(self._sweeps[0])
+            elif self._checks:
+                await self._check(*self._checks[0])
+                self._checks.popleft()
+            elif self._suspects and self._suspects[0][2] <= now_s:
+                mark, message, _ = self._suspects.popleft()
+                self._take_heads(mark, [message])
+            else:
+                return False
+        except RetryableError as exc:
+            if self._js.connection.is_closed:
+                raise
+            logger.debug("the log cannot be compared now", extra={logs.REASON: str(exc)})
+            self._retry_at = self._loop.time() + max(RETRY_S, exc.retry_after_s)
+        return True
+
+    async def _wait(self) -> None:
+        """Wait for an announcement, a loss, the end, or the time of the next look."""
+        self._wakeup.clear()
+        times = [self._compare_at, *([self._suspects[0][2]] if self._suspects else [])]
+        at_s = max(min(times), self._retry_at) if not (self._lost or self._sweeps or self._checks) else self._retry_at
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(at_s):
+                await self._wakeup.wait()
+
+    async def _plan(self) -> None:
+        """Decide what to read: after a loss everything since, else the heads of the actors that are known."""
+        self._lost = False
+        try:
+            found = await self._read_streams()
+        except BaseException:
+            self._lost = True
+            raise
+        self._compare_at = self._loop.time() + self._settings.compare_every_s
+        unfinished = {sweep.mark.name: sweep.next_sequence for sweep in self._sweeps}
+        self._sweeps.clear()
+        self._checks.clear()
+        for mark, info in found:
+            first = min(mark.lost_from or mark.seen + 1, unfinished.get(mark.name, mark.seen + 1))
+            if mark.lost_from or not mark.announced or mark.name in unfinished:
+                self._sweep_from(mark, first, info)
+            elif mark.doubtful is not None:
+                self._sweeps.append(_Sweep(mark, *mark.doubtful))
+                mark.doubtful = None
+            actors = self._positions.actors_of(mark)
+            self._checks.extend((mark, actors[start : start + SUBJECTS_IN_REQUEST_MAX]) for start in range(0, len(actors), SUBJECTS_IN_REQUEST_MAX))
+
+    def _sweep_from(self, mark: StreamMark, first: int, info: StreamInfo) -> None:
+        """Read a stream from `first` to its end; again at the next comparison, if a replica that was behind may answer."""
+        mark.lost_from = 0
+        if first <= info.state.last_seq:
+            self._sweeps.append(_Sweep(mark, first, info.state.last_seq))
+            mark.doubtful = (first, info.state.last_seq) if info.config.num_replicas > 1 else None
+
+    async def _read_streams(self) -> list[tuple[StreamMark, StreamInfo]]:
+        """Read how the streams are that the pattern covers; one that was made anew begins again."""
+        found: list[tuple[StreamMark, StreamInfo]] = []
+        for name in await self._js.stream_names(event_streams_filter(self.pattern.tokens[0])):
+            with suppress(InvalidName):
+                if not matches_part(self.pattern.namespace, parse_event_stream(name)[0]):
+                    continue
+                seen = self._mark_of(name).seen  # before the question: what is announced meanwhile may be newer than the answer
+                info = await self._js.stream_info(name)
+                if info is not None:
+                    found.append((self._meet(name, info, seen), info))
+        return found
+
+    def _meet(self, name: str, info: StreamInfo, seen: int) -> StreamMark:
+        mark = self._mark_of(name)
+        mark.announced = info.config.republish is not None
+        if not mark.announced and not mark.created:
+            logger.warning("a namespace does not announce its events; they are found by comparison only", extra={logs.NAMESPACE: mark.namespace})
+        if mark.created not in ("", info.created) or info.state.last_seq < seen:
+            logger.warning("a stream was made anew, or goes back", extra={logs.NAME: name})
+            self._missed.forget(mark.namespace)
+            mark.begin, mark.seen, mark.announced_to, mark.lost_from, mark.doubtful = 0, 0, 0, 1, None
+            self._push(self._positions.reset_stream(mark))
+        mark.created = info.created
+        return mark
+
+    async def _take_sweep(self, sweep: _Sweep) -> None:
+        """Read one batch of a sweep."""
+        _, model, id = self.pattern.tokens
+        subject = event_filter(sweep.mark.namespace, sweep.mark.partition, model, id)
+        if "*" in (model, id):
+            batch, _ = await self._js.read_batch(sweep.mark.name, subject, sweep.next_sequence, SWEEP_BATCH)
+        else:
+            batch = await self._js.multi_last(sweep.mark.name, [subject])  # one actor's last commit is known without a walk
+        messages = [message for message in batch if message.sequence <= sweep.end]
+        self._take_heads(sweep.mark, messages)
+        if messages:
+            sweep.next_sequence = messages[-1].sequence + 1
+            sweep.mark.seen = max(sweep.mark.seen, messages[-1].sequence)
+        is_done = len(messages) < SWEEP_BATCH or sweep.next_sequence > sweep.end
+        if is_done and self._sweeps and self._sweeps[0] is sweep:
+            self._sweeps.popleft()
+
+    async def _check(self, mark: StreamMark, actors: list[ActorId]) -> None:
+        """Compare the heads of some actors; what is newer may be on its way, so it is believed a moment later."""
+        subjects = [event_filter(actor.namespace, mark.partition, actor.model, actor.id) for actor in actors]
+        settled_s = self._loop.time() + SETTLE_S
+        for message in await self._js.multi_last(mark.name, subjects):
+            actor, _ = parse_event_subject(message.subject)
+            if self._positions.is_newer(actor, message.sequence):
+                self._suspects.append((mark, message, settled_s))
+
+    def _take_heads(self, mark: StreamMark, messages: Sequence[StoredMessage]) -> None:
+        """Tell of the newest of what was read of each actor; what came before it is in its gap."""
+        heads: dict[ActorId, StoredCommit] = {}
+        for message in messages:
+            with suppress(InvalidName):
+                actor, _ = parse_event_subject(message.subject)
+                if self.pattern.matches(actor) and self._positions.is_newer(actor, message.sequence):
+                    self._take_head(mark, actor, message, heads)
+        for actor, head in heads.items():
+            self._push(self._positions.take_head(mark, actor, head))
+
+    def _take_head(self, mark: StreamMark, actor: ActorId, message: StoredMessage, heads: dict[ActorId, StoredCommit]) -> None:
+        try:
+            heads[actor] = decode_commit(message.sequence, message.raw_headers, message.payload)
+        except InvalidEnvelope as exc:
+            before = heads.pop(actor, None)
+            if before is not None:
+                self._push(self._positions.take_head(mark, actor, before))
+            self._push(self._positions.take_unreadable(mark, actor, message.sequence, str(exc)))
+
+    async def _take_known(self, actor: ActorId, known: ActorVersion) -> None:
+        """Tell what the log holds beyond what the caller knows of an actor."""
+        journal = await self._missed.find_journal(actor.namespace)
+        if journal is not None:
+            mark = self._mark_of(event_stream(actor.namespace, partition_of(actor, journal.partitions)))
+            self._push(self._positions.take_known(mark, actor, known, await journal.read_head(actor)))
+
+
+def _count(raw: bytes, marked: bytes) -> int:
+    count = headers.parse_count(headers.find_header(raw, marked) or "")
+    if count is None:
+        raise InvalidEnvelope("a header of the server is missing")
+    return count

@@ -1,0 +1,90 @@
+"""Reads from the log what a subscriber missed: the commits of one gap, in order, and not one more than it must.
+
+From the gap's last commit the index of commits leads back. Where the first missed version is known, each missed commit holds
+at least one version, so no more commits were missed than versions; where it is not, the index is followed down to the first
+commit after the known sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from aether_api.commit_index import inner_blocks
+from aether_api.envelope import StoredCommit
+from aether_api.errors import InvalidEnvelope
+from aether_api.identity import ActorId
+from aether_nats.deliveries import EventStored, Gap, Unreadable, read_events
+from aether_nats.jetstream import JetStream
+from aether_nats.journal import Journal
+from aether_nats.streams import read_layout
+
+
+class MissedReader:
+    """Reads gaps in any namespace; remembers how many partitions each has."""
+
+    def __init__(self, js: JetStream) -> None:
+        self._js = js
+        self._journals: dict[str, Journal] = {}
+
+    async def find_journal(self, namespace: str) -> Journal | None:
+        """Return the log of a namespace; None while it has no streams."""
+        known = self._journals.get(namespace)
+        if known is not None:
+            return known
+        layout = await read_layout(self._js.connection, namespace)
+        if layout is None:
+            return None
+        return self._journals.setdefault(namespace, Journal(self._js, layout.partitions))
+
+    def forget(self, namespace: str) -> None:
+        """Forget how a namespace was laid out: its streams were made anew."""
+        self._journals.pop(namespace, None)
+
+    async def read(self, gap: Gap, types: frozenset[str] = frozenset()) -> AsyncIterator[EventStored | Unreadable]:
+        """Yield the missed events, in order; none where a purge took them meanwhile, since a `Reset` follows then.
+
+        Raises:
+            RetryableError: the log cannot be read now; read the gap again from its beginning.
+            InvalidEnvelope: the log is broken.
+        """
+        journal = await self.find_journal(gap.actor.namespace)
+        head = None if journal is None else await journal.read_at(gap.actor, gap.to_sequence)
+        if journal is None or head is None or head.incarnation != gap.incarnation:
+            return
+        try:
+            async for commits in journal.read_commits(gap.actor, head, from_n=await _find_first(journal, gap, head)):
+                for commit in commits:
+                    for item in _select(gap, commit, types):
+                        yield item
+        except InvalidEnvelope:
+            if await journal.read_at(gap.actor, gap.to_sequence) is not None:
+                raise
+
+
+def _select(gap: Gap, commit: StoredCommit, types: frozenset[str]) -> list[EventStored | Unreadable]:
+    """Return what of a commit lies in the gap."""
+    if commit.tombstone or commit.sequence <= gap.after_sequence:
+        return []
+    return [item for item in read_events(gap.actor, commit, types) if isinstance(item, Unreadable) or item.version >= gap.from_version]
+
+
+async def _find_first(journal: Journal, gap: Gap, head: StoredCommit) -> int:
+    """Return the ordinal of a commit from which on all missed ones lie, and few others."""
+    if gap.from_version:
+        return max(0, head.n - (gap.to_version - gap.from_version))
+    return await find_first_after(journal, gap.actor, head, gap.after_sequence)
+
+
+async def find_first_after(journal: Journal, actor: ActorId, head: StoredCommit, after_sequence: int) -> int:
+    """Return the ordinal of the actor's first commit after a sequence that lies before `head`."""
+    first_n, blocks = head.n, list(head.index().blocks())
+    while blocks:
+        newer = [block for block in blocks if block.sequence > after_sequence]
+        if not newer:
+            return first_n
+        oldest = newer[-1]
+        commit = await journal.read_at(actor, oldest.sequence) if oldest.first < oldest.last else None
+        if commit is None:
+            return oldest.first
+        first_n, blocks = oldest.last, list(inner_blocks(oldest, commit.index()))
+    return first_n

@@ -1,0 +1,67 @@
+"""A TCP link to a server that a test can cut and mend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+
+
+class CutLink:
+    """A proxy on a port of its own; while it is cut nobody gets through. `to` makes one."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._open = True
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, target_port: int) -> AsyncGenerator[CutLink, None]:
+        """Run a proxy for the length of a `with` block."""
+        link = cls(target_port)
+        link._server = await asyncio.start_server(link._serve, "127.0.0.1", 0)
+        try:
+            yield link
+        finally:
+            link._server.close()
+            await link.cut()
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        assert self._server is not None
+        return f"nats://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def cut(self) -> None:
+        """Drop all connections and refuse new ones."""
+        self._open = False
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def mend(self) -> None:
+        """Let connections through again."""
+        self._open = True
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._open:
+            writer.transport.abort()
+            return
+        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        self._writers |= {writer, to_writer}
+        try:
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(_pump(reader, to_writer), name="to the server")
+                pumps.create_task(_pump(to_reader, writer), name="to the client")
+        finally:
+            self._writers -= {writer, to_writer}
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass bytes on until either side ends, then end both."""
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()

@@ -1,0 +1,312 @@
+"""Events of other nodes on a real server: nothing refused, nothing twice, nothing out of order, and nothing missed without a word."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from aether_api.errors import VersionConflictError
+from aether_api.identity import ActorId, Epoch, parse_actor_id
+from aether_nats.connection import NatsConnection
+from aether_nats.deliveries import ActorVersion, Delivery, EventStored, Gap, Overflow, Reset, Unreadable
+from aether_nats.embedded import EmbeddedServer
+from aether_nats.event_bus import EventBus
+from aether_nats.event_subscription import BusSettings, EventSubscription
+from aether_nats.jetstream import JetStream
+from aether_nats.journal import Journal
+from aether_nats.settings import NatsSettings
+from aether_nats.streams import StreamPlan, delete_streams, ensure_streams
+from tests.histories.commits import append_broken, append_events, build_next
+from tests.integration.links import CutLink
+
+pytestmark = pytest.mark.asyncio
+
+ALICE, BOB, CAROL = (parse_actor_id("shop", "account", id) for id in ("alice", "bob", "carol"))
+MARKET_ALICE = parse_actor_id("market", "account", "alice")
+ORDER = parse_actor_id("shop", "order", "o1")
+
+PATIENCE_S = 30.0
+"""Seconds after which a test gives up; nothing is asserted about time."""
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncGenerator[NatsConnection, None]:
+    connection = await NatsConnection.open(NatsSettings(servers=(url,)))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def writing(server: EmbeddedServer, namespace: str = "shop", plan: StreamPlan | None = None) -> AsyncGenerator[Journal, None]:
+    """The log as another node has it."""
+    async with connected(server.url) as connection:
+        layout = await ensure_streams(connection, namespace, plan or StreamPlan(partitions=2))
+        yield Journal(JetStream(connection), layout.partitions)
+
+
+async def read(subscription: EventSubscription, count: int) -> list[Delivery]:
+    """Return the next items as they are told."""
+    async with asyncio.timeout(PATIENCE_S):
+        return [await anext(subscription) for _ in range(count)]
+
+
+async def read_complete(subscription: EventSubscription, ends: dict[ActorId, int]) -> dict[ActorId, list[int]]:
+    """Return the versions of each actor in the order of arrival, until all have reached their ends."""
+    seen: dict[ActorId, list[int]] = {actor: [] for actor in ends}
+    async with asyncio.timeout(PATIENCE_S):
+        async for item in subscription.complete():
+            if isinstance(item, EventStored):
+                seen.setdefault(item.actor, []).append(item.version)
+            if all(versions[-1:] == [ends[actor]] for actor, versions in seen.items() if actor in ends):
+                break
+    return seen
+
+
+def versions_of(items: Iterable[Delivery]) -> list[tuple[ActorId, int]]:
+    return [(item.actor, item.version) for item in items if isinstance(item, EventStored)]
+
+
+async def test_a_node_sees_the_events_of_another_in_order(nats_server: EmbeddedServer) -> None:
+    async with writing(nats_server) as journal, connected(nats_server.url) as here, EventBus(here).subscribe_to_event_stored("shop") as subscription:
+        await append_events(journal, ALICE, 3)
+        await append_events(journal, ORDER, events=2)
+        items = await read(subscription, 5)
+        assert versions_of(items) == [(ALICE, 1), (ALICE, 2), (ALICE, 3), (ORDER, 1), (ORDER, 2)]
+        first = items[0]
+        assert isinstance(first, EventStored)
+        assert (first.event.type, first.event.fields(), first.sequence) == ("Deposited", {"amount": 1}, 1)
+
+
+async def test_a_commit_that_was_refused_is_never_seen(nats_server: EmbeddedServer) -> None:
+    async with writing(nats_server) as journal, connected(nats_server.url) as here, EventBus(here).subscribe_to_event_stored("shop") as subscription:
+        stale = build_next(ALICE, None)
+        await append_events(journal, ALICE)
+        with pytest.raises(VersionConflictError):
+            await journal.append(stale)
+        await append_events(journal, ALICE)
+        assert versions_of(await read(subscription, 2)) == [(ALICE, 1), (ALICE, 2)]
+
+
+async def test_patterns_and_types_choose_what_is_seen(nats_server: EmbeddedServer) -> None:
+    async with writing(nats_server) as shop, writing(nats_server, "market") as market, connected(nats_server.url) as here:
+        bus = EventBus(here)
+        async with (
+            bus.subscribe_to_event_stored("shop", actor_pattern="account") as accounts,
+            bus.subscribe_to_event_stored("mar*") as markets,
+            bus.subscribe_to_event_stored("*", actor_pattern="*/al*") as everywhere,
+            bus.subscribe_to_event_stored("shop", ["Withdrawn"], "account/bob") as withdrawals,
+        ):
+            await append_events(shop, ALICE)
+            await append_events(market, MARKET_ALICE)
+            await append_events(shop, ORDER)
+            await append_events(shop, BOB)
+            await append_events(shop, BOB, type="Withdrawn")
+            assert versions_of(await read(accounts, 3)) == [(ALICE, 1), (BOB, 1), (BOB, 2)]
+            assert versions_of(await read(markets, 1)) == [(MARKET_ALICE, 1)]
+            assert sorted(versions_of(await read(everywhere, 2))) == sorted([(ALICE, 1), (MARKET_ALICE, 1)])
+            assert versions_of(await read(withdrawals, 1)) == [(BOB, 2)]
+
+
+async def test_a_user_of_one_namespace_hears_nothing_of_another() -> None:
+    """Isolation is the server's: its users may subscribe to their own namespace only."""
+    users = 'authorization { users = [ {user: all, password: p}, {user: shop, password: p, permissions: {publish: ["$JS.API.>", "_INBOX.>"], subscribe: ["aether.shop.>", "_INBOX.>"]}} ] }'
+    async with EmbeddedServer.start(extra_config=users) as server:
+        address = server.url.removeprefix("nats://")
+        async with connected(f"nats://all:p@{address}") as other, connected(f"nats://shop:p@{address}") as here:
+            for namespace in ("shop", "market"):
+                await ensure_streams(other, namespace, StreamPlan(partitions=1))
+            journal = Journal(JetStream(other), 1)
+            async with EventBus(here).subscribe_to_event_stored("shop") as shop, EventBus(here).subscribe_to_event_stored("*") as all_namespaces:
+                await append_events(journal, MARKET_ALICE)
+                await append_events(journal, ALICE)
+                assert versions_of(await read(shop, 1)) == [(ALICE, 1)]
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.5):
+                        await anext(all_namespaces)
+
+
+async def test_a_node_that_joins_late_is_told_what_it_does_not_know(nats_server: EmbeddedServer) -> None:
+    async with writing(nats_server) as journal, connected(nats_server.url) as here:
+        await append_events(journal, ALICE, 40)
+        await append_events(journal, BOB, 2, events=3)
+        known = {ALICE: ActorVersion(37), BOB: ActorVersion(2), CAROL: ActorVersion(0)}
+        async with EventBus(here).subscribe_to_event_stored("shop", known=known) as subscription:
+            gaps = [item for item in await read(subscription, 2) if isinstance(item, Gap)]
+            assert [(gap.actor, gap.from_version, gap.to_version) for gap in gaps] == [(ALICE, 38, 40), (BOB, 3, 6)]
+            await append_events(journal, ALICE)
+            assert versions_of(await read(subscription, 1)) == [(ALICE, 41)]
+        async with EventBus(here).subscribe_to_event_stored("shop", known=known) as subscription:
+            await append_events(journal, CAROL)
+            seen = await read_complete(subscription, {ALICE: 41, BOB: 6, CAROL: 1})
+            assert seen == {ALICE: [38, 39, 40, 41], BOB: [3, 4, 5, 6], CAROL: [1]}
+
+
+async def test_a_node_that_knows_all_is_told_nothing(nats_server: EmbeddedServer) -> None:
+    async with writing(nats_server) as journal, connected(nats_server.url) as here:
+        await append_events(journal, ALICE, 4)
+        async with EventBus(here).subscribe_to_event_stored("shop", known={ALICE: ActorVersion(4)}) as subscription:
+            await append_events(journal, ALICE)
+            assert versions_of(await read(subscription, 1)) == [(ALICE, 5)]
+
+
+async def test_a_subscriber_may_begin_with_everything_there_is(nats_server: EmbeddedServer) -> None:
+    async with writing(nats_server) as journal, connected(nats_server.url) as here:
+        await append_events(journal, ALICE, 35)
+        await append_events(journal, ORDER, 2)
+        async with EventBus(here).subscribe_to_event_stored("shop", from_beginning=True) as subscription:
+            await append_events(journal, ALICE)
+            assert await read_complete(subscription, {ALICE: 36, ORDER: 2}) == {ALICE: list(range(1, 37)), ORDER: [1, 2]}
+
+
+async def test_a_node_that_was_cut_off_is_told_of_every_actor_that_moved(nats_server: EmbeddedServer) -> None:
+    async with writing(nats_server) as journal, CutLink.to(nats_server.port) as link, connected(link.url) as here:
+        await append_events(journal, CAROL, 2)
+        async with EventBus(here).subscribe_to_event_stored("shop") as subscription:
+            await append_events(journal, ALICE, 2)
+            assert versions_of(await read(subscription, 2)) == [(ALICE, 1), (ALICE, 2)]
+            await link.cut()
+            await append_events(journal, ALICE, 3)
+            await append_events(journal, BOB, 2)
+            await append_events(journal, CAROL, 1)
+            link.mend()
+            seen = await read_complete(subscription, {ALICE: 5, BOB: 2, CAROL: 3})
+            assert seen == {ALICE: [3, 4, 5], BOB: [1, 2], CAROL: [3]}
+            await append_events(journal, ALICE)
+            assert await read_complete(subscription, {ALICE: 6}) == {ALICE: [6]}
+
+
+async def test_a_server_that_was_killed_costs_nothing_but_time(nats_server: EmbeddedServer) -> None:
+    async with writing(nats_server) as journal, connected(nats_server.url) as here, EventBus(here).subscribe_to_event_stored("shop") as subscription:
+        await append_events(journal, ALICE, 2)
+        await nats_server.kill()
+        await nats_server.run()
+        async with asyncio.timeout(PATIENCE_S):
+            await here.wait_connected()
+            await journal.append(build_next(BOB, None))
+        seen = await read_complete(subscription, {ALICE: 2, BOB: 1})
+        assert seen == {ALICE: [1, 2], BOB: [1]}
+
+
+async def test_a_subscriber_that_is_too_slow_is_told_and_misses_nothing(nats_server: EmbeddedServer) -> None:
+    async with (
+        writing(nats_server) as journal,
+        connected(nats_server.url) as here,
+        EventBus(here, BusSettings(queue_max=4)).subscribe_to_event_stored("shop") as subscription,
+    ):
+        await append_events(journal, ALICE, 10)
+        await append_events(journal, BOB, 2)
+        await here.flush()
+        items = await read(subscription, 7)
+        assert versions_of(items) == [(ALICE, 1), (ALICE, 2), (ALICE, 3), (ALICE, 4)]
+        assert items[4] == Overflow(8)
+        gaps = {item.actor: item for item in items[5:] if isinstance(item, Gap)}
+        assert (gaps[ALICE].from_version, gaps[ALICE].to_version, gaps[BOB].to_version) == (5, 10, 2)
+        for actor, expected in ((ALICE, [5, 6, 7, 8, 9, 10]), (BOB, [1, 2])):
+            assert [item.version async for item in subscription.fetch_missed(gaps[actor]) if isinstance(item, EventStored)] == expected
+        await append_events(journal, BOB)
+        assert versions_of(await read(subscription, 1)) == [(BOB, 3)]
+
+
+async def test_a_purge_is_told_as_a_new_beginning(nats_server: EmbeddedServer) -> None:
+    async with writing(nats_server) as journal, connected(nats_server.url) as here, EventBus(here).subscribe_to_event_stored("shop") as subscription:
+        await append_events(journal, ALICE, 2)
+        await journal.purge(ALICE, epoch=Epoch(2), writer="operator")
+        await append_events(journal, ALICE)
+        items = await read(subscription, 4)
+        assert items[2] == Reset(ALICE, 1)
+        assert versions_of(items) == [(ALICE, 1), (ALICE, 2), (ALICE, 1)]
+
+
+async def test_a_purge_while_the_node_was_cut_off_is_told(nats_server: EmbeddedServer) -> None:
+    async with (
+        writing(nats_server) as journal,
+        CutLink.to(nats_server.port) as link,
+        connected(link.url) as here,
+        EventBus(here).subscribe_to_event_stored("shop") as subscription,
+    ):
+        await append_events(journal, ALICE, 5)
+        await read(subscription, 5)
+        await link.cut()
+        await journal.purge(ALICE, epoch=Epoch(2), writer="operator")
+        await append_events(journal, ALICE, 2)
+        link.mend()
+        items = await read(subscription, 2)
+        assert items[0] == Reset(ALICE, 1)
+        assert isinstance(items[1], Gap)
+        assert [item.version async for item in subscription.fetch_missed(items[1]) if isinstance(item, EventStored)] == [1, 2]
+
+
+async def test_streams_that_were_made_anew_are_told(nats_server: EmbeddedServer) -> None:
+    async with writing(nats_server) as journal, connected(nats_server.url) as here, EventBus(here).subscribe_to_event_stored("shop") as subscription:
+        await append_events(journal, ALICE, 3)
+        await read(subscription, 3)
+        await delete_streams(journal.connection, "shop")
+        await ensure_streams(journal.connection, "shop", StreamPlan(partitions=2))
+        await append_events(journal, ALICE, 2)
+        items: list[Delivery] = []
+        async with asyncio.timeout(PATIENCE_S):
+            async for item in subscription.complete():
+                items.append(item)
+                if isinstance(item, EventStored) and item.version == 2:
+                    break
+        assert items[0] == Reset(ALICE, 0)
+        assert versions_of(items) == [(ALICE, 1), (ALICE, 2)]
+
+
+async def test_what_cannot_be_read_is_told_with_its_place(nats_server: EmbeddedServer) -> None:
+    async with (
+        writing(nats_server, plan=StreamPlan(partitions=1)) as journal,
+        connected(nats_server.url) as here,
+        EventBus(here).subscribe_to_event_stored("shop") as subscription,
+    ):
+        await append_events(journal, ALICE)
+        await append_broken(journal, ALICE)
+        await journal.connection.request("aether.shop.evt.0.account.bob", b"no commit")
+        items = await read(subscription, 3)
+        assert [(item.actor, item.sequence) for item in items if isinstance(item, Unreadable)] == [(ALICE, 2), (BOB, 3)]
+
+
+async def test_a_namespace_that_announces_nothing_is_compared(nats_server: EmbeddedServer) -> None:
+    async with (
+        writing(nats_server, plan=StreamPlan(partitions=1, broadcast=False)) as journal,
+        connected(nats_server.url) as here,
+        EventBus(here, BusSettings(compare_every_s=0.05)).subscribe_to_event_stored("shop") as subscription,
+    ):
+        await append_events(journal, ALICE, 3)
+        assert await read_complete(subscription, {ALICE: 3}) == {ALICE: [1, 2, 3]}
+        await append_events(journal, ALICE, 1)
+        assert await read_complete(subscription, {ALICE: 4}) == {ALICE: [4]}
+
+
+async def test_a_comparison_finds_what_no_announcement_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A route between servers may lose announcements without any sign; here the user is not allowed to hear them."""
+    monkeypatch.setattr("aether_nats.event_subscription.SETTLE_S", 0.01)
+    users = 'authorization { users = [ {user: all, password: p}, {user: deaf, password: p, permissions: {publish: ">", subscribe: ["_INBOX.>"]}} ] }'
+    async with EmbeddedServer.start(extra_config=users) as server:
+        address = server.url.removeprefix("nats://")
+        async with connected(f"nats://all:p@{address}") as other, connected(f"nats://deaf:p@{address}") as here:
+            await ensure_streams(other, "shop", StreamPlan(partitions=1))
+            async with EventBus(here, BusSettings(compare_every_s=0.2)).subscribe_to_event_stored("shop", known={ALICE: ActorVersion(0)}) as subscription:
+                await append_events(Journal(JetStream(other), 1), ALICE, 2)
+                assert await read_complete(subscription, {ALICE: 2}) == {ALICE: [1, 2]}
+
+
+async def test_under_load_nothing_is_told_twice_or_as_missed(nats_server: EmbeddedServer) -> None:
+    actors = [parse_actor_id("shop", "account", f"a{number}") for number in range(8)]
+    async with (
+        writing(nats_server) as journal,
+        connected(nats_server.url) as here,
+        EventBus(here, BusSettings(compare_every_s=0.05)).subscribe_to_event_stored("shop") as subscription,
+        asyncio.TaskGroup() as writers,
+    ):
+        for actor in actors:
+            writers.create_task(append_events(journal, actor, 40), name=str(actor))
+        items = await read(subscription, 8 * 40)
+        assert all(isinstance(item, EventStored) for item in items)
+        for actor in actors:
+            assert [version for found, version in versions_of(items) if found == actor] == list(range(1, 41))

@@ -1,0 +1,35 @@
+"""Patterns choose actors; what NATS cannot match is matched here."""
+
+from __future__ import annotations
+
+import pytest
+
+from aether_api.errors import InvalidName
+from aether_api.identity import parse_actor_id
+from aether_nats.patterns import parse_pattern
+
+ALICE = parse_actor_id("team-a", "account", "alice")
+
+
+@pytest.mark.parametrize(
+    ("namespace", "actor", "matched", "tokens"),
+    [
+        ("*", "*", True, ("*", "*", "*")),
+        ("team-a", "account/alice", True, ("team-a", "account", "alice")),
+        ("team-*", "account", True, ("*", "account", "*")),
+        ("*", "acc*/al*", True, ("*", "*", "*")),
+        ("team-b", "*", False, ("team-b", "*", "*")),
+        ("*", "account/bob", False, ("*", "account", "bob")),
+        ("*", "order", False, ("*", "order", "*")),
+    ],
+)
+def test_each_part_is_exact_or_a_beginning_or_any(namespace: str, actor: str, matched: bool, tokens: tuple[str, str, str]) -> None:
+    pattern = parse_pattern(namespace, actor)
+    assert pattern.matches(ALICE) is matched
+    assert pattern.tokens == tokens
+
+
+@pytest.mark.parametrize(("namespace", "actor"), [("", "*"), ("a.b", "*"), ("*a", "*"), ("*", "account/"), ("*", "account/a.b"), ("*", "account/>"), ("Shop", "*")])
+def test_a_pattern_that_could_never_match_is_refused(namespace: str, actor: str) -> None:
+    with pytest.raises(InvalidName):
+        parse_pattern(namespace, actor)
