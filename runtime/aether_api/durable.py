@@ -19,8 +19,8 @@ from aether_api.messages import COMMAND_ID_LENGTH_MAX, Command, format_time, par
 Missed = Literal["late", "collapse", "skip"]
 """What becomes of ticks that waited: each runs, however late; of several the last runs; one that is too late does not run."""
 
-NEVER_S: Final = float("inf")
-"""Seconds that a durable command waits: nobody waits for its answer."""
+NEVER_S: Final = 1e9
+"""Seconds that a durable command waits, thirty years: nobody waits for its answer. Finite, so that one can count back from its deadline."""
 
 DEAD_MESSAGE_LENGTH_MAX: Final = 1000
 """Characters of an explanation in a header: a line for a person, not a traceback."""

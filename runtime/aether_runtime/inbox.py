@@ -284,8 +284,9 @@ class DurableInbox:
         """Hand a command to the VM until its model has spoken; None when the VM takes no more."""
         entry = InboxEntry(InboxPosition(self._incarnation, found.sequence), found.tick)
         while vm.is_ready:
-            answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-            vm.process_command(Waiting(found.command, found.command.timeout_s, partial(_resolve, answer), entry))
+            loop = asyncio.get_running_loop()
+            answer: asyncio.Future[Reply] = loop.create_future()
+            vm.process_command(Waiting(found.command, loop.time() + found.command.timeout_s, partial(_resolve, answer), entry))
             reply = await answer
             fate = judge(reply)
             if fate in ("settled", "failed"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from aether_api.identity import ActorId, PodUid
-from aether_api.subjects import inbox_stream
+from aether_api import headers
+from aether_api.identity import ActorId, Epoch, PodUid
+from aether_api.messages import format_time
+from aether_api.subjects import inbox_stream, inbox_subject
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
@@ -21,7 +25,7 @@ from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.schedules import Reminder, Schedules
 from aether_runtime.core.inbox import TRIES_MAX
-from aether_runtime.ports import InboxStore
+from aether_runtime.ports import Home, InboxStore
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import ALICE, FOLDER
 from tests.histories.cluster import WAIT_S, Placements, RuntimeProcess, connected, open_journal, running_pod, until_live
@@ -295,6 +299,94 @@ async def test_a_drained_inbox_is_left_alone(rig: Rig) -> None:
         for label in "cdefg":
             await rig.client.send(CLOCK, "Ring", {"label": label}, timeout_s=WAIT_S)
         assert stores[0].calls == calls
+
+
+async def test_a_suspended_actor_keeps_what_waits_and_counts_no_tries(rig: Rig) -> None:
+    placements = Placements()
+    placements.place(CLOCK, PodUid("pod-a"), 1)
+    desired = placements.homes[CLOCK].desired
+    placements.homes[CLOCK] = Home(PodUid(""), desired, suspended=True)
+    await rig.send("a")
+    async with alarm_pod(rig, "pod-a", placements, sweep_s=0.05) as pod:
+
+        async def was_swept() -> bool:
+            return bool(pod.runtime.inbox.backlog)
+
+        await until(was_swept)
+        assert (await rig.inbox.read_tries(CLOCK), await rig.rang()) == (None, [])
+        placements.place(CLOCK, PodUid("pod-a"), 2)
+        await rig.until_rang("a")
+
+
+async def test_a_durable_command_and_a_tick_wake_an_actor_that_sleeps(rig: Rig) -> None:
+    placements = Placements()
+    placements.place(CLOCK, PodUid("pod-a"), 1)
+    placements.homes[CLOCK] = Home(PodUid("pod-a"), dataclasses.replace(placements.homes[CLOCK].desired, idle_after_s=0.2))
+    async with alarm_pod(rig, "pod-a", placements) as pod:
+
+        async def sleeps() -> bool:
+            return pod.runtime.registry.get(CLOCK) is None and pod.runtime.passivation.asleep == 1
+
+        await send(rig, "Set", after_s=2.5)
+        await until(sleeps)
+        await rig.send("a")
+        await rig.until_rang("Set", "a")
+        await until(sleeps)
+        await rig.until_rang("Set", "a", "morning")
+
+
+async def test_commands_reach_an_inbox_that_was_made_anew_under_a_living_runtime(rig: Rig) -> None:
+    async with alarm_pod(rig):
+        await rig.send("a", "b", "c")
+        await rig.until_rang("a", "b", "c")
+        await rig.until_settled()
+        await JetStream(rig.connection).delete_stream(inbox_stream("default"))
+        await open_journal(rig.connection)
+        await rig.send("d", "e")
+        await rig.until_rang("a", "b", "c", "d", "e")
+        await rig.until_settled()
+
+
+async def test_what_waited_for_one_life_of_an_actor_never_runs_in_the_next(rig: Rig) -> None:
+    async with alarm_pod(rig):
+        await send(rig, "Ring", label="first")
+    await rig.send("a", "b")
+    await (await open_journal(rig.connection)).purge(CLOCK, epoch=Epoch(0), writer="test")
+    await rig.send("c")
+    async with alarm_pod(rig, "pod-b", sweep_s=0.1):
+        await rig.until_settled()
+    assert await rig.rang() == ["c"]
+
+
+async def test_an_id_takes_effect_once_whichever_way_it_comes(rig: Rig) -> None:
+    async with alarm_pod(rig) as pod:
+        reply = await rig.client.send(CLOCK, "Ring", {"label": "a"}, command_id="id-a", timeout_s=WAIT_S)
+        await rig.send("a", "b")
+        await rig.until_rang("a", "b")
+        await rig.until_settled()
+        again = await rig.client.send(CLOCK, "Ring", {"label": "b"}, command_id="id-b", timeout_s=WAIT_S)
+        assert (reply.version, again.version, again.outcome) == (1, 2, "accepted")
+        assert pod.runtime.inbox.settled == 2
+
+
+async def test_a_wrong_expectation_is_an_outcome_and_no_poison(rig: Rig) -> None:
+    async with alarm_pod(rig):
+        await rig.client.send_durable(CLOCK, "Ring", {"label": "no"}, expected_version=7)
+        await rig.send("a")
+        await rig.until_rang("a")
+        assert await rig.inbox.read_dead(CLOCK) == []
+
+
+async def test_a_skipping_tick_that_is_too_late_does_not_run(rig: Rig) -> None:
+    async with alarm_pod(rig) as pod:
+        await send(rig, "Set", cron="@yearly", missed="skip")
+        ((reminder, token),) = await rig.schedules.read_all(CLOCK)
+        lines = {headers.COMMAND_NAME: reminder.command, headers.REMINDER: f"{reminder.name}:{token}", headers.MISSED: "skip"}
+        for label, due_s in (("late", time.time() - 90), ("in time", time.time() - 1)):
+            due = {headers.DUE: format_time(due_s)}
+            await JetStream(rig.connection).publish(inbox_subject(CLOCK), b'{"label":"%s"}' % label.encode(), headers.encode_headers({**lines, **due}))
+        await rig.until_rang("Set", "in time")
+        assert pod.runtime.inbox.dropped == 1
 
 
 async def send(pod_or_rig: Rig, command: str, **fields: Any) -> None:
