@@ -14,7 +14,6 @@ from typing import Final, Literal
 from aether_api.v1alpha1 import ActorPhase
 from aether_nats.connection import NatsConnection
 from aether_nats.journal import Journal
-from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.ports import EventStore
 from aether_runtime.registry import VMRegistry
 from aether_runtime.reporter import Reporter
@@ -112,8 +111,7 @@ def _read_vms(sources: MetricSources) -> Samples:
 
 def _read_snapshots(sources: MetricSources) -> Mapping[str, float]:
     taker = sources.snapshotter
-    dropped = taker.store.dropped if isinstance(taker.store, JetStreamSnapshotStore) else 0
-    return {"written": taker.written, "too_large": taker.too_large, "failed": taker.failed, "dropped": dropped}
+    return {"written": taker.written, "too_large": taker.too_large, "failed": taker.failed, "dropped": taker.store.dropped}
 
 
 def _read_status_writes(sources: MetricSources) -> Mapping[str, float]:
@@ -140,7 +138,7 @@ METRICS: Final[tuple[MetricRow | TimingRow, ...]] = (
     MetricRow("aether_quarantines_total", "Actors quarantined because their log cannot be applied.", ("model",), _by_model(lambda tally: tally.quarantined)),
     MetricRow("aether_fenced_total", "VMs that stopped because a newer owner wrote.", ("model",), _by_model(lambda tally: tally.fenced)),
     MetricRow("aether_vm_failures_total", "VMs thrown away after something that must not happen.", ("model",), _by_model(lambda tally: tally.failed)),
-    MetricRow("aether_snapshots_total", "Snapshots written, too large, not stored, and found broken.", ("result",), _by_key(_read_snapshots)),
+    MetricRow("aether_snapshots_total", "Snapshots written, too large, not stored, and found broken or of another past.", ("result",), _by_key(_read_snapshots)),
     MetricRow("aether_vms", "VMs held, by phase.", ("phase",), _read_vms),
     MetricRow("aether_sleeps_total", "Actors put to sleep, by reason.", ("reason",), _by_key(lambda sources: sources.sleeps())),
     MetricRow("aether_actors_asleep", "Actors with a resource that sleep in this pod.", (), _one(lambda sources: sources.asleep())),

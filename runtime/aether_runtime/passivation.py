@@ -232,15 +232,13 @@ class Passivation:
         return slept
 
     async def _watch_members(self) -> None:
-        known: list[PodUid] = self._runtime.presence.pods.live()
-        changed_s: float | None = None
+        pods = self._runtime.presence.pods
+        followed: list[PodUid] = []
         while True:
             await asyncio.sleep(MEMBERS_POLL_S)
-            live = self._runtime.presence.pods.live()
-            if live != known:
-                known, changed_s = live, self._loop.time()
-            elif changed_s is not None and self._loop.time() - changed_s >= SETTLE_S:
-                changed_s = None
+            live = pods.live()
+            if live != followed and pods.settled_s >= SETTLE_S:
+                followed = live
                 await self._hand_over(live)
 
     async def _hand_over(self, live: Sequence[PodUid]) -> None:

@@ -42,7 +42,13 @@ class EventStore(Protocol):
 
 
 class SnapshotStore(Protocol):
-    """Snapshots by actor and fold; losing all of them loses nothing but time."""
+    """Snapshots by actor and fold; losing all of them loses nothing but time.
+
+    Attributes:
+        dropped: how many were found to be broken or of another past than the log's, and ignored.
+    """
+
+    dropped: int
 
     async def read_latest(self, actor: ActorId, fold: str) -> SnapshotBody | None:
         """Read the newest snapshot; None when there is none or it is broken, which costs a full replay and nothing else."""

@@ -40,18 +40,30 @@ class LivePods:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._seen: dict[PodUid, float] = {}
+        self._changed_s = monotonic()
+
+    @property
+    def settled_s(self) -> float:
+        """Seconds since a pod last came or went."""
+        return self._monotonic() - self._changed_s
 
     def take(self, heartbeat: Heartbeat) -> None:
         """Note a heartbeat; a leaving pod is out at once."""
+        uid, now_s = PodUid(heartbeat.pod_uid), self._monotonic()
+        if (uid in self._seen) == (heartbeat.state == "leaving"):
+            self._changed_s = now_s
         if heartbeat.state == "leaving":
-            self._seen.pop(PodUid(heartbeat.pod_uid), None)
+            self._seen.pop(uid, None)
         else:
-            self._seen[PodUid(heartbeat.pod_uid)] = self._monotonic()
+            self._seen[uid] = now_s
 
     def live(self) -> list[PodUid]:
         """Return the pods heard of within the last second, in order, and forget the others."""
         horizon = self._monotonic() - LIVE_S
-        self._seen = {uid: time for uid, time in self._seen.items() if time >= horizon}
+        gone = [uid for uid, time in self._seen.items() if time < horizon]
+        for uid in gone:
+            del self._seen[uid]
+            self._changed_s = self._monotonic()
         return sorted(self._seen)
 
 

@@ -89,10 +89,12 @@ async def _restore(actor: ActorId, model: Model, events: EventStore, snapshots: 
     """Return the history of the newest snapshot that the log confirms; an unreadable one costs time and nothing else."""
     try:
         body = await snapshots.read_latest(actor, model.fold)
-        if body is None or body.sequence > head.sequence or body.incarnation != head.incarnation:
+        if body is None:
             return History.empty(model)
-        commit = head if head.sequence == body.sequence else await events.read_at(actor, body.sequence)
-        if commit is None or not _confirms(commit, body):
+        commit = await _find_commit(actor, events, head, body)
+        if commit is None:
+            snapshots.dropped += 1
+            logger.info("the log does not hold the commit that a snapshot was made at; it is ignored", extra={logs.ACTOR_ID: str(actor), logs.SEQUENCE: body.sequence})
             return History.empty(model)
         history = restore_history(model, body, commit.next_index())
         await _refill_window(history, actor, events, commit)
@@ -100,6 +102,14 @@ async def _restore(actor: ActorId, model: Model, events: EventStore, snapshots: 
     except (RetryableError, PermanentError) as exc:
         logger.warning("a snapshot cannot be used, everything is replayed", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
         return History.empty(model)
+
+
+async def _find_commit(actor: ActorId, events: EventStore, head: StoredCommit, body: SnapshotBody) -> StoredCommit | None:
+    """Return the commit that a snapshot was made at, if the log holds it still."""
+    if body.sequence > head.sequence or body.incarnation != head.incarnation:
+        return None
+    commit = head if head.sequence == body.sequence else await events.read_at(actor, body.sequence)
+    return commit if commit is not None and _confirms(commit, body) else None
 
 
 async def _refill_window(history: History, actor: ActorId, events: EventStore, last: StoredCommit) -> None:

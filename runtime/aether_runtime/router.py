@@ -49,6 +49,9 @@ CALLS_MAX: Final = 4096
 LOOK_AGAIN_S: Final = 0.05
 """Seconds between looks for an actor that moves: a fraction of a hand-over."""
 
+HAND_OVER_S: Final = 10.0
+"""Seconds after pods came or went in which an actor without a resource may still live where it belonged before: its VM is asked first."""
+
 ANSWER_EARLY_S: Final = 0.1
 """Seconds before its deadline at which a caller is told that its actor was not found: later he would not hear it any more."""
 
@@ -71,6 +74,13 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True)
+class AskLive:
+    """Whoever still has a live VM takes it; if nobody has, the actor is held here."""
+
+    desired: DesiredActor
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """Nobody ever will."""
 
@@ -82,7 +92,7 @@ class LookAgain:
     """Nobody can right now."""
 
 
-Route = ServeHere | Forward | Refuse | LookAgain
+Route = ServeHere | Forward | AskLive | Refuse | LookAgain
 
 
 class Router:
@@ -129,6 +139,8 @@ class Router:
     async def wake(self, actor: ActorId) -> PodUid | None:
         """Activate an actor if it lives here; return the pod where it lives if that is another one."""
         route = await self._route(Command(actor, "Wake", CommandId(""), b"", "", 0.0, 0.0))
+        if isinstance(route, AskLive):
+            self._runtime.activate(route.desired)
         return route.pod if isinstance(route, Forward) else None
 
     def _on_call(self, message: Message) -> None:
@@ -158,6 +170,12 @@ class Router:
                     reply = await self._ask(route.subject, waiting)
                     if reply is not None:
                         return waiting.answer(reply)
+                if isinstance(route, AskLive):
+                    reply = await self._ask("", waiting)
+                    if reply is not None:
+                        return waiting.answer(reply)
+                    if self._runtime.activate(route.desired) is not None:
+                        continue
                 await asyncio.sleep(LOOK_AGAIN_S)
             waiting.answer(_nowhere(waiting))
         except AetherError as exc:
@@ -201,7 +219,7 @@ class Router:
             return Refuse(build_error(Reason.UNKNOWN_ACTOR, message, command_id=command.id))
         chosen = choose_pod(actor, self._runtime.presence.pods.live())
         if chosen is None or chosen == self._runtime.config.pod.uid:
-            return self._adopt(DesiredActor(actor))
+            return AskLive(DesiredActor(actor)) if self._runtime.presence.pods.settled_s < HAND_OVER_S else self._adopt(DesiredActor(actor))
         return self._forward_to(chosen, command)
 
     def _refuse_model(self, command: Command) -> Refuse | None:
@@ -218,11 +236,12 @@ class Router:
         return Forward(forward_subject(command.actor.namespace, pod, command.actor, command.name), pod)
 
     async def _ask(self, subject: str, waiting: Waiting) -> Reply | None:
-        """Pass a command on: to the live VM if there is one, else to `subject`; None when nobody took it."""
+        """Pass a command on: to the live VM if there is one, else to `subject` unless that is empty; None when nobody took it."""
         command = waiting.command
         remaining_s = max(LOOK_AGAIN_S, waiting.deadline - self._loop.time())
         headers = build_command_headers(msgspec.structs.replace(command, forwards=command.forwards + 1, timeout_s=remaining_s))
-        for target in (command_subject("cmd", command.actor, command.name), subject):
+        live = command_subject("cmd", command.actor, command.name)
+        for target in (live, subject) if subject else (live,):
             try:
                 return decode_reply((await self._connection.request(target, command.payload, headers, remaining_s)).payload)
             except NoResponders:

@@ -95,6 +95,7 @@ async def test_a_broken_snapshot_is_ignored(snapshots: SnapshotStore) -> None:
     await snapshots.write(ALICE, build(2))
     await snapshots.write(ALICE, replace(build(3), payload=b"garbage"))
     assert await version_of(snapshots) is None
+    assert snapshots.dropped == 1
     await snapshots.write(ALICE, build(4))
     assert await version_of(snapshots) == 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,7 +17,8 @@ from aether_nats.embedded import EmbeddedServer
 from aether_runtime.core.passivation import MemoryUse
 from aether_runtime.passivation import SleepConfig
 from aether_runtime.presence import choose_pod
-from tests.histories.bank import ALICE
+from aether_runtime.runtime import RuntimeMessage
+from tests.histories.bank import ALICE, build_command
 from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until_live
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 
@@ -137,6 +139,23 @@ async def test_memory_pressure_puts_the_least_used_to_sleep(nats_server: Embedde
         await load.deposit(range(60))
         assert {reply.outcome for _, reply in load.replies} == {"accepted"}
         await check_stored(pod, load, events=3)
+
+
+async def test_a_pod_that_has_just_come_asks_whoever_has_the_actor_before_it_starts_its_own(nats_server: EmbeddedServer) -> None:
+    uids = [PodUid("pod-a"), PodUid("pod-b")]
+    actor = next(actor for actor in ACTORS if choose_pod(actor, uids) == "pod-b")
+    async with running_pod(nats_server.url, "pod-a") as a, connected(nats_server.url) as connection:
+        assert (await CommandClient(connection).send(actor, "Open", {"owner": "x"})).version == 1
+        async with running_pod(nats_server.url, "pod-b") as b:
+            await until_live([a, b])
+            command = build_command("Deposit", {"amount": 1}, id="d", time_s=time.time(), actor=actor)
+            reply = await b.runtime.send_message(RuntimeMessage(command))
+            assert (reply.outcome, reply.version) == ("accepted", 2)
+            assert (list(a.runtime.get_active_vms()), list(b.runtime.get_active_vms())) == ([actor], [])
+            await until(lambda: not a.runtime.get_active_vms())
+            command = build_command("Deposit", {"amount": 1}, id="e", time_s=time.time(), actor=actor)
+            assert (await b.runtime.send_message(RuntimeMessage(command))).version == 3
+            assert list(b.runtime.get_active_vms()) == [actor]
 
 
 async def test_actors_without_a_resource_follow_when_a_pod_comes(nats_server: EmbeddedServer) -> None:

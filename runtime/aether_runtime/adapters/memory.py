@@ -75,6 +75,7 @@ class MemorySnapshotStore:
 
     def __init__(self) -> None:
         self._snapshots: dict[tuple[ActorId, str], list[Snapshot]] = {}
+        self.dropped = 0
 
     async def read_latest(self, actor: ActorId, fold: str) -> SnapshotBody | None:
         """Return the newest one, unless it is broken."""
@@ -84,6 +85,7 @@ class MemorySnapshotStore:
         try:
             return decode_snapshot(FIRST_LINE + b"\r\n" + kept[-1].headers, kept[-1].payload)
         except InvalidEnvelope:
+            self.dropped += 1
             return None
 
     async def write(self, actor: ActorId, snapshot: Snapshot) -> None:

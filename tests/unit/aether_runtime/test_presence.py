@@ -67,3 +67,19 @@ def test_a_pod_that_leaves_is_out_at_once() -> None:
     live.take(build_heartbeat("a"))
     live.take(build_heartbeat("a", "leaving"))
     assert live.live() == []
+
+
+def test_it_is_known_for_how_long_no_pod_has_come_or_gone() -> None:
+    now = [0.0]
+    live = LivePods(lambda: now[0])
+    for now[0], uid in ((5.0, "a"), (5.5, "a"), (6.0, "b")):
+        live.take(build_heartbeat(uid))
+    assert live.settled_s == 0
+    for now[0] in (6.4, 6.8, 7.05):
+        live.take(build_heartbeat("a"))
+        live.live()
+    now[0] = 7.1
+    assert round(live.settled_s, 2) == 0.05, "b was silent for a second at 7.05"
+    now[0] = 7.5
+    live.take(build_heartbeat("a", "leaving"))
+    assert live.settled_s == 0

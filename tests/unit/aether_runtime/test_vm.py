@@ -525,6 +525,7 @@ async def test_a_snapshot_of_another_past_is_not_used() -> None:
     await append_foreign(other, ("Opened", {"owner": "mallory"}), ("Deposited", {"amount": 1}))
     heir = await Pod("b", other, snapshots).start(2)
     assert (heir.snapshot.version, heir.get_state()) == (0, {"owner": "mallory", "balance": 1, "open": True})
+    assert snapshots.dropped == 1
 
 
 async def test_an_actor_starts_without_its_snapshots_when_they_cannot_be_read() -> None:
