@@ -34,6 +34,7 @@ class MetricSources:
         subscriptions: actors whose commands come directly.
         searching: calls that look for their actor now.
         sleeps: actors put to sleep, by reason; `asleep` is how many with a resource sleep here now.
+        behind: how often a VM was found behind its log.
         live_pods: pods whose heartbeats arrive.
         durable: messages of inboxes that are done with, by result.
         backlog: `messages` that wait in inboxes, and of how many `actors`; 0 in pods that do not sweep.
@@ -51,6 +52,7 @@ class MetricSources:
     searching: Callable[[], int]
     sleeps: Callable[[], Mapping[str, int]]
     asleep: Callable[[], int]
+    behind: Callable[[], int]
     live_pods: Callable[[], int]
     durable: Callable[[], Mapping[str, int]]
     backlog: Callable[[], Mapping[str, int]]
@@ -138,6 +140,7 @@ METRICS: Final[tuple[MetricRow | TimingRow, ...]] = (
     MetricRow("aether_quarantines_total", "Actors quarantined because their log cannot be applied.", ("model",), _by_model(lambda tally: tally.quarantined)),
     MetricRow("aether_fenced_total", "VMs that stopped because a newer owner wrote.", ("model",), _by_model(lambda tally: tally.fenced)),
     MetricRow("aether_vm_failures_total", "VMs thrown away after something that must not happen.", ("model",), _by_model(lambda tally: tally.failed)),
+    MetricRow("aether_vms_behind_total", "VMs found behind their log, because somebody else wrote.", (), _one(lambda sources: sources.behind())),
     MetricRow("aether_snapshots_total", "Snapshots written, too large, not stored, and found broken or of another past.", ("result",), _by_key(_read_snapshots)),
     MetricRow("aether_vms", "VMs held, by phase.", ("phase",), _read_vms),
     MetricRow("aether_sleeps_total", "Actors put to sleep, by reason.", ("reason",), _by_key(lambda sources: sources.sleeps())),

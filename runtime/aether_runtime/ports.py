@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,14 @@ class EventStore(Protocol):
 
     async def purge(self, actor: ActorId, *, epoch: Epoch, writer: str) -> None:
         """End the actor's history with a tombstone and delete what lies before it, snapshots too."""
+        ...
+
+
+class Heads(Protocol):
+    """Compares many actors with the log at once; `aether_nats.heads` states the rules."""
+
+    async def find_moved(self, known: Iterable[tuple[ActorId, int]]) -> list[ActorId]:
+        """Return the actors whose last commit is another than the known sequence."""
         ...
 
 

@@ -18,12 +18,13 @@ from aether_api import logs
 from aether_api.errors import SettingsInvalid
 from aether_api.identity import PodUid, PoolName
 from aether_nats.connection import NatsConnection
+from aether_nats.heads import HeadComparison
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_nats.schedules import Schedules
 from aether_nats.settings import NatsSettings
-from aether_nats.streams import StreamPlan, ensure_streams
+from aether_nats.streams import StreamLayout, StreamPlan, ensure_streams
 from aether_runtime.adapters.folder import FolderSource, LatestReports
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.memory import read_memory
@@ -69,10 +70,23 @@ async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
         source, sink = await _build_adapters(settings, pod.uid, stack)
         sleep = SleepConfig(settings.actors_per_pod, settings.on_demand_idle_s, partial(read_memory, settings.memory_limit_bytes))
         config = RuntimeConfig(settings.namespace, PoolName(settings.pool), pod, settings.pod_name, settings.recovery_permits, settings.status_budget, sleep)
-        runtime = Runtime(config, RuntimePorts(connection, Journal(js, layout.partitions), JetStreamSnapshotStore(js), source, sink, Inbox(js, settings.namespace), Schedules(js)))
+        runtime = Runtime(config, _build_ports(js, layout, source, sink))
         if settings.http_port:
             stack.push_async_callback(await _serve_http(settings.http_port, connection, runtime))
         yield runtime
+
+
+def _build_ports(js: JetStream, layout: StreamLayout, source: ActorSource, sink: ReportSink) -> RuntimePorts:
+    return RuntimePorts(
+        js.connection,
+        Journal(js, layout.partitions),
+        JetStreamSnapshotStore(js),
+        source,
+        sink,
+        Inbox(js, layout.namespace),
+        Schedules(js),
+        HeadComparison(js, layout.namespace, layout.partitions),
+    )
 
 
 async def _serve_http(port: int, connection: NatsConnection, runtime: Runtime) -> Callable[[], Awaitable[None]]:

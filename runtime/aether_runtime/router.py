@@ -57,6 +57,9 @@ ANSWER_EARLY_S: Final = 0.1
 
 Answer = Callable[[Reply], None]
 
+VmProvider = Callable[[ActorId], VirtualMachine | None]
+"""Supplies the VM that answers an actor's calls in this process; None where it has none, and the call goes where the actor lives."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServeHere:
@@ -104,6 +107,14 @@ class Router:
         self._runtime = runtime
         self._loop = asyncio.get_running_loop()
         self._calls = 0
+        self._find_vm: VmProvider = _find_none
+
+    def set_vm_provider(self, provider: VmProvider) -> None:
+        """Say who supplies the VMs of this process: the runtime does so itself; a host that keeps VMs of its own says it instead.
+
+        The provider is asked for each call in the read loop, so it must be quick and must not wait.
+        """
+        self._find_vm = provider
 
     def subscribe(self) -> tuple[Subscription, ...]:
         """Begin to take calls of the namespace and forwarded ones."""
@@ -151,7 +162,7 @@ class Router:
         command = self._parse(message, actor, name)
         if command is None:
             return
-        vm = self._runtime.registry.get(command.actor)
+        vm = self._find_vm(command.actor)
         if vm is not None and vm.is_ready:
             vm.process_command(self._build_waiting(command, partial(self._answer, message)))
         else:
@@ -188,7 +199,7 @@ class Router:
 
     async def _route(self, command: Command) -> Route:
         """Decide where a command goes now."""
-        vm = self._runtime.registry.get(command.actor)
+        vm = self._find_vm(command.actor)
         if vm is not None:
             return ServeHere(vm)
         asleep = self._runtime.passivation.find(command.actor)
@@ -270,6 +281,10 @@ class Router:
             self._connection.respond(message, encode_reply(reply))
         except AetherError as exc:
             logger.debug("a reply could not be sent; the caller asks again", extra={logs.REASON: str(exc)})
+
+
+def _find_none(actor: ActorId) -> VirtualMachine | None:
+    return None
 
 
 def _fresh_id() -> str:

@@ -27,10 +27,11 @@ from aether_nats.connection import NatsConnection, Subscription
 from aether_runtime.assignments import Assignments
 from aether_runtime.command_feeds import CommandFeeds
 from aether_runtime.core.group import Now
+from aether_runtime.followers import COMPARE_EVERY_S, Followers
 from aether_runtime.inbox import SWEEP_S, DurableInbox
 from aether_runtime.metrics import MetricSources
 from aether_runtime.passivation import MESSAGES, Passivation, SleepConfig
-from aether_runtime.ports import ActorReport, ActorSource, DesiredActor, EventStore, InboxStore, ReminderStore, ReportSink, SnapshotStore
+from aether_runtime.ports import ActorReport, ActorSource, DesiredActor, EventStore, Heads, InboxStore, ReminderStore, ReportSink, SnapshotStore
 from aether_runtime.presence import Presence, choose_pod
 from aether_runtime.registry import VMRegistry
 from aether_runtime.reporter import Reporter
@@ -50,10 +51,6 @@ RESTART_MIN_S: Final = 1.0
 RESTART_MAX_S: Final = 30.0
 """Seconds between restarts of a VM that keeps failing: somebody must act, and the log must not drown."""
 
-LOOKS_AFTER_TAKEOVER_S: Final = (2.0, 10.0)
-"""Seconds after a take-over at which the log is read again: a killed process lives on for one or two, a leaving one for some more, and
-what it still appends would else be missed until the next command."""
-
 PROGRESS_S: Final = 0.1
 """Seconds until a new version reaches the reporter: a report for each commit would cost a tenth of a command, and a status waits for a quiet second anyway."""
 
@@ -71,6 +68,7 @@ class RuntimeConfig:
         status_budget_per_s: status writes of the whole namespace, shared by its live pods.
         sleep: how many actors stay awake, and for how long.
         inbox_sweep_s: seconds between looks at what waits in the namespace's inboxes.
+        compare_every_s: seconds between comparisons of all VMs with the log.
     """
 
     namespace: str
@@ -81,6 +79,7 @@ class RuntimeConfig:
     status_budget_per_s: float = 50.0
     sleep: SleepConfig = field(default_factory=SleepConfig)
     inbox_sweep_s: float = SWEEP_S
+    compare_every_s: float = COMPARE_EVERY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +95,7 @@ class RuntimePorts:
 
     Attributes:
         inbox: None where there are no durable commands, and `reminders` where no command can set one.
+        heads: None where VMs need not be compared with the log, since nobody else writes.
     """
 
     connection: NatsConnection
@@ -105,6 +105,7 @@ class RuntimePorts:
     sink: ReportSink
     inbox: InboxStore | None = None
     reminders: ReminderStore | None = None
+    heads: Heads | None = None
 
 
 class Runtime(VmListener):
@@ -133,6 +134,8 @@ class Runtime(VmListener):
         self.passivation = Passivation(config.sleep, self)
         self.router = Router(ports.connection, ports.source, self)
         self.inbox = None if ports.inbox is None else DurableInbox(ports.connection, ports.inbox, ports.reminders, self)
+        self.router.set_vm_provider(self.registry.get)
+        self.followers = Followers(ports.connection, ports.heads, self.registry, compare_every_s=config.compare_every_s)
         self.feeds = CommandFeeds(ports.connection, self.router.on_direct)
         self._services = VmServices(
             events=ports.events,
@@ -162,6 +165,7 @@ class Runtime(VmListener):
             searching=lambda: self.router.searching,
             sleeps=lambda: {reason: self.passivation.counts[reason] for reason in MESSAGES},
             asleep=lambda: self.passivation.asleep,
+            behind=lambda: self.followers.behind,
             live_pods=lambda: len(self.presence.pods.live()),
             durable=lambda: self.inbox.count_done() if self.inbox else {},
             backlog=lambda: self.inbox.count_backlog() if self.inbox else {},
@@ -226,6 +230,7 @@ class Runtime(VmListener):
             self._create_task(self._reporter.run(), "reporter")
             self._create_task(self.presence.run(), "presence")
             self._create_task(self.passivation.run(), "passivation")
+            self._create_task(self.followers.run(), "followers")
             if self.inbox is not None:
                 self._create_task(self.inbox.run(), "durable commands")
             started()
@@ -361,8 +366,7 @@ class Runtime(VmListener):
         """Take the actor's commands directly from now on."""
         actor = vm.get_actor_id()
         if vm.took_over:
-            for delay_s in LOOKS_AFTER_TAKEOVER_S:
-                self._loop.call_later(delay_s, self._look_again, vm)
+            self.followers.follow(vm)
         self._failures.pop(actor, None)
         self.feeds.close(actor)
         if self.inbox is not None:
@@ -380,10 +384,6 @@ class Runtime(VmListener):
         if not vm.desired.name:
             self.registry.unwant(vm.get_actor_id())
         self._drop(vm)
-
-    def _look_again(self, vm: VirtualMachine) -> None:
-        if self.registry.get(vm.get_actor_id()) is vm:
-            vm.look_again()
 
     def on_stale(self, vm: VirtualMachine) -> None:
         """Start another VM from what the log holds now."""

@@ -40,7 +40,7 @@ from aether_runtime.reminders import choose_changes, end_schedules, find_ended, 
 from aether_runtime.replay import catch_up, replay
 from aether_runtime.snapshotter import SnapshotMark
 from aether_runtime.tally import ModelTally
-from aether_runtime.vm_world import VmListener, VmServices
+from aether_runtime.vm_world import VmListener, VmServices, build_label
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,11 @@ class VirtualMachine:
         return self._history.position.version
 
     @property
+    def sequence(self) -> int:
+        """The sequence of the last commit that is known."""
+        return self._history.position.sequence
+
+    @property
     def model(self) -> Model:
         """The model that decides."""
         return self._history.model
@@ -151,7 +156,9 @@ class VirtualMachine:
 
     def build_report(self, *, fenced_by: Epoch = NO_EPOCH) -> ActorReport:
         """Return how the actor is now."""
-        return ActorReport(self.desired, self.phase, self.get_version(), self.snapshot.version, _label(self.model), self.reason, self.message, fenced_by, self.snapshot.problem)
+        return ActorReport(
+            self.desired, self.phase, self.get_version(), self.snapshot.version, build_label(self.model), self.reason, self.message, fenced_by, self.snapshot.problem
+        )
 
     async def start(self) -> None:
         """Replay and take commands; tries again for as long as the log cannot be read.
@@ -311,7 +318,7 @@ class VirtualMachine:
             index=position.index,
             epoch=self.desired.epoch,
             pod=self._services.writer,
-            model=_label(model),
+            model=build_label(model),
             payload=join_events(group.encoded),
             incarnation=position.incarnation,
             inbox="" if group.inbox is None else str(group.inbox),
@@ -591,8 +598,3 @@ class VirtualMachine:
 
     def _report(self, *, fenced_by: Epoch = NO_EPOCH) -> None:
         self._listener.on_report(self.build_report(fenced_by=fenced_by))
-
-
-def _label(model: Model) -> str:
-    """Return the model as commits and statuses name it."""
-    return f"{model.name}@{model.content_hash}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aether_api.identity import ActorId
+from aether_model.model import Model
 from aether_runtime.core.group import Now
 from aether_runtime.ports import ActorReport, EventStore, ReminderStore, Spawn
 from aether_runtime.snapshotter import Snapshotter
@@ -63,3 +64,8 @@ class VmListener:
 
     def on_failed(self, vm: VirtualMachine, error: Exception) -> None:
         """The VM met something that must not happen; it is to be thrown away and started anew from the log."""
+
+
+def build_label(model: Model) -> str:
+    """Return the model as commits and statuses name it."""
+    return f"{model.name}@{model.content_hash}"

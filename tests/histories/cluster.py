@@ -18,6 +18,7 @@ from aether_api.v1alpha1 import ActorModel
 from aether_model.model import Model
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
+from aether_nats.heads import HeadComparison
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
@@ -26,6 +27,7 @@ from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, ensure_streams
 from aether_runtime.adapters.folder import LatestReports
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
+from aether_runtime.followers import COMPARE_EVERY_S
 from aether_runtime.inbox import SWEEP_S
 from aether_runtime.passivation import SleepConfig
 from aether_runtime.ports import DesiredActor, DesiredListener, Home, InboxStore
@@ -109,6 +111,8 @@ async def running_pod(
     sleep: SleepConfig | None = None,
     models: Sequence[Model] = (),
     sweep_s: float = SWEEP_S,
+    compare_every_s: float = COMPARE_EVERY_S,
+    plan: StreamPlan | None = None,
     wrap_inbox: Callable[[Inbox], InboxStore] = lambda inbox: inbox,
 ) -> AsyncIterator[RunningPod]:
     """Run a runtime for the length of a `with` block; it leaves in order.
@@ -117,7 +121,7 @@ async def running_pod(
         models: loaded beside those of the placements.
     """
     async with connected(url, name) as connection:
-        layout = await ensure_streams(connection, NAMESPACE, StreamPlan(PARTITIONS))
+        layout = await ensure_streams(connection, NAMESPACE, plan or StreamPlan(PARTITIONS))
         js = JetStream(connection)
         pod = PodIdentity(PodUid(name), BootId(f"boot-{name}"))
         sink = LatestReports()
@@ -129,8 +133,9 @@ async def running_pod(
             sink,
             wrap_inbox(Inbox(js, NAMESPACE)),
             Schedules(js),
+            HeadComparison(js, NAMESPACE, layout.partitions),
         )
-        runtime = Runtime(RuntimeConfig(NAMESPACE, PoolName("default"), pod, name, sleep=sleep or SleepConfig(), inbox_sweep_s=sweep_s), ports)
+        runtime = Runtime(RuntimeConfig(NAMESPACE, PoolName("default"), pod, name, sleep=sleep or SleepConfig(), inbox_sweep_s=sweep_s, compare_every_s=compare_every_s), ports)
         for model in models:
             runtime.load_model(model)
         started = asyncio.Event()

@@ -1,0 +1,116 @@
+"""Lets VMs that are behind their log catch up, though nobody sends them a command.
+
+A VM learns of a foreign commit by its own next append. Until then its version is old, which people and projections see. Two
+things bring news to a VM that nothing is asked of:
+
+- one that took over follows the announcements of its own actor for `FOLLOW_S`: a pod that was killed without grace lives on
+  for a second or two, and a leaving one for some more, and what they append is legal, since the log accepted it;
+- once in `compare_every_s` the heads of all VMs are compared with the log (`aether_nats.heads`): for what no announcement
+  told, for foreign writers, and where nothing is announced (`broadcast: off`).
+
+An idle VM has no subscription for this, and a quiet stream costs one request a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from aether_api import logs
+from aether_api.errors import AetherError
+from aether_api.headers import STORED_SEQUENCE, find_header, marker, parse_count
+from aether_api.identity import ActorId
+from aether_api.subjects import stored_subject
+from aether_nats.connection import NatsConnection, Subscription
+from aether_nats.message import Message
+from aether_runtime.ports import Heads
+from aether_runtime.registry import VMRegistry
+from aether_runtime.vm import VirtualMachine
+
+logger = logging.getLogger(__name__)
+
+FOLLOW_S: Final = 30.0
+"""Seconds for which a VM that took over follows its actor: far longer than a killed process lives on."""
+
+COMPARE_EVERY_S: Final = 60.0
+"""Seconds between comparisons of all heads: a safety net, and 100,000 VMs in busy streams cost the server half a second."""
+
+RECHECK_S: Final = 0.2
+"""Seconds until a VM that was busy when its news came is looked at again: what it was busy with mostly brought it the news."""
+
+_SEQUENCE: Final = marker(STORED_SEQUENCE)
+
+
+class Followers:
+    """Watches the logs of one process's VMs.
+
+    Attributes:
+        behind: how often a VM was found behind its log.
+    """
+
+    def __init__(self, connection: NatsConnection, heads: Heads | None, registry: VMRegistry, *, compare_every_s: float = COMPARE_EVERY_S) -> None:
+        self.behind = 0
+        self._connection = connection
+        self._heads = heads
+        self._registry = registry
+        self._compare_every_s = compare_every_s
+        self._loop = asyncio.get_running_loop()
+        self._followed: dict[ActorId, Subscription] = {}
+        self._announced: dict[VirtualMachine, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._followed)
+
+    def follow(self, vm: VirtualMachine) -> None:
+        """Follow the announcements of a VM that took over, and look once at what came since its replay."""
+        actor = vm.get_actor_id()
+        self._unfollow(actor)
+        subscription = self._followed[actor] = self._connection.subscribe(stored_subject(actor), lambda message: self._on_stored(vm, message))
+        self._loop.call_later(FOLLOW_S, self._unfollow, actor, subscription)
+        self._loop.call_soon(vm.look_again)
+
+    async def run(self) -> None:
+        """Compare heads until cancelled."""
+        while self._heads is not None:
+            await asyncio.sleep(self._compare_every_s)
+            try:
+                moved = await self._heads.find_moved([(vm.get_actor_id(), vm.sequence) for vm in self._registry.vms.values() if vm.is_ready])
+            except AetherError as exc:
+                logger.debug("heads cannot be compared now", extra={logs.REASON: str(exc)})
+                continue
+            for actor in moved:
+                self._look(actor)
+
+    def _look(self, actor: ActorId) -> None:
+        vm = self._registry.get(actor)
+        if vm is not None:
+            self.behind += 1
+            vm.look_again()
+
+    def _on_stored(self, vm: VirtualMachine, message: Message) -> None:
+        if self._registry.get(vm.get_actor_id()) is not vm:
+            return self._unfollow(vm.get_actor_id())
+        sequence = parse_count(find_header(message.raw_headers, _SEQUENCE) or "") or 0
+        if sequence > vm.sequence:
+            is_chased = vm in self._announced
+            self._announced[vm] = sequence
+            if not is_chased:
+                self._catch_up(vm)
+
+    def _catch_up(self, vm: VirtualMachine) -> None:
+        """Let a VM look at its log until it has reached what was announced; one that is busy a moment later."""
+        if self._announced[vm] <= vm.sequence or not vm.is_ready:
+            del self._announced[vm]
+            return
+        if vm.can_sleep:
+            self.behind += 1
+            vm.look_again()
+        self._loop.call_later(RECHECK_S, self._catch_up, vm)
+
+    def _unfollow(self, actor: ActorId, subscription: Subscription | None = None) -> None:
+        """End a subscription, unless another VM's has taken its place."""
+        found = self._followed.get(actor)
+        if found is not None and subscription in (None, found):
+            del self._followed[actor]
+            found.unsubscribe()

@@ -1,0 +1,142 @@
+"""VMs that are behind their log catch up without a command: by announcements after a take-over, by comparison at all times."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from aether_api.envelope import Commit, Event, build_event_id, build_source, encode_event, encode_fields, join_events
+from aether_api.identity import ActorId, Epoch, PodUid, parse_actor_id
+from aether_api.messages import Reply
+from aether_nats.client import CommandClient
+from aether_nats.embedded import EmbeddedServer
+from aether_nats.heads import HeadComparison
+from aether_nats.jetstream import JetStream
+from aether_nats.journal import Journal
+from aether_nats.streams import StreamPlan
+from aether_runtime.vm import VirtualMachine
+from tests.histories.bank import ALICE, build_command
+from tests.histories.cluster import NAMESPACE, PARTITIONS, WAIT_S, Placements, RunningPod, connected, open_journal, running_pod
+from tests.histories.commits import append_events
+
+pytestmark = pytest.mark.asyncio
+
+OTHER_POD = "other/boot"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def deposit_behind_its_back(journal: Journal, actor: ActorId = ALICE) -> int:
+    """Append a deposit of 5 as a former owner would, and return the version."""
+    head = await journal.read_head(actor)
+    assert head is not None
+    version = head.last_version + 1
+    event = Event("1.0", build_event_id(head.incarnation, version), build_source(actor), "Deposited", head.events()[-1].time, encode_fields({"amount": 5}))
+    await journal.append(
+        Commit(f"foreign-{version}", actor, head.sequence, version, version, head.next_index(), Epoch(0), OTHER_POD, head.model, join_events([encode_event(event)]))
+    )
+    return version
+
+
+@asynccontextmanager
+async def holding(server: EmbeddedServer, *, compare_every_s: float = 60.0, broadcast: bool = True) -> AsyncGenerator[tuple[RunningPod, VirtualMachine, Journal]]:
+    """A pod that took Alice over from another writer."""
+    plan = StreamPlan(PARTITIONS, broadcast=broadcast)
+    placements = Placements()
+    placements.place(ALICE, PodUid("a"), 1)
+    async with running_pod(server.url, "a", placements, plan=plan) as pod:
+        await CommandClient(pod.connection).send(ALICE, "Open", {"owner": "alice"})
+    async with connected(server.url) as connection:
+        journal = await open_journal(connection)
+        await deposit_behind_its_back(journal)
+        async with running_pod(server.url, "a", placements, plan=plan, compare_every_s=compare_every_s) as pod:
+            await until(lambda: ALICE in pod.runtime.get_active_vms() and pod.runtime.get_active_vms()[ALICE].is_ready)
+            yield pod, pod.runtime.get_active_vms()[ALICE], journal
+
+
+async def test_a_vm_that_took_over_hears_of_what_a_former_owner_still_appends(nats_server: EmbeddedServer) -> None:
+    async with holding(nats_server) as (pod, vm, journal):
+        assert vm.took_over
+        version = await deposit_behind_its_back(journal)
+        await until(lambda: vm.get_version() == version)
+        version = await deposit_behind_its_back(journal)
+        await until(lambda: vm.get_version() == version)
+        assert vm.get_state()["balance"] == 15
+        assert pod.runtime.get_active_vms()[ALICE] is vm
+
+
+async def test_following_ends_and_leaves_no_subscription(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.followers.FOLLOW_S", 0.05)
+    async with holding(nats_server) as (pod, vm, journal):
+        await until(lambda: len(pod.runtime.followers) == 0)
+        await deposit_behind_its_back(journal)
+        reply = await CommandClient(pod.connection).send(ALICE, "Deposit", {"amount": 1})
+        assert (reply.outcome, reply.version, vm.get_version()) == ("accepted", 4, 4)
+
+
+@pytest.mark.parametrize("broadcast", [True, False])
+async def test_a_comparison_finds_what_nobody_announced(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, broadcast: bool) -> None:
+    monkeypatch.setattr("aether_runtime.followers.FOLLOW_S", 0.0)
+    async with holding(nats_server, compare_every_s=0.1, broadcast=broadcast) as (pod, vm, journal):
+        await until(lambda: len(pod.runtime.followers) == 0)
+        for _ in range(2):
+            version = await deposit_behind_its_back(journal)
+            await until(lambda version=version: vm.get_version() == version)  # type: ignore[misc]  # the lambda's default only binds the loop's value
+
+
+async def test_a_purge_behind_its_back_starts_the_actor_anew(nats_server: EmbeddedServer) -> None:
+    async with holding(nats_server) as (pod, vm, journal):
+        await journal.purge(ALICE, epoch=Epoch(1), writer="operator")
+        await until(lambda: pod.runtime.get_active_vms().get(ALICE) not in (vm, None) and pod.runtime.get_active_vms()[ALICE].is_ready)
+        assert pod.runtime.get_active_vms()[ALICE].get_version() == 0
+
+
+async def test_heads_are_compared_by_actor_and_quiet_streams_are_left_out(nats_server: EmbeddedServer) -> None:
+    actors = [parse_actor_id(NAMESPACE, "account", f"a{number}") for number in range(20)]
+    async with connected(nats_server.url) as connection:
+        journal = await open_journal(connection)
+        heads = HeadComparison(JetStream(connection), NAMESPACE, PARTITIONS)
+        for actor in actors:
+            await append_events(journal, actor)
+        known = {actor: head.sequence for actor in actors if (head := await journal.read_head(actor))}
+        assert await heads.find_moved(known.items()) == []
+        await append_events(journal, actors[3])
+        await append_events(journal, actors[7])
+        for _ in range(2):  # a replica may have been behind, so it is asked once more
+            assert sorted(await heads.find_moved(known.items())) == sorted([actors[3], actors[7]])
+        assert await heads.find_moved(known.items()) == []
+        stranger = parse_actor_id(NAMESPACE, "account", "stranger")
+        await append_events(journal, stranger)
+        assert await heads.find_moved([(stranger, 0)]) == [stranger]
+
+
+async def test_an_actor_that_is_ahead_of_its_stream_has_another_past(nats_server: EmbeddedServer) -> None:
+    async with connected(nats_server.url) as connection:
+        await open_journal(connection)
+        assert await HeadComparison(JetStream(connection), NAMESPACE, PARTITIONS).find_moved([(ALICE, 7)]) == [ALICE]
+
+
+async def test_a_host_may_supply_the_vms_that_answer_calls(nats_server: EmbeddedServer) -> None:
+    placements = Placements()
+    placements.place(ALICE, PodUid("a"), 1)
+    async with running_pod(nats_server.url, "a", placements) as pod:
+        await CommandClient(pod.connection).send(ALICE, "Open", {"owner": "alice"})
+        asked: list[ActorId] = []
+
+        def provide(actor: ActorId) -> VirtualMachine | None:
+            asked.append(actor)
+            return pod.runtime.get_active_vms().get(ALICE)
+
+        pod.runtime.router.set_vm_provider(provide)
+        replies: list[Reply] = []
+        pod.runtime.router.serve(build_command("Deposit", {"amount": 1}, id="d", time_s=time.time(), dry_run=True), replies.append)
+        await until(lambda: bool(replies))
+        assert (replies[0].outcome, asked) == ("accepted", [ALICE])
