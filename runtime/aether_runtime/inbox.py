@@ -222,8 +222,9 @@ class DurableInbox:
                     return await self._settle(actor, position)
                 position = fresh
                 continue
+            parsed = [_parse(actor, message) for message in messages]
             for place, message in enumerate(messages):
-                if not await self._handle(vm, message, messages[place + 1 :]):
+                if not await self._handle(vm, message, parsed[place], parsed[place + 1 :]):
                     return
                 position = InboxPosition(position.incarnation, message.sequence)
             found_any = True
@@ -239,16 +240,14 @@ class DurableInbox:
         if position.sequence:
             await self._insist(partial(self._store.settle, actor, position.sequence))
 
-    async def _handle(self, vm: VirtualMachine, message: StoredMessage, later: Sequence[StoredMessage]) -> bool:
+    async def _handle(self, vm: VirtualMachine, message: StoredMessage, found: DurableCommand | InvalidEnvelope, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
         """Settle one message, whatever that takes; False when the VM takes no more."""
         actor = vm.get_actor_id()
-        try:
-            found = parse_durable(actor, message.sequence, message.raw_headers, message.payload, stored=message.time)
-        except InvalidEnvelope as exc:
-            await self._bury(actor, message, Grave(Reason.INVALID_COMMAND.value, str(exc)))
+        if isinstance(found, InvalidEnvelope):
+            await self._bury(actor, message, Grave(Reason.INVALID_COMMAND.value, str(found)))
             return True
         if found.tick is not None:
-            choice = choose_tick(found.tick, _parse_all(actor, later), self._now_s())
+            choice = choose_tick(found.tick, [other for other in later if isinstance(other, DurableCommand)], self._now_s())
             if isinstance(choice, Drop):
                 self.dropped += 1
                 logger.debug("a tick is not run", extra={logs.ACTOR_ID: str(actor), logs.NAME: found.tick.name, logs.REASON: choice.why})
@@ -320,10 +319,9 @@ def _resolve(answer: asyncio.Future[Reply], reply: Reply) -> None:
         answer.set_result(reply)
 
 
-def _parse_all(actor: ActorId, messages: Sequence[StoredMessage]) -> list[DurableCommand]:
-    """Return those messages that are commands."""
-    found: list[DurableCommand] = []
-    for message in messages:
-        with suppress(InvalidEnvelope):
-            found.append(parse_durable(actor, message.sequence, message.raw_headers, message.payload, stored=message.time))
-    return found
+def _parse(actor: ActorId, message: StoredMessage) -> DurableCommand | InvalidEnvelope:
+    """Return the command that a message is, or why it is none."""
+    try:
+        return parse_durable(actor, message.sequence, message.raw_headers, message.payload, stored=message.time)
+    except InvalidEnvelope as exc:
+        return exc
