@@ -1,0 +1,105 @@
+"""Inboxes in memory, with calls that fail before or after they took effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from aether_api.durable import build_durable_headers
+from aether_api.errors import Disconnected
+from aether_api.headers import FIRST_LINE
+from aether_api.identity import ActorId
+from aether_api.messages import Command
+from aether_nats.inbox import READ_AHEAD, Tries
+from aether_nats.jetstream_wire import StoredMessage
+
+
+class Call(Enum):
+    """What becomes of a call."""
+
+    FINE = auto()
+    LOST = auto()
+    """Nothing happens, and the caller hears of an error."""
+    UNHEARD = auto()
+    """It takes effect, but the caller hears of an error."""
+
+
+@dataclass
+class MemoryInbox:
+    """What `aether_nats.inbox.Inbox` promises, in memory.
+
+    Attributes:
+        choose: decides what becomes of each call.
+        tried: every count of tries that was written.
+    """
+
+    choose: Callable[[], Call] = lambda: Call.FINE
+    incarnation: int = 7
+    sequence: int = 0
+    messages: dict[ActorId, list[StoredMessage]] = field(default_factory=dict[ActorId, list[StoredMessage]])
+    dead: list[tuple[StoredMessage, str]] = field(default_factory=list[tuple[StoredMessage, str]])
+    tries: dict[ActorId, Tries] = field(default_factory=dict[ActorId, Tries])
+    tried: list[Tries] = field(default_factory=list[Tries])
+
+    def send(self, command: Command) -> int:
+        """Store a durable command and return its sequence."""
+        self.sequence += 1
+        raw = FIRST_LINE + b"\r\n" + build_durable_headers(command) + b"\r\n"
+        self.messages.setdefault(command.actor, []).append(StoredMessage("inbox", self.sequence, raw, command.payload, command.time))
+        return self.sequence
+
+    async def read_incarnation(self) -> int:
+        """Return which stream it is."""
+        self._end(self._begin())
+        return self.incarnation
+
+    async def read_backlog(self) -> dict[ActorId, int]:
+        """Count what waits."""
+        self._end(self._begin())
+        return {actor: len(messages) for actor, messages in self.messages.items() if messages}
+
+    async def find_last(self, actors: Sequence[ActorId]) -> dict[ActorId, int]:
+        """Return the last sequences."""
+        self._end(self._begin())
+        return {actor: messages[-1].sequence for actor in actors if (messages := self.messages.get(actor))}
+
+    async def read_next(self, actor: ActorId, after: int) -> list[StoredMessage]:
+        """Return what comes next."""
+        self._end(self._begin())
+        return [message for message in self.messages.get(actor, ()) if message.sequence > after][:READ_AHEAD]
+
+    async def settle(self, actor: ActorId, through: int) -> None:
+        """Remove what is settled."""
+        call = self._begin()
+        self.messages[actor] = [message for message in self.messages.get(actor, ()) if message.sequence > through]
+        self._end(call)
+
+    async def read_tries(self, actor: ActorId) -> Tries | None:
+        """Return the count."""
+        self._end(self._begin())
+        return self.tries.get(actor)
+
+    async def write_tries(self, actor: ActorId, tries: Tries) -> None:
+        """Keep the count."""
+        call = self._begin()
+        self.tries[actor] = tries
+        self.tried.append(tries)
+        self._end(call)
+
+    async def bury(self, actor: ActorId, message: StoredMessage, reason: str, explanation: str) -> None:
+        """Keep a dead letter, once."""
+        call = self._begin()
+        if message.sequence not in [letter.sequence for letter, _ in self.dead]:
+            self.dead.append((message, reason))
+        self._end(call)
+
+    def _begin(self) -> Call:
+        call = self.choose()
+        if call is Call.LOST:
+            raise Disconnected("the link dropped before")
+        return call
+
+    def _end(self, call: Call) -> None:
+        if call is Call.UNHEARD:
+            raise Disconnected("the link dropped after")
