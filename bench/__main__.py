@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -15,6 +18,9 @@ from bench.catalogue import BENCHES
 from bench.errors import BenchFailed
 from bench.results import Line
 from bench.scale import SMALL, Scale
+
+EXIT_INTERRUPTED: Final = 130
+"""128 and the number of SIGINT, as shells have it."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -32,7 +38,11 @@ def run(arguments: Sequence[str]) -> int:
     unknown = [name for name in options.names if name not in BENCHES]
     if unknown:
         parser.error(f"there is no bench {unknown[0]!r}; there are {', '.join(BENCHES)}")
-    lines = asyncio.run(_run_all(options.names or list(BENCHES), _build_scale(options), options.save))
+    try:
+        lines = asyncio.run(_run_all(options.names or list(BENCHES), _build_scale(options), options.save))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("interrupted; everything it started is ended", file=sys.stderr)
+        return EXIT_INTERRUPTED
     failed = None in lines or (options.require_peers and any(line is not None and line.reason for line in lines))
     return 1 if failed else 0
 
@@ -43,13 +53,18 @@ def _build_scale(options: argparse.Namespace) -> Scale:
 
 
 async def _run_all(names: Sequence[str], scale: Scale, saved: Path | None) -> list[Line | None]:
-    """Run benches one after another; None stands for one that broke."""
+    """Run benches one after another, until all are done or a signal comes; None stands for one that broke."""
+    task = asyncio.current_task()
+    if task is not None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     lines: list[Line | None] = []
     for name in names:
         try:
-            async for line in BENCHES[name](scale):
-                _show(msgspec.json.encode(line), saved)
-                lines.append(line)
+            async with aclosing(BENCHES[name](scale)) as found:
+                async for line in found:
+                    _show(msgspec.json.encode(line), saved)
+                    lines.append(line)
         except BenchFailed as exc:
             print(f"{name}: {exc}", file=sys.stderr)
             lines.append(None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -12,7 +12,7 @@ from bench.replays import run_cold_start, run_idle_vm, run_replay_million, run_r
 from bench.results import Line
 from bench.scale import Scale
 
-Bench = Callable[[Scale], AsyncIterator[Line]]
+Bench = Callable[[Scale], AsyncGenerator[Line, None]]
 
 WORKLOADS: Final[Mapping[str, Workload]] = {
     "commands-64": Workload(64, ACTORS, "single", 0.7, (("pekko-leveldb", 2.0), ("pekko-postgresql", 4.0), ("eventsourcing-sqlite", None), ("eventsourcing-postgresql", None))),
