@@ -1,7 +1,7 @@
 """Notes how long events were on their way: our subscriber to stored events, or a bare subscriber.
 
-The moment of sending is in each event; on one machine all processes read the same monotonic clock. Our side decodes what it
-gets, as every user of it does; the bare one looks for the moment alone.
+The moment of sending is in each event; on one machine all processes read the same monotonic clock. Our side is the event bus, which
+decodes what it gets and watches over order and losses; the bare one looks for the moment alone.
 
 Usage: `python -m bench.listener KIND URL NAMESPACE`; prints `ready`, then answers each line of its input with a `Delivered` as JSON
 and forgets what it has seen.
@@ -12,19 +12,22 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
 
-from aether_api.envelope import decode_commit
 from aether_api.identity import ActorId, ModelName, Namespace
 from aether_api.subjects import stored_subject
 from aether_nats.connection import NatsConnection
-from aether_nats.message import Message
+from aether_nats.deliveries import EventStored
+from aether_nats.event_bus import EventBus
+from aether_nats.event_subscription import EventSubscription
 from aether_nats.settings import NatsSettings
+from bench.errors import BenchFailed
 from bench.wire import connect
 
 _FIELD: Final = b'"note":"'
@@ -41,7 +44,8 @@ class Delivered(msgspec.Struct, frozen=True):
     p99_ms: float
 
 
-async def listen_bare(url: str, subject: str, note: Note) -> None:
+@asynccontextmanager
+async def listen_bare(url: str, namespace: str, note: Note) -> AsyncGenerator[None, None]:
     """Subscribe with the bare client."""
     client = await connect(urlsplit(url).port or 4222)
 
@@ -49,21 +53,28 @@ async def listen_bare(url: str, subject: str, note: Note) -> None:
         start = payload.find(_FIELD) + len(_FIELD)
         note(payload[start : payload.find(b'"', start)])
 
-    client.subscribe(subject.encode(), take)
+    client.subscribe(stored_subject(ActorId(Namespace(namespace), ModelName("*"), "*")).encode(), take)
     await client.ping()
+    yield
+    client.close()
 
 
-async def listen_ours(url: str, subject: str, note: Note) -> None:
-    """Subscribe as our subscribers do: envelope and events decoded."""
+@asynccontextmanager
+async def listen_ours(url: str, namespace: str, note: Note) -> AsyncGenerator[None, None]:
+    """Subscribe as users do: events in order, decoded, with every loss noticed."""
     connection = await NatsConnection.open(NatsSettings((url,), "bench listener"))
+    async with EventBus(connection).subscribe_to_event_stored(namespace) as subscription, asyncio.TaskGroup() as tasks:
+        work = tasks.create_task(_take_all(subscription, note), name="subscriber")
+        yield
+        work.cancel()
+    await connection.close()
 
-    def take(message: Message) -> None:
-        commit = decode_commit(0, message.raw_headers, message.payload)
-        for event in commit.events():
-            note(str(event.fields()["note"]))
 
-    connection.subscribe(subject, take)
-    await connection.flush()
+async def _take_all(subscription: EventSubscription, note: Note) -> None:
+    async for item in subscription:
+        if not isinstance(item, EventStored):
+            raise BenchFailed(f"the subscriber was told {item}")
+        note(str(item.event.fields()["note"]))
 
 
 async def main(kind: str, url: str, namespace: str) -> None:
@@ -73,12 +84,11 @@ async def main(kind: str, url: str, namespace: str) -> None:
     def note(text: str | bytes) -> None:
         times.append(time.perf_counter_ns() - int(text))
 
-    subject = stored_subject(ActorId(Namespace(namespace), ModelName("*"), "*"))
-    await (listen_ours if kind == "ours" else listen_bare)(url, subject, note)
-    print("ready", flush=True)
-    while await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):
-        print(msgspec.json.encode(_summarize(times)).decode(), flush=True)
-        times.clear()
+    async with (listen_ours if kind == "ours" else listen_bare)(url, namespace, note):
+        print("ready", flush=True)
+        while await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):
+            print(msgspec.json.encode(_summarize(times)).decode(), flush=True)
+            times.clear()
 
 
 def _summarize(times: list[int]) -> Delivered:

@@ -13,6 +13,7 @@ import cProfile
 import gc
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -24,11 +25,15 @@ from aether_runtime.ports import DesiredActor
 from aether_runtime.process import open_runtime
 from aether_runtime.runtime import Runtime
 from aether_runtime.settings import read_settings
+from aether_runtime.vm import VirtualMachine
 from bench.errors import BenchFailed
 from bench.profiled import write_profile
 
 POLL_S: Final = 0.002
 """Seconds between looks at whether all VMs are ready: a thousandth of what is measured."""
+
+WAITING_MAX: Final = 1024
+"""VMs that wait for a permit or replay: with more, what is measured is a crowd of waiting tasks."""
 
 SPARE: Final = 1000
 """Actors that the process may hold beyond those of the bench, so that none is put to sleep."""
@@ -97,11 +102,21 @@ async def _measure(runtime: Runtime, replays: Replays) -> ReplayResult:
 
 
 async def _replay(runtime: Runtime, replays: Replays) -> None:
-    waiting = [runtime.create_vm(DesiredActor(parse_actor_id(replays.namespace, "account", f"a{number}"))) for number in range(replays.actors)]
-    while waiting:
+    """Start all VMs, so many at once that the permits are always in use."""
+    actors = (parse_actor_id(replays.namespace, "account", f"a{number}") for number in range(replays.actors))
+    waiting: deque[VirtualMachine] = deque()
+    for actor in actors:
+        waiting.append(runtime.create_vm(DesiredActor(actor)))
+        if len(waiting) >= WAITING_MAX:
+            await _drop_ready(waiting, replays, down_to=WAITING_MAX // 2)
+    await _drop_ready(waiting, replays, down_to=0)
+
+
+async def _drop_ready(waiting: deque[VirtualMachine], replays: Replays, *, down_to: int) -> None:
+    while len(waiting) > down_to:
         await asyncio.sleep(POLL_S)
-        while waiting and waiting[-1].is_ready:
-            vm = waiting.pop()
+        while waiting and waiting[0].is_ready:
+            vm = waiting.popleft()
             if vm.get_version() != replays.version:
                 raise BenchFailed(f"{vm.get_actor_id()} has version {vm.get_version()} after its replay, not {replays.version}")
 
