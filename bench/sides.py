@@ -52,7 +52,7 @@ async def start_ours(server: EmbeddedServer, namespace: str, plan: StreamPlan, s
     await make_streams(server, namespace, plan)
     arguments = ("--folder", str(manifests), "--nats", server.url, "--namespace", namespace, "--http-port", "0")
     module = ("-m", "aether_runtime") if scale.profile is None else ("-m", "bench.profiled", str(profile_path(scale.profile, name)))
-    async with start_python(*module, *arguments, environment={"AETHER_LOG_LEVEL": "ERROR"}) as process:
+    async with start_python(*module, *arguments, environment={"AETHER_LOG_LEVEL": "ERROR", "AETHER_SYNC_ALWAYS": str(server.sync_always)}) as process:
         yield Side(server.port, namespace, process.pid)
 
 

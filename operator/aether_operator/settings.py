@@ -50,6 +50,7 @@ class OperatorSettings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     event_partitions: int = Field(default=4, ge=1, le=PARTITIONS_MAX)
     event_replicas: Literal[1, 3, 5] = 1
+    sync_always: bool = False
     health_port: int = Field(default=8080, ge=0, le=65535)
     suspect_after_s: float = Field(default=SUSPECT_AFTER_S, gt=0)
     ping_timeout_s: float = Field(default=PING_TIMEOUT_S, gt=0)

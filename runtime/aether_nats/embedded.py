@@ -36,14 +36,18 @@ LOG_TAIL_LINES: Final = 10
 
 
 class EmbeddedServer:
-    """One nats-server process and its store; `start` makes one and ends it."""
+    """One nats-server process and its store; `start` makes one and ends it.
+
+    Attributes:
+        sync_always: whether it fsyncs each write before its ack.
+    """
 
     def __init__(self, folder: Path, *, port: int | None, sync_always: bool, extra_config: str) -> None:
         """Prepare a server; callers use `start`."""
         self._program = find_program()
         self._folder = folder
         self._port = port
-        self._sync_always = sync_always
+        self.sync_always = sync_always
         self._extra_config = extra_config
         self._process: asyncio.subprocess.Process | None = None
 
@@ -122,7 +126,7 @@ class EmbeddedServer:
         return self._folder / "server.log"
 
     def _build_configuration(self) -> str:
-        sync = "  sync_interval: always\n" if self._sync_always else ""
+        sync = "  sync_interval: always\n" if self.sync_always else ""
         return (
             f"listen: 127.0.0.1:{self._port if self._port is not None else -1}\n"
             f"ports_file_dir: {json.dumps(str(self._folder))}\n"

@@ -84,6 +84,7 @@ class StreamConfig(msgspec.Struct, frozen=True):
     allow_direct: bool = True
     deny_delete: bool = False
     deny_purge: bool = False
+    allow_atomic: bool = False
     allow_msg_schedules: bool = False
     republish: Republish | None = None
     metadata: dict[str, str] = {}

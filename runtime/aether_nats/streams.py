@@ -52,10 +52,15 @@ class StreamPlan:
 
 @dataclass(frozen=True, slots=True)
 class StreamLayout:
-    """Where an actor's messages lie, as the existing streams say."""
+    """Where an actor's messages lie, as the existing streams say.
+
+    Attributes:
+        takes_batches: commits of several actors may be stored together; on a replicated stream nothing would be gained.
+    """
 
     namespace: str
     partitions: int
+    takes_batches: bool = False
 
     def event_stream(self, actor: ActorId) -> str:
         """Return the stream that holds the actor's commits."""
@@ -93,13 +98,13 @@ async def ensure_streams(connection: NatsConnection, namespace: str, plan: Strea
     if not 1 <= wanted.partitions <= subjects.PARTITIONS_MAX:
         raise SettingsInvalid(f"partitions must be 1 to {subjects.PARTITIONS_MAX}, not {wanted.partitions}")
     js = JetStream(connection, timeout_s=CREATE_TIMEOUT_S)
-    partitions = await _ensure_first(js, namespace, wanted)
-    in_force = replace(wanted, partitions=partitions)
-    for partition in range(1, partitions):
+    layout = await _ensure_first(js, namespace, wanted)
+    in_force = replace(wanted, partitions=layout.partitions)
+    for partition in range(1, layout.partitions):
         await _ensure(js, build_event_config(namespace, partition, in_force))
     await _ensure(js, build_snapshot_config(namespace, in_force))
     await _ensure_inbox(js, build_inbox_config(namespace, in_force))
-    return StreamLayout(namespace, partitions)
+    return layout
 
 
 async def read_layout(connection: NatsConnection, namespace: str) -> StreamLayout | None:
@@ -109,7 +114,7 @@ async def read_layout(connection: NatsConnection, namespace: str) -> StreamLayou
         SettingsInvalid: a stream of our name is not ours.
     """
     info = await JetStream(connection).stream_info(subjects.event_stream(namespace, 0))
-    return None if info is None else StreamLayout(namespace, _read_partitions(info))
+    return None if info is None else _read_layout(namespace, info)
 
 
 async def delete_streams(connection: NatsConnection, namespace: str) -> int:
@@ -134,6 +139,7 @@ def build_event_config(namespace: str, partition: int, plan: StreamPlan) -> Stre
         subjects=(wildcard,),
         num_replicas=plan.replicas,
         deny_delete=True,
+        allow_atomic=True,
         republish=Republish(src=wildcard, dest=announced) if plan.broadcast else None,
         metadata={PARTITIONS_KEY: str(plan.partitions)},
     )
@@ -166,8 +172,8 @@ def build_inbox_config(namespace: str, plan: StreamPlan) -> StreamConfig:
     )
 
 
-async def _ensure_first(js: JetStream, namespace: str, plan: StreamPlan) -> int:
-    """Make or read the first event stream and return the number of partitions that it fixes."""
+async def _ensure_first(js: JetStream, namespace: str, plan: StreamPlan) -> StreamLayout:
+    """Make or read the first event stream and return the layout that it fixes."""
     name = subjects.event_stream(namespace, 0)
     info = await js.stream_info(name)
     if info is None:
@@ -175,7 +181,7 @@ async def _ensure_first(js: JetStream, namespace: str, plan: StreamPlan) -> int:
         info = await js.stream_info(name)
     if info is None:
         raise JetStreamError(404, ERROR_STREAM_NOT_FOUND, f"stream {name} was deleted while it was being made")
-    return _read_partitions(info)
+    return _read_layout(namespace, info)
 
 
 async def _ensure(js: JetStream, config: StreamConfig) -> bool:
@@ -201,8 +207,8 @@ async def _ensure_inbox(js: JetStream, config: StreamConfig) -> None:
     await js.update_stream(structs.replace(info.config, republish=config.republish, allow_msg_schedules=True, metadata=metadata))
 
 
-def _read_partitions(info: StreamInfo) -> int:
+def _read_layout(namespace: str, info: StreamInfo) -> StreamLayout:
     text = info.config.metadata.get(PARTITIONS_KEY, "")
     if not text.isdigit() or not 1 <= int(text) <= subjects.PARTITIONS_MAX:
         raise SettingsInvalid(f"stream {info.config.name} was not made by Aether: its metadata lacks {PARTITIONS_KEY}; rename or delete it")
-    return int(text)
+    return StreamLayout(namespace, int(text), info.config.allow_atomic and info.config.num_replicas == 1)

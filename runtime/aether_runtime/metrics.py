@@ -133,6 +133,7 @@ METRICS: Final[tuple[MetricRow | TimingRow, ...]] = (
     MetricRow("aether_events_total", "Events stored.", ("model",), _by_model(lambda tally: tally.events)),
     MetricRow("aether_append_conflicts_total", "Appends refused because another writer came first.", ("model",), _by_model(lambda tally: tally.conflicts)),
     MetricRow("aether_appends_resent_total", "Appends sent again because their outcome was unknown.", (), _read_journal(lambda journal: journal.resent)),
+    MetricRow("aether_commits_batched_total", "Commits stored together with those of other actors.", (), _read_journal(lambda journal: journal.batched)),
     MetricRow("aether_log_scans_total", "Walks over a whole subject because a commit index was broken.", (), _read_journal(lambda journal: journal.scans)),
     TimingRow("aether_replay_seconds", "Seconds from the first read of the log to Ready.", lambda tally: tally.replay_times),
     MetricRow("aether_replay_events_total", "Events replayed.", ("model",), _by_model(lambda tally: tally.replayed_events)),

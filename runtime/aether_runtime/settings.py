@@ -36,6 +36,7 @@ class RuntimeSettings(BaseModel):
     nats_credentials: Path | None = Field(default=None, description="File with NATS credentials.")
     event_partitions: int = Field(default=4, ge=1, le=64, description="Event streams of a namespace; fixed once they exist.")
     event_replicas: int = Field(default=1, ge=1, le=5, description="Copies of each stream.")
+    sync_always: bool = Field(default=False, description="Whether NATS fsyncs each write (sync_interval: always); then commits that wait are stored together.")
     actors_per_pod: int = Field(default=10_000, ge=1, description="Most actors that are awake at once; the least used of more sleep until their next command.")
     on_demand_idle: str = Field(default="10m", pattern=DURATION_PATTERN, description="Time without a command after which an actor without a resource leaves memory; 0s is never.")
     memory_limit_bytes: int = Field(default=0, ge=0, description="Memory at 80 % of which actors are put to sleep; 0 takes the limit of the container, if there is one.")

@@ -68,7 +68,7 @@ def build_scripted(*script: bytes | AetherError | None, at_once: AetherError | N
 
 @pytest.fixture(autouse=True)
 def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aether_nats.journal.APPEND_RETRY_S", 0.0)
+    monkeypatch.setattr("aether_nats.appends.APPEND_RETRY_S", 0.0)
 
 
 @pytest.mark.parametrize("unknown", [RequestTimeout("late"), Disconnected("down"), UNAVAILABLE, b"garbage"])

@@ -48,7 +48,7 @@ async def test_a_namespace_gets_event_streams_snapshots_and_an_inbox() -> None:
     async with EmbeddedServer.start() as server, connected(server) as connection:
         assert await read_layout(connection, "bank") is None
         layout = await ensure_streams(connection, "bank")
-        assert layout == StreamLayout("bank", 4) == await read_layout(connection, "bank")
+        assert layout == StreamLayout("bank", 4, takes_batches=True) == await read_layout(connection, "bank")
         names = await JetStream(connection).stream_names("aether.bank.>")
         assert sorted(names) == sorted([*layout.event_streams, "AETHER_bank_SNAP", "AETHER_bank_INBOX"])
         assert layout.event_streams[3] == "AETHER_bank_EVT_3"
@@ -163,7 +163,7 @@ async def test_deleting_takes_only_the_streams_of_that_namespace() -> None:
             await ensure_streams(connection, namespace, StreamPlan(partitions=2))
         assert await delete_streams(connection, "bank") == 4
         assert await read_layout(connection, "bank") is None
-        assert await read_layout(connection, "bank-2") == StreamLayout("bank-2", 2)
+        assert await read_layout(connection, "bank-2") == StreamLayout("bank-2", 2, takes_batches=True)
 
 
 async def test_a_plan_that_cannot_work_is_refused_and_says_why() -> None:

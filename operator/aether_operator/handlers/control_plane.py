@@ -112,5 +112,6 @@ def _defaults(settings: OperatorSettings) -> RuntimeDefaults:
         nats_url=settings.nats_url,
         event_partitions=settings.event_partitions,
         event_replicas=settings.event_replicas,
+        sync_always=settings.sync_always,
         log_level=settings.log_level,
     )

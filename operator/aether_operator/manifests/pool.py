@@ -60,6 +60,7 @@ class RuntimeDefaults:
     nats_url: str
     event_partitions: int
     event_replicas: int
+    sync_always: bool
     log_level: str
 
 
@@ -201,6 +202,7 @@ def _environment(pool: PoolIdentity, spec: ActorPoolSpec, defaults: RuntimeDefau
         "AETHER_NATS_URL": spec.nats.url or defaults.nats_url,
         "AETHER_EVENT_PARTITIONS": str(defaults.event_partitions),
         "AETHER_EVENT_REPLICAS": str(defaults.event_replicas),
+        "AETHER_SYNC_ALWAYS": str(defaults.sync_always and not spec.nats.url).lower(),
         "AETHER_ACTORS_PER_POD": str(spec.actors_per_pod),
         "AETHER_LOG_LEVEL": defaults.log_level,
     }

@@ -9,7 +9,7 @@ from aether_operator.manifests.merge import merge_documents
 from aether_operator.manifests.pool import SCRAPE_ANNOTATIONS, PoolIdentity, RuntimeDefaults, build_deployment, build_pool_objects
 
 POOL = PoolIdentity(ObjectKey("shop", "default"), "uid-1")
-DEFAULTS = RuntimeDefaults("aether:1", "IfNotPresent", ("registry",), "release-runtime", "nats://nats:4222", 4, 3, "INFO")
+DEFAULTS = RuntimeDefaults("aether:1", "IfNotPresent", ("registry",), "release-runtime", "nats://nats:4222", 4, 3, True, "INFO")
 
 
 def deployment(**spec: object) -> JsonObject:
@@ -36,6 +36,10 @@ def test_a_pool_is_four_objects_that_go_with_it() -> None:
     assert {text_at(objects_at(item.document, "metadata", "ownerReferences")[0], "uid") for item in objects} == {"uid-1"}
 
 
+def test_pods_with_a_nats_of_their_own_do_not_batch_for_the_operators() -> None:
+    assert environment(deployment(nats={"url": "nats://other:4222"}))["AETHER_SYNC_ALWAYS"] == "false"
+
+
 def test_a_rollout_adds_a_pod_before_it_takes_one() -> None:
     document = deployment(replicas=3)
 
@@ -53,6 +57,7 @@ def test_the_runtime_is_told_who_and_where_it_is() -> None:
         "AETHER_NATS_URL": "nats://nats:4222",
         "AETHER_EVENT_PARTITIONS": "4",
         "AETHER_EVENT_REPLICAS": "3",
+        "AETHER_SYNC_ALWAYS": "true",
         "AETHER_ACTORS_PER_POD": "50",
         "AETHER_LOG_LEVEL": "INFO",
     }

@@ -253,6 +253,11 @@ def test_an_external_nats_replaces_the_one_of_the_chart(render: Render) -> None:
     assert the(documents, "ActorPool")["spec"]["nats"] == {"credentialsSecret": "credentials"}
 
 
+@pytest.mark.parametrize(("setting", "told"), [("nats.syncInterval=always", "true"), ("nats.syncInterval=2m", None), ("nats.url=nats://a:4222", None)])
+def test_pods_store_commits_together_where_the_charts_own_nats_fsyncs_each_write(render: Render, setting: str, told: str | None) -> None:
+    assert environment_of(render("--set", setting)).get("AETHER_SYNC_ALWAYS") == told
+
+
 def test_pods_of_other_namespaces_reach_nats(render: Render) -> None:
     assert environment_of(render())["AETHER_NATS_URL"] == "nats://aether-nats.aether-system.svc:4222"
 
