@@ -15,150 +15,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Final
 
 import msgspec
 
 from aether_api import logs
-from aether_api.durable import InboxPosition
-from aether_api.envelope import Commit, StoredCommit, decode_fields, join_events
-from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, Reason, RetryableError, VersionConflictError, reason_of
-from aether_api.identity import NO_EPOCH, ActorId, Epoch
-from aether_api.messages import Reply, build_error, build_reply_events
+from aether_api.envelope import Commit
+from aether_api.errors import EventInvalid, Reason, VersionConflictError, reason_of
+from aether_api.identity import Epoch
+from aether_api.messages import build_error
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
-from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_replay, send_all
+from aether_runtime.activation import Activation
+from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_replay
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
-from aether_runtime.core.history import History, Position
-from aether_runtime.core.passivation import UNUSED
+from aether_runtime.core.history import Position
 from aether_runtime.core.reminders import format_changes
-from aether_runtime.ports import ActorReport, DesiredActor
+from aether_runtime.ports import DesiredActor
 from aether_runtime.reminders import choose_changes, end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
-from aether_runtime.replay import catch_up, replay
 from aether_runtime.snapshotter import SnapshotMark
-from aether_runtime.tally import ModelTally
-from aether_runtime.vm_world import VmListener, VmServices, build_label
+from aether_runtime.vm_reading import Tail, answer_repeats, read_history, read_tail
+from aether_runtime.vm_world import build_commit
 
 logger = logging.getLogger(__name__)
 
 MAILBOX_MAX: Final = 1024
 """Commands that may wait for one actor: four full groups, some 100 ms of work; more would only time out."""
 
-RETRY_S: Final = 0.2
-"""Seconds between tries to read the log while NATS is away."""
-
-LOOKS_MAX: Final = 50
-"""Times, `RETRY_S` apart, that an unmoved log is read after a refused append: ten seconds, longer than an election. A write that was in
-flight then died with its leader, and deciding again is safe, since ids that took effect are in the window."""
-
 STOP_TIMEOUT_S: Final = 10.0
 """Seconds that a stop waits for the step under way: an append is re-sent for a whole leader election."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """What the log held beyond the history, which has folded it.
-
-    Attributes:
-        end: where the log ends: where the history did (`same`), later (`moved`), in another past (`other`: a purge, a restore), or
-            nobody knows, since the VM stops while the log cannot be read (`unread`).
-        head: the log's last commit.
-    """
-
-    end: Literal["same", "moved", "other", "unread"]
-    commits: list[StoredCommit]
-    head: StoredCommit | None = None
-
-
-class VirtualMachine:
+class VirtualMachine(Activation):
     """One live activation of an actor."""
 
-    __slots__ = (
-        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "desired", "draining", "message", "phase", "reason", "snapshot", "took_over", "touched_s", "uses",
-    )  # fmt: skip
-
-    def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
-        self.desired = desired
-        self.draining = False
-        self.phase = ActorPhase.REPLAYING
-        self.reason = "Replaying"
-        self.message = ""
-        self.snapshot = SnapshotMark()
-        self.took_over = False
-        self.uses = UNUSED
-        self.touched_s = 0.0
-        self._history = History.empty(model)
-        self._services = services
-        self._listener = listener
-        self._mailbox: list[Waiting] = []
-        self._busy = True
-        self._stopping = False
-        self._snapshotting = False
-        self._conflicts = 0
-        self._append: asyncio.Future[int] | None = None
-        self._idle: asyncio.Future[None] | None = None
-
-    # What the seed names.
-
-    def get_id(self) -> str:
-        """Return the id of this activation: actor and epoch."""
-        return f"{self.desired.actor}@{self.desired.epoch}"
-
-    def get_actor_id(self) -> ActorId:
-        """Return the actor's full name."""
-        return self.desired.actor
-
-    def get_state(self) -> dict[str, Any]:
-        """Return a copy of the committed state."""
-        return decode_fields(msgspec.Raw(self.model.encode_state(self._history.state)))
-
-    def get_version(self) -> int:
-        """Return the number of committed events."""
-        return self._history.position.version
-
-    @property
-    def sequence(self) -> int:
-        """The sequence of the last commit that is known."""
-        return self._history.position.sequence
-
-    @property
-    def model(self) -> Model:
-        """The model that decides."""
-        return self._history.model
-
-    @property
-    def inbox(self) -> InboxPosition:
-        """How far the durable commands are settled."""
-        return self._history.inbox
-
-    @property
-    def reminders(self) -> Mapping[str, str]:
-        """The reminders in force, with their tokens."""
-        return self._history.reminders
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether commands are taken and decided."""
-        return self.phase is ActorPhase.READY and not self._stopping
-
-    @property
-    def mailbox_depth(self) -> int:
-        """How many commands wait to be decided."""
-        return len(self._mailbox)
-
-    @property
-    def can_sleep(self) -> bool:
-        """Whether it takes commands and has none, and nothing else to do."""
-        return self.phase is ActorPhase.READY and not (self._busy or self._mailbox or self._stopping or self._snapshotting or self.draining)
-
-    def build_report(self, *, fenced_by: Epoch = NO_EPOCH) -> ActorReport:
-        """Return how the actor is now."""
-        return ActorReport(
-            self.desired, self.phase, self.get_version(), self.snapshot.version, build_label(self.model), self.reason, self.message, fenced_by, self.snapshot.problem
-        )
+    __slots__ = ()
 
     async def start(self) -> None:
         """Replay and take commands; tries again for as long as the log cannot be read.
@@ -166,22 +60,16 @@ class VirtualMachine:
         Ends in Ready, Quarantined or (fenced) `on_ended`. Cancel it to give up.
         """
         self._report()
-        while True:
-            began_s = self._services.now().monotonic_s
-            try:
-                replayed = await replay(self.desired.actor, self.model, self._services.events, self._services.snapshotter.store)
-                break
-            except EventInvalid as exc:
-                return self._quarantine(str(exc))
-            except RetryableError as exc:
-                logger.debug("replay has to wait", extra={logs.ACTOR_ID: str(self.desired.actor), logs.REASON: str(exc)})
-                await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
+        try:
+            replayed, took_s = await read_history(self.desired.actor, self.model, self._services)
+        except EventInvalid as exc:
+            return self._quarantine(str(exc))
         replayed.history.model = self.model  # another model of equal fold may have come meanwhile
         self._history = replayed.history
         self.snapshot = SnapshotMark(replayed.snapshot_version, replayed.snapshot_n, replayed.snapshot_version)
         self.touched_s = self._services.now().monotonic_s
-        self._services.snapshotter.rate.note(self.snapshot.tail(self._history), self.touched_s - began_s)
-        self._tally.note_replay(replayed.events, self.touched_s - began_s)
+        self._services.snapshotter.rate.note(self.snapshot.tail(self._history), took_s)
+        self._tally.note_replay(replayed.events, took_s)
         self.took_over = replayed.writer not in ("", self._services.writer)
         if replayed.epoch > self.desired.epoch:
             if self.desired.name:
@@ -280,7 +168,7 @@ class VirtualMachine:
             self._mailbox[:0] = group.rest
             self._send(group.immediate)
             if group.repeats:
-                self._spawn(self._answer_repeats(group.repeats), "repeats")
+                self._spawn(answer_repeats(self.desired.actor, self._services.events, group.repeats), "repeats")
             if group.encoded:
                 return self._start_append(group)
             if group.answers:
@@ -295,7 +183,7 @@ class VirtualMachine:
     def _start_append(self, group: Group) -> None:
         self._busy = True
         try:
-            commit = self._build_commit(group)
+            commit = build_commit(group, self._history, self.desired, self._services)
             if group.reminders:
                 return self._spawn(self._append_scheduled(commit, group), "reminders")
             self._append_commit(commit, group)
@@ -306,23 +194,6 @@ class VirtualMachine:
     def _append_commit(self, commit: Commit, group: Group) -> None:
         self._append = self._services.events.append(commit)
         self._append.add_done_callback(partial(self._on_append, commit, group))
-
-    def _build_commit(self, group: Group) -> Commit:
-        position, model = self._history.position, self._history.model
-        return Commit(
-            id=self._services.new_id(),
-            actor=self.desired.actor,
-            expected_sequence=position.sequence,
-            first_version=position.version + 1,
-            last_version=group.version,
-            index=position.index,
-            epoch=self.desired.epoch,
-            pod=self._services.writer,
-            model=build_label(model),
-            payload=join_events(group.encoded),
-            incarnation=position.incarnation,
-            inbox="" if group.inbox is None else str(group.inbox),
-        )
 
     def _on_append(self, commit: Commit, group: Group, outcome: asyncio.Future[int]) -> None:
         """Settle a group; like `_step` a root at which a failure of this VM is caught."""
@@ -369,7 +240,7 @@ class VirtualMachine:
         tail = await self._look(group, may_be_empty=False)
         if tail is None:
             return
-        if any(found.id == commit.id for found in tail.commits):
+        if tail.holds(commit.id):
             self._after_scheduled(commit, group)
             self._send_committed(group)
             self._conflicts = 0
@@ -430,7 +301,7 @@ class VirtualMachine:
     async def _look(self, group: Group, *, may_be_empty: bool) -> Tail | None:
         """Read the tail on behalf of a group; where that fails for good, the group is answered and None returned."""
         try:
-            return await self._read_tail(may_be_empty=may_be_empty)
+            return await read_tail(self._history, self.desired.actor, self._services.events, may_be_empty=may_be_empty, is_stopping=lambda: self._stopping)
         except EventInvalid as exc:
             self._send([(item, build_unknown(item)) for item in group.members])
             self._quarantine(str(exc))
@@ -438,57 +309,6 @@ class VirtualMachine:
         except BaseException:
             self._send([(item, build_unknown(item)) for item in group.members])
             raise
-
-    async def _answer_repeats(self, repeats: list[tuple[Waiting, int]]) -> None:
-        """Answer commands whose ids took effect before, from the commits that hold them."""
-        for item, sequence in repeats:
-            try:
-                reply = await self._read_first_answer(item, sequence)
-            except AetherError as exc:
-                reply = build_error(Reason.BUSY, f"its first answer cannot be read now: {exc}", command_id=item.command.id, retry_after_ms=MOVING_RETRY_MS)
-            item.answer(reply)
-
-    async def _read_first_answer(self, item: Waiting, sequence: int) -> Reply:
-        commit = await self._services.events.read_at(self.desired.actor, sequence)
-        events = [event for event in commit.events() if event.command_id == item.command.id] if commit else []
-        if not events:
-            raise InvalidEnvelope(f"sequence {sequence} does not hold the command {item.command.id}")
-        return Reply("accepted", events[-1].version, build_reply_events(events), command_id=item.command.id)
-
-    async def _read_tail(self, *, may_be_empty: bool) -> Tail:
-        """Read and fold what the log holds beyond the history; waits while the log cannot be read.
-
-        Args:
-            may_be_empty: False after a refused append: on replicas a write of this subject may still be in flight, so an
-                unmoved head is read again, at most `LOOKS_MAX` times.
-        """
-        actor = self.desired.actor
-        seen: list[StoredCommit] = []
-        looks = 0
-        while True:
-            try:
-                head = await self._services.events.read_head(actor)
-                if not self._continues(head):
-                    return Tail("other", seen, head)
-                if head is not None and head.sequence != self._history.position.sequence:
-                    await catch_up(self._history, actor, self._services.events, head, seen)
-                looks += 1
-                if seen or may_be_empty or self._stopping or looks >= LOOKS_MAX:
-                    return Tail("moved" if seen else "same", seen, head)
-            except InvalidEnvelope as exc:
-                raise EventInvalid(str(exc)) from exc
-            except RetryableError as exc:
-                logger.debug("reading the log has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
-                if self._stopping:
-                    return Tail("unread", seen)
-            await asyncio.sleep(RETRY_S)
-
-    def _continues(self, head: StoredCommit | None) -> bool:
-        """Whether the log that ends with `head` can be one that holds our past."""
-        position = self._history.position
-        if head is None:
-            return not position.sequence
-        return head.incarnation == position.incarnation and head.sequence >= position.sequence and not (head.tombstone and head.sequence != position.sequence)
 
     def _decide_again(self, group: Group) -> None:
         self._conflicts += 1
@@ -507,9 +327,7 @@ class VirtualMachine:
             return self._end_fenced(head.epoch)
         if tail.end == "other":
             return self._end_stale()
-        own_pod = self._services.writer.partition("/")[0]
-        foreign = any(commit.epoch == epoch and commit.pod.partition("/")[0] != own_pod for commit in tail.commits)
-        if foreign and not self._services.may_keep(self.desired.actor):
+        if tail.has_rival(epoch, self._services.writer.partition("/")[0]) and not self._services.may_keep(self.desired.actor):
             return self._end_fenced(epoch)
         self._release_step()
 
@@ -573,28 +391,3 @@ class VirtualMachine:
         self._refuse_waiting()
         self._become_idle()
         self._listener.on_failed(self, error)
-
-    def _become_idle(self) -> None:
-        """Tell a stop that waits that nothing is under way any more."""
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
-
-    @property
-    def _tally(self) -> ModelTally:
-        return self._services.tally.of(self.desired.actor.model)
-
-    def _send(self, answers: Sequence[tuple[Waiting, Reply]], accepted: int = 0) -> None:
-        if answers:
-            self._tally.note_answers(answers, accepted, self._services.now().monotonic_s)
-            send_all(answers)
-
-    def _send_committed(self, group: Group) -> None:
-        self._tally.note_commit(len(group.encoded))
-        self._send(group.answers, len(group.accepted))
-
-    def _refuse_waiting(self) -> None:
-        waiting, self._mailbox = self._mailbox, []
-        self._send([(item, build_moving(item.command.id)) for item in waiting])
-
-    def _report(self, *, fenced_by: Epoch = NO_EPOCH) -> None:
-        self._listener.on_report(self.build_report(fenced_by=fenced_by))

@@ -1,4 +1,4 @@
-"""What surrounds a VM: the services that it may use, and the listener that it tells how it is."""
+"""What surrounds a VM: the services that it may use, the listener that it tells how it is, and how its commits name them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from aether_api.envelope import Commit, join_events
 from aether_api.identity import ActorId
 from aether_model.model import Model
-from aether_runtime.core.group import Now
-from aether_runtime.ports import ActorReport, EventStore, ReminderStore, Spawn
+from aether_runtime.core.group import Group, Now
+from aether_runtime.core.history import History
+from aether_runtime.ports import ActorReport, DesiredActor, EventStore, ReminderStore, Spawn
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.tally import Tally
 
@@ -69,3 +71,22 @@ class VmListener:
 def build_label(model: Model) -> str:
     """Return the model as commits and statuses name it."""
     return f"{model.name}@{model.content_hash}"
+
+
+def build_commit(group: Group, history: History, desired: DesiredActor, services: VmServices) -> Commit:
+    """Return the commit of a group that was decided on the history as it is; its reminders come later."""
+    position = history.position
+    return Commit(
+        id=services.new_id(),
+        actor=desired.actor,
+        expected_sequence=position.sequence,
+        first_version=position.version + 1,
+        last_version=group.version,
+        index=position.index,
+        epoch=desired.epoch,
+        pod=services.writer,
+        model=build_label(history.model),
+        payload=join_events(group.encoded),
+        incarnation=position.incarnation,
+        inbox="" if group.inbox is None else str(group.inbox),
+    )

@@ -144,7 +144,7 @@ class Life:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing wait for a clock."""
-    monkeypatch.setattr("aether_runtime.vm.RETRY_S", 0.0)
+    monkeypatch.setattr("aether_runtime.vm_reading.RETRY_S", 0.0)
     monkeypatch.setattr("aether_runtime.inbox.RETRY_S", 0.0)
     monkeypatch.setattr("aether_runtime.answers.MOVING_RETRY_MS", 0)
     monkeypatch.setattr("aether_runtime.core.inbox.REPEAT_FIRST_S", 0.0)

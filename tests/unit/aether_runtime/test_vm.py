@@ -711,7 +711,7 @@ async def test_a_vm_that_took_over_learns_what_the_former_owner_still_appended()
 
 
 async def test_an_append_that_is_refused_while_the_log_stands_still_is_decided_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aether_runtime.vm.RETRY_S", 0.0)
+    monkeypatch.setattr("aether_runtime.vm_reading.RETRY_S", 0.0)
     events = build_store(Fate.STORED, Fate.REFUSED)
     pod = Pod("a", events)
     vm = await pod.start()

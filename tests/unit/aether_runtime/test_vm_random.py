@@ -115,7 +115,7 @@ async def run_life(seed: int) -> None:
 
 @pytest.mark.slow
 async def test_two_owners_under_faults_keep_every_promise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aether_runtime.vm.RETRY_S", 0.0)
+    monkeypatch.setattr("aether_runtime.vm_reading.RETRY_S", 0.0)
     monkeypatch.setattr("aether_runtime.vm.STOP_TIMEOUT_S", 0.02)
     for seed in SEEDS:
         try:
@@ -128,7 +128,7 @@ async def test_two_owners_under_faults_keep_every_promise(monkeypatch: pytest.Mo
 
 async def test_lives_are_eventful(monkeypatch: pytest.MonkeyPatch) -> None:
     """The run above proves something only if conflicts, fences and repeats do happen in it."""
-    monkeypatch.setattr("aether_runtime.vm.RETRY_S", 0.0)
+    monkeypatch.setattr("aether_runtime.vm_reading.RETRY_S", 0.0)
     monkeypatch.setattr("aether_runtime.vm.STOP_TIMEOUT_S", 0.02)
     lives = [Life(seed) for seed in range(20)]
     for life in lives:

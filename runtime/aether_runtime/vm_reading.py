@@ -1,0 +1,130 @@
+"""What a VM reads of its log, for as long as that takes: at its start, after a refused append, and for answers given before.
+
+Nothing here changes anything but the history that it is given, and that only by folding what the log holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from aether_api import logs
+from aether_api.envelope import StoredCommit
+from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, Reason, RetryableError
+from aether_api.identity import ActorId, Epoch
+from aether_api.messages import Reply, build_error, build_reply_events
+from aether_model.model import Model
+from aether_runtime.answers import MOVING_RETRY_MS
+from aether_runtime.core.group import Waiting
+from aether_runtime.core.history import History, Position
+from aether_runtime.ports import EventStore
+from aether_runtime.replay import Replayed, catch_up, replay
+from aether_runtime.vm_world import VmServices
+
+logger = logging.getLogger(__name__)
+
+RETRY_S: Final = 0.2
+"""Seconds between tries to read the log while NATS is away."""
+
+LOOKS_MAX: Final = 50
+"""Times, `RETRY_S` apart, that an unmoved log is read after a refused append: ten seconds, longer than an election. A write that was in
+flight then died with its leader, and deciding again is safe, since ids that took effect are in the window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What the log held beyond the history, which has folded it.
+
+    Attributes:
+        end: where the log ends: where the history did (`same`), later (`moved`), in another past (`other`: a purge, a restore), or
+            nobody knows, since the VM stops while the log cannot be read (`unread`).
+        head: the log's last commit.
+    """
+
+    end: Literal["same", "moved", "other", "unread"]
+    commits: list[StoredCommit]
+    head: StoredCommit | None = None
+
+    def holds(self, commit_id: str) -> bool:
+        """Tell whether a commit is among those that were read."""
+        return any(commit.id == commit_id for commit in self.commits)
+
+    def has_rival(self, epoch: Epoch, pod_uid: str) -> bool:
+        """Tell whether another pod wrote at our own epoch."""
+        return any(commit.epoch == epoch and commit.pod.partition("/")[0] != pod_uid for commit in self.commits)
+
+
+async def read_history(actor: ActorId, model: Model, services: VmServices) -> tuple[Replayed, float]:
+    """Replay; waits while the log cannot be read. Return what it gave, and the seconds of the try that succeeded.
+
+    Raises:
+        EventInvalid: as `replay`.
+    """
+    while True:
+        began_s = services.now().monotonic_s
+        try:
+            replayed = await replay(actor, model, services.events, services.snapshotter.store)
+            return replayed, services.now().monotonic_s - began_s
+        except RetryableError as exc:
+            logger.debug("replay has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+            await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
+
+
+async def read_tail(history: History, actor: ActorId, events: EventStore, *, may_be_empty: bool, is_stopping: Callable[[], bool]) -> Tail:
+    """Read and fold what the log holds beyond the history; waits while the log cannot be read.
+
+    Args:
+        may_be_empty: False after a refused append: on replicas a write of this subject may still be in flight, so an
+            unmoved head is read again, at most `LOOKS_MAX` times.
+        is_stopping: ends the waiting.
+
+    Raises:
+        EventInvalid: the log does not continue the history.
+    """
+    seen: list[StoredCommit] = []
+    looks = 0
+    while True:
+        try:
+            head = await events.read_head(actor)
+            if not _continues(history.position, head):
+                return Tail("other", seen, head)
+            if head is not None and head.sequence != history.position.sequence:
+                await catch_up(history, actor, events, head, seen)
+            looks += 1
+            if seen or may_be_empty or is_stopping() or looks >= LOOKS_MAX:
+                return Tail("moved" if seen else "same", seen, head)
+        except InvalidEnvelope as exc:
+            raise EventInvalid(str(exc)) from exc
+        except RetryableError as exc:
+            logger.debug("reading the log has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+            if is_stopping():
+                return Tail("unread", seen)
+        await asyncio.sleep(RETRY_S)
+
+
+def _continues(position: Position, head: StoredCommit | None) -> bool:
+    """Whether the log that ends with `head` can be one that holds the past that leads to `position`."""
+    if head is None:
+        return not position.sequence
+    return head.incarnation == position.incarnation and head.sequence >= position.sequence and not (head.tombstone and head.sequence != position.sequence)
+
+
+async def answer_repeats(actor: ActorId, events: EventStore, repeats: Sequence[tuple[Waiting, int]]) -> None:
+    """Answer commands whose ids took effect before, from the commits at these sequences, which hold them."""
+    for item, sequence in repeats:
+        try:
+            reply = await _read_first_answer(actor, events, item, sequence)
+        except AetherError as exc:
+            reply = build_error(Reason.BUSY, f"its first answer cannot be read now: {exc}", command_id=item.command.id, retry_after_ms=MOVING_RETRY_MS)
+        item.answer(reply)
+
+
+async def _read_first_answer(actor: ActorId, events: EventStore, item: Waiting, sequence: int) -> Reply:
+    commit = await events.read_at(actor, sequence)
+    found = [event for event in commit.events() if event.command_id == item.command.id] if commit else []
+    if not found:
+        raise InvalidEnvelope(f"sequence {sequence} does not hold the command {item.command.id}")
+    return Reply("accepted", found[-1].version, build_reply_events(found), command_id=item.command.id)
