@@ -32,6 +32,10 @@ BASE36_DIGITS_MAX: Final = 13
 
 _BASE36 = re.compile("[0-9a-z]+")
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+_PAIR: Final = len(_DIGITS) ** 2
+_PAIRS: Final = tuple(high + low for high in _DIGITS for low in _DIGITS)
+_SHORT: Final = (*_DIGITS, *_PAIRS[len(_DIGITS) :])
+"""All numbers of two digits, with and without a leading zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +161,11 @@ def _decode_sequences(text: str) -> list[int]:
 
 
 def _to_base36(value: int) -> str:
+    """Return a number of at least 0, two digits at a time: each commit writes two."""
+    if value < _PAIR:
+        return _SHORT[value]
     text = ""
-    while True:
-        value, digit = divmod(value, 36)
-        text = _DIGITS[digit] + text
-        if not value:
-            return text
+    while value >= _PAIR:
+        value, pair = divmod(value, _PAIR)
+        text = _PAIRS[pair] + text
+    return _SHORT[value] + text

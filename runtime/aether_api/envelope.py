@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -199,13 +200,9 @@ def build_tombstone(*, id: str, actor: ActorId, expected_sequence: int, epoch: E
 
 def encode_commit(commit: Commit) -> tuple[bytes, bytes]:
     """Return header lines and payload of a commit; equal commits give equal bytes."""
-    lines = (
-        f"{headers.EXPECTED_SEQUENCE}: {commit.expected_sequence}\r\n{headers.COMMIT}: {commit.id}\r\n"
-        f"{headers.VERSIONS}: {commit.first_version}-{commit.last_version}\r\n"
-        f"{headers.ORDINAL}: {commit.index.n}\r\n{headers.BACK}: {commit.index.text}\r\n{headers.EPOCH}: {commit.epoch}\r\n"
-        f"{headers.POD}: {commit.pod}\r\n{headers.MODEL}: {commit.model}\r\n{headers.INCARNATION}: {commit.incarnation}\r\n"
-        f"{headers.CONTENT_TYPE}: {CONTENT_TYPE_BATCH}\r\n"
-    )
+    index = commit.index
+    head = _HEAD % (commit.expected_sequence, commit.id, commit.first_version, commit.last_version, index.n, index.text)
+    lines = head + _build_writer_lines(commit.epoch, commit.pod, commit.model, commit.incarnation)
     if commit.tombstone:
         lines += f"{headers.TOMBSTONE}: 1\r\n"
     if commit.inbox:
@@ -213,6 +210,17 @@ def encode_commit(commit: Commit) -> tuple[bytes, bytes]:
     if commit.reminders:
         lines += f"{headers.REMINDER}: {commit.reminders}\r\n"
     return lines.encode(), commit.payload
+
+
+_HEAD: Final = f"{headers.EXPECTED_SEQUENCE}: %d\r\n{headers.COMMIT}: %s\r\n{headers.VERSIONS}: %d-%d\r\n{headers.ORDINAL}: %d\r\n{headers.BACK}: %s\r\n"
+
+
+@lru_cache(maxsize=256)
+def _build_writer_lines(epoch: int, pod: str, model: str, incarnation: int) -> str:
+    """Return the header lines that most commits of a process share."""
+    return (
+        f"{headers.EPOCH}: {epoch}\r\n{headers.POD}: {pod}\r\n{headers.MODEL}: {model}\r\n{headers.INCARNATION}: {incarnation}\r\n{headers.CONTENT_TYPE}: {CONTENT_TYPE_BATCH}\r\n"
+    )
 
 
 _USUAL = re.compile(

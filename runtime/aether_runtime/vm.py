@@ -156,7 +156,7 @@ class VirtualMachine(Activation):
     def _decide_next(self) -> None:
         """Decide the next group and start what it needs; called only when idle."""
         while self._mailbox and not self._stopping:
-            waiting, self._mailbox = self._mailbox[:COMMANDS_MAX], self._mailbox[COMMANDS_MAX:]
+            waiting, self._mailbox = (self._mailbox, []) if len(self._mailbox) <= COMMANDS_MAX else (self._mailbox[:COMMANDS_MAX], self._mailbox[COMMANDS_MAX:])
             now = self._services.now()
             self.uses += 1
             self.touched_s = now.monotonic_s
@@ -165,8 +165,10 @@ class VirtualMachine(Activation):
             except Exception:
                 self._mailbox[:0] = waiting
                 raise
-            self._mailbox[:0] = group.rest
-            self._send(group.immediate)
+            if group.rest:
+                self._mailbox[:0] = group.rest
+            if group.immediate:
+                self._send(group.immediate)
             if group.repeats:
                 self._spawn(answer_repeats(self.desired.actor, self._services.events, group.repeats), "repeats")
             if group.encoded:
@@ -219,7 +221,7 @@ class VirtualMachine(Activation):
 
     def _accept(self, commit: Commit, group: Group, sequence: int) -> None:
         position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, group.time)
-        self._history.accept(position, int(group.time_s), group.accepted, group.state)
+        self._history.accept(position, int(group.time_s), group.digests, group.state)
         if commit.inbox or group.reminders:
             self._history.note_durable(commit.inbox, commit.reminders)
             self._after_scheduled(commit, group)

@@ -27,7 +27,7 @@ from aether_model.model import CommandInput, Decision, DomainEvent, Emitted, Mod
 from aether_nats.schedules import Reminder
 from aether_runtime.core.history import History
 from aether_runtime.core.reminders import REMINDER_GONE, plan_reminders
-from aether_runtime.core.window import AGE_MAX_S, SKEW_S
+from aether_runtime.core.window import AGE_MAX_S, SKEW_S, hash_command_id
 
 COMMANDS_MAX: Final = 256
 """Commands of one group: more would make the first of them wait for the last without adding throughput (measured)."""
@@ -68,7 +68,8 @@ class Group(msgspec.Struct):
         immediate: answers that say nothing about the state (expired), sent at once.
         repeats: commands whose ids are known, with the sequence of the commit to check.
         encoded: the events to be committed; empty when the group stores nothing.
-        accepted: the answers of the commands whose events these are, by id.
+        accepted: the answers of the commands whose events these are, by id; `digests` are the hashes of these ids, in the same order.
+        source: of its events.
         rest: commands that did not fit.
         bytes: of the events so far; at most `bytes_max`.
         inbox: how far the group settles the actor's durable commands; None if not at all.
@@ -86,6 +87,8 @@ class Group(msgspec.Struct):
     repeats: list[tuple[Waiting, int]] = []
     encoded: list[bytes] = []
     accepted: dict[str, Reply] = {}
+    digests: list[int] = []
+    source: str = ""
     rest: list[Waiting] = []
     bytes: int = 0
     bytes_max: int = 0
@@ -144,7 +147,8 @@ def _take(group: Group, history: History, item: Waiting, now: Now) -> bool:
     if earlier is not None:
         group.answers.append((item, earlier))
         return True
-    sequence = history.window.find(command.id)
+    digest = hash_command_id(command.id)
+    sequence = history.window.find_digest(digest)
     if sequence is not None:
         group.repeats.append((item, sequence))
         return True
@@ -154,7 +158,7 @@ def _take(group: Group, history: History, item: Waiting, now: Now) -> bool:
         return True
     decision, state = _run_model(group, history.model, command)
     if type(decision) is Emitted:
-        return _take_events(group, history, item, decision, state)
+        return _take_events(group, history, item, decision, state, digest)
     group.answers.append((item, _build_answer(group, history.model, command, decision)))
     return True
 
@@ -213,7 +217,7 @@ def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision |
         return build_error(Reason.COMMAND_FAILED, f"{type(exc).__name__}: {exc}; nothing was stored", command_id=command.id, version=group.version), group.state
 
 
-def _take_events(group: Group, history: History, item: Waiting, decision: Emitted, state: State) -> bool:
+def _take_events(group: Group, history: History, item: Waiting, decision: Emitted, state: State, digest: int) -> bool:
     """Add the events of a command to the group, unless they do not fit or it was only a question."""
     command = item.command
     encoded, reply = _encode_events(group, history.position.incarnation, command, decision.events)
@@ -228,6 +232,7 @@ def _take_events(group: Group, history: History, item: Waiting, decision: Emitte
     else:
         group.answers.append((item, reply))
         group.accepted[command.id] = reply
+        group.digests.append(digest)
         group.encoded += encoded
         group.bytes += size
         group.state, group.version = state, reply.version
@@ -237,7 +242,9 @@ def _take_events(group: Group, history: History, item: Waiting, decision: Emitte
 
 
 def _encode_events(group: Group, incarnation: int, command: Command, events: Sequence[DomainEvent]) -> tuple[list[bytes], Reply]:
-    version, source = group.version, build_source(command.actor)
+    version, source = group.version, group.source
+    if not source:
+        source = group.source = build_source(command.actor)
     encoded: list[bytes] = []
     shown: list[ReplyEvent] = []
     for event in events:

@@ -18,7 +18,7 @@ from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
 from aether_api.messages import parse_second
 from aether_model.model import Model, State
 from aether_runtime.core.reminders import NO_REMINDERS, fold_changes, no_reminders
-from aether_runtime.core.window import CommandWindow
+from aether_runtime.core.window import CommandWindow, hash_command_id
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -119,19 +119,16 @@ class History:
             self.note_commands(commit.sequence, second, [event.command_id for event in events])
         return time
 
-    def accept(self, position: Position, second: int, command_ids: Iterable[str], state: State) -> None:
-        """Move to `position`, whose commit came of these commands in that unix second, and whose events were already applied to give `state`."""
-        self.note_commands(position.sequence, second, command_ids)
+    def accept(self, position: Position, second: int, digests: Sequence[int], state: State) -> None:
+        """Move to `position`, whose commit came of the commands with these hashes in that unix second, and whose events were already applied to give `state`."""
+        self.window.add_digests(digests, position.sequence, second)
         self.state = state
         self.position = position
 
     def note_commands(self, sequence: int, second: int, command_ids: Iterable[str]) -> None:
         """Remember the commands that a stored commit came of; `second` is the unix time of its last event."""
-        noted = ""
-        for command_id in command_ids:
-            if command_id and command_id != noted:
-                noted = command_id
-                self.window.add(command_id, sequence, second)
+        distinct = dict.fromkeys(command_id for command_id in command_ids if command_id)
+        self.window.add_digests(map(hash_command_id, distinct), sequence, second)
 
     def note_durable(self, inbox: str, reminders: str) -> None:
         """Move inbox and reminders on as an accepted commit of ours says."""

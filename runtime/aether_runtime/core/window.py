@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Iterable
 from operator import itemgetter
 from typing import Final
 
@@ -109,7 +110,10 @@ class CommandWindow:
 
     def find(self, command_id: str) -> int | None:
         """Return the sequence of the newest commit that may hold the command."""
-        digest = hash(int.from_bytes(command_id.encode(), "big")) * _MIX & _MASK  # `hash_command_id`; every command comes by here
+        return self.find_digest(hash_command_id(command_id))
+
+    def find_digest(self, digest: int) -> int | None:
+        """Do the same for the `hash_command_id` of a command."""
         shards = self._shards
         place = digest >> _PLACE_BIT & self._mask
         shard = shards[place] if place < len(shards) else shards[place & self._mask >> 1]
@@ -123,12 +127,18 @@ class CommandWindow:
 
     def add(self, command_id: str, sequence: int, time_s: float) -> None:
         """Note an accepted command and forget some that are too old; `time_s` is the event's unix time and never runs back."""
-        digest, second = hash_command_id(command_id), int(time_s)
-        shard = self._shard_of(digest)
-        shard += _RECORD.pack(digest, sequence, second)
-        self._count += 1
-        if self._count >= self._upkeep_at:
-            self._keep_up(second)
+        self.add_digests((hash_command_id(command_id),), sequence, int(time_s))
+
+    def add_digests(self, digests: Iterable[int], sequence: int, second: int) -> None:
+        """Do the same for the `hash_command_id` of all commands of one commit."""
+        shards, pack = self._shards, _RECORD.pack
+        for digest in digests:
+            place = digest >> _PLACE_BIT & self._mask
+            shard = shards[place] if place < len(shards) else shards[place & self._mask >> 1]
+            shard += pack(digest, sequence, second)
+            self._count += 1
+            if self._count >= self._upkeep_at:
+                self._keep_up(second)
 
     def pack(self) -> PackedWindow:
         """Return the window as it travels; a big one stays behind and is read from the log again."""
@@ -139,11 +149,6 @@ class CommandWindow:
     def entries(self) -> list[tuple[int, int, int]]:
         """Return the `(hash, sequence, unix second)` entries, oldest first."""
         return sorted((entry for shard in self._shards for entry in _RECORD.iter_unpack(shard)), key=itemgetter(1, 0))
-
-    def _shard_of(self, digest: int) -> bytearray:
-        shards = self._shards
-        place = digest >> _PLACE_BIT & self._mask
-        return shards[place] if place < len(shards) else shards[place & self._mask >> 1]
 
     def _keep_up(self, now_s: int) -> None:
         """Do a share of the upkeep, once for every `PER_SHARD` entries: half as many shards lose what is old, and one is split or two are merged."""

@@ -49,6 +49,23 @@ def test_a_command_reads_back_as_it_was_sent(id: str, timeout_ms: int, expected:
     assert parse_block(build_command_headers(command), command.payload) == command
 
 
+@given(
+    st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z", fullmatch=True),
+    st.text(min_size=1, max_size=8),
+    st.from_regex(r"[0-9]{1,10}", fullmatch=True),
+)
+def test_the_usual_headers_mean_the_same_in_any_order(time: str, id: str, timeout_ms: str) -> None:
+    lines = [f"{headers.COMMAND}: {id}", f"{headers.TIME}: {time}", f"{headers.TIMEOUT_MS}: {timeout_ms}"]
+
+    def read(ordered: list[str]) -> Command | str:
+        try:
+            return parse_block("".join(f"{line}\r\n" for line in ordered).encode())
+        except InvalidEnvelope as exc:
+            return str(exc)
+
+    assert read(lines) == read(lines[::-1])
+
+
 def test_what_a_sender_leaves_out_is_filled_in() -> None:
     command = parse_command(ACTOR, "Open", b"", b"", now_s=NOW_S, fresh_id=lambda: "fresh")
     assert (command.id, command.time, command.timeout_s, command.payload) == ("fresh", NOW, TIMEOUT_DEFAULT_MS / 1000, b"{}")
