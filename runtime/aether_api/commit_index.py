@@ -33,8 +33,8 @@ BASE36_DIGITS_MAX: Final = 13
 _BASE36 = re.compile("[0-9a-z]+")
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 _PAIR: Final = len(_DIGITS) ** 2
-_PAIRS: Final = tuple(high + low for high in _DIGITS for low in _DIGITS)
-_SHORT: Final = (*_DIGITS, *_PAIRS[len(_DIGITS) :])
+_PAIRS: Final[tuple[str, ...]] = tuple(high + low for high in _DIGITS for low in _DIGITS)
+_SHORT: Final[tuple[str, ...]] = (*_DIGITS, *_PAIRS[len(_DIGITS) :])
 """All numbers of two digits, with and without a leading zero."""
 
 
