@@ -205,15 +205,15 @@ class NatsConnection:
         _check_subject(subject)
         self._publish(subject, reply, headers, payload)
 
-    def respond(self, message: Message, payload: bytes) -> None:
-        """Answer a message whose sender awaits that, and raise as `publish`; nothing is done for one that does not."""
-        if not message.raw_reply:
+    def respond(self, reply: bytes, payload: bytes) -> None:
+        """Answer a message by its reply subject, and raise as `publish`; nothing is done for one whose sender awaits nothing."""
+        if not reply:
             return
         if self._connected_since is None:
             raise self._build_disconnected()
         if len(payload) > self._link.client.max_payload:
             raise PayloadTooLarge(f"an answer of {len(payload)} bytes exceeds the server's max_payload of {self.max_payload}")
-        self._link.respond(message.raw_reply, payload)
+        self._link.respond(reply, payload)
 
     def request(self, subject: str, payload: bytes, headers: bytes = b"", timeout_s: float = REQUEST_TIMEOUT_S) -> asyncio.Future[Message]:
         """Publish and return the future of the one reply.

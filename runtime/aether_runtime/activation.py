@@ -20,7 +20,6 @@ from aether_runtime.core.history import History
 from aether_runtime.core.passivation import UNUSED
 from aether_runtime.ports import ActorReport, DesiredActor
 from aether_runtime.snapshotter import SnapshotMark
-from aether_runtime.tally import ModelTally
 from aether_runtime.vm_world import VmListener, VmServices, build_label
 
 
@@ -28,7 +27,7 @@ class Activation:
     """The fields of a VM, how they are seen from outside, and how it answers and reports."""
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "desired", "draining", "message", "phase", "reason", "snapshot", "took_over", "touched_s", "uses",
+        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "message", "phase", "reason", "snapshot", "took_over", "touched_s", "uses",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
@@ -44,6 +43,7 @@ class Activation:
         self._history = History.empty(model)
         self._services = services
         self._listener = listener
+        self._tally = services.tally.of(desired.actor.model)
         self._mailbox: list[Waiting] = []
         self._busy = True
         self._stopping = False
@@ -135,7 +135,3 @@ class Activation:
         """Tell a stop that waits that nothing is under way any more."""
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
-
-    @property
-    def _tally(self) -> ModelTally:
-        return self._services.tally.of(self.desired.actor.model)

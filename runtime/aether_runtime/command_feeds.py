@@ -11,7 +11,6 @@ from aether_api.errors import RetryableError
 from aether_api.identity import ActorId
 from aether_api.subjects import command_wildcard
 from aether_nats.connection import NatsConnection
-from aether_nats.message import Message
 from aether_runtime.vm import VirtualMachine
 
 logger = logging.getLogger(__name__)
@@ -22,7 +21,8 @@ OWN_QUEUE: Final = "own"
 DRAIN_TIMEOUT_S: Final = 1.0
 """Seconds for the messages that are on their way to a VM that stops: one round trip, and callers repeat after a second."""
 
-TakeCommand = Callable[[VirtualMachine, Message], None]
+TakeCommand = Callable[[VirtualMachine, bytes, bytes, bytes, bytes], None]
+"""Takes a VM, and subject, reply subject, raw headers and payload of a command to it."""
 
 
 class CommandFeed:
@@ -48,7 +48,7 @@ class CommandFeed:
     def __call__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
         """Hand a command to its VM."""
         try:
-            self._take(self._vm, Message(subject, reply, raw_headers, payload))
+            self._take(self._vm, subject, reply, raw_headers, payload)
         except Exception:  # the read loop supervises callbacks: one that raises must not end the connection
             logger.exception("a command could not be taken; it is dropped", extra={logs.NAME: self.subject})
 

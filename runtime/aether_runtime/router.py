@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -129,12 +129,13 @@ class Router:
         """Calls that look for their actor now."""
         return self._calls
 
-    def on_direct(self, vm: VirtualMachine, message: Message) -> None:
+    def on_direct(self, vm: VirtualMachine, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
         """Hand a message of a VM's own subject to the VM."""
-        name = message.raw_subject[message.raw_subject.rfind(b".") + 1 :].decode()
-        command = self._parse(message, vm.desired.actor, name)
-        if command is not None:
-            vm.process_command(Waiting(command, self._loop.time() + command.timeout_s, partial(self._answer, message)))
+        try:
+            command = parse_command(vm.desired.actor, _name_of(subject[subject.rfind(b".") + 1 :]), raw_headers, payload, now_s=time.time(), fresh_id=_fresh_id)
+        except InvalidEnvelope as exc:
+            return self._refuse_malformed(reply, exc)
+        vm.process_command(Waiting(command, self._loop.time() + command.timeout_s, partial(self._answer, reply)))
 
     def serve(self, command: Command, answer: Answer) -> None:
         """Find the actor of a command and have it answered, whatever that takes within the deadline."""
@@ -155,18 +156,17 @@ class Router:
         return route.pod if isinstance(route, Forward) else None
 
     def _on_call(self, message: Message) -> None:
+        reply = message.raw_reply
         try:
             actor, name = parse_command_subject(message.subject)
-        except InvalidName as exc:
-            return self._refuse_malformed(message, exc)
-        command = self._parse(message, actor, name)
-        if command is None:
-            return
+            command = parse_command(actor, name, message.raw_headers, message.payload, now_s=time.time(), fresh_id=_fresh_id)
+        except (InvalidName, InvalidEnvelope) as exc:
+            return self._refuse_malformed(reply, exc)
         vm = self._find_vm(command.actor)
         if vm is not None and vm.is_ready:
-            vm.process_command(self._build_waiting(command, partial(self._answer, message)))
+            vm.process_command(self._build_waiting(command, partial(self._answer, reply)))
         else:
-            self.serve(command, partial(self._answer, message))
+            self.serve(command, partial(self._answer, reply))
 
     async def _serve(self, waiting: Waiting) -> None:
         try:
@@ -262,29 +262,27 @@ class Router:
                 return build_error(Reason.UNKNOWN, message, command_id=command.id, retry_after_ms=MOVING_RETRY_MS)
         return None
 
-    def _parse(self, message: Message, actor: ActorId, name: str) -> Command | None:
-        """Read a command; a malformed one is answered with what is wrong with it."""
-        try:
-            return parse_command(actor, name, message.raw_headers, message.payload, now_s=time.time(), fresh_id=_fresh_id)
-        except InvalidEnvelope as exc:
-            self._refuse_malformed(message, exc)
-            return None
-
-    def _refuse_malformed(self, message: Message, error: AetherError) -> None:
-        self._answer(message, Reply("rejected", reason=Reason.INVALID_COMMAND.value, message=str(error)))
+    def _refuse_malformed(self, reply: bytes, error: AetherError) -> None:
+        self._answer(reply, Reply("rejected", reason=Reason.INVALID_COMMAND.value, message=str(error)))
 
     def _build_waiting(self, command: Command, answer: Answer) -> Waiting:
         return Waiting(command, self._loop.time() + command.timeout_s, answer)
 
-    def _answer(self, message: Message, reply: Reply) -> None:
+    def _answer(self, subject: bytes, reply: Reply) -> None:
         try:
-            self._connection.respond(message, encode_reply(reply))
+            self._connection.respond(subject, encode_reply(reply))
         except AetherError as exc:
             logger.debug("a reply could not be sent; the caller asks again", extra={logs.REASON: str(exc)})
 
 
 def _find_none(actor: ActorId) -> VirtualMachine | None:
     return None
+
+
+@lru_cache(maxsize=256)
+def _name_of(token: bytes) -> str:
+    """Return the name of a command from its subject; there are few, and each comes often."""
+    return token.decode()
 
 
 def _fresh_id() -> str:

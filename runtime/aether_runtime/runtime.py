@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import logging
 import secrets
-import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,8 +24,8 @@ from aether_model.load import build_model
 from aether_model.model import Model
 from aether_nats.connection import NatsConnection, Subscription
 from aether_runtime.assignments import Assignments
+from aether_runtime.clock import LoopClock
 from aether_runtime.command_feeds import CommandFeeds
-from aether_runtime.core.group import Now
 from aether_runtime.followers import COMPARE_EVERY_S, Followers
 from aether_runtime.inbox import SWEEP_S, DurableInbox
 from aether_runtime.metrics import MetricSources
@@ -141,7 +140,7 @@ class Runtime(VmListener):
             events=ports.events,
             snapshotter=Snapshotter(ports.snapshots, self._loop.time),
             writer=str(config.pod),
-            now=lambda: Now(time.time(), self._loop.time()),
+            now=LoopClock(self._loop).now,
             new_id=_build_ids(),
             spawn=self.spawn,
             may_keep=self._may_keep,

@@ -103,10 +103,15 @@ class Group(msgspec.Struct):
 
 
 class Now(msgspec.Struct, frozen=True):
-    """The time, as an argument: wall clock for events, monotonic for deadlines."""
+    """The time, as an argument: wall clock for events, monotonic for deadlines.
+
+    Attributes:
+        text: `unix_s` as `format_time` writes it; empty where nobody has done so yet.
+    """
 
     unix_s: float
     monotonic_s: float
+    text: str = ""
 
 
 def decide_group(history: History, waiting: Sequence[Waiting], now: Now, *, bytes_max: int) -> Group:
@@ -129,7 +134,7 @@ def decide_group(history: History, waiting: Sequence[Waiting], now: Now, *, byte
 def begin_group(history: History, now: Now) -> Group:
     """Return a group without commands; the time of its events never runs back within an actor."""
     position = history.position
-    time, time_s = format_time(now.unix_s), now.unix_s
+    time, time_s = now.text or format_time(now.unix_s), now.unix_s
     if time < position.last_time:
         time, time_s = position.last_time, parse_time(position.last_time).timestamp()
     floor_s = history.window.floor_s
@@ -250,9 +255,9 @@ def _encode_events(group: Group, incarnation: int, command: Command, events: Seq
     for event in events:
         version += 1
         data = Raw(event.data)
-        encoded.append(encode_event(Event("1.0", build_event_id(incarnation, version), source, event.type, group.time, data, command.id, schema_version=event.schema_version)))
+        encoded.append(encode_event(Event("1.0", build_event_id(incarnation, version), source, event.type, group.time, data, command.id, "", "", event.schema_version)))
         shown.append(ReplyEvent(event.type, version, group.time, data))
-    return encoded, Reply("accepted", version, tuple(shown), command_id=command.id)
+    return encoded, Reply("accepted", version, tuple(shown), "", "", 0, command.id)
 
 
 def _build_answer(group: Group, model: Model, command: Command, decision: Decision | Reply) -> Reply:
