@@ -163,7 +163,7 @@ def _take(group: Group, history: History, item: Waiting, now: Now) -> bool:
         return True
     decision, state = _run_model(group, history.model, command)
     if type(decision) is Emitted:
-        return _take_events(group, history, item, decision, state, digest)
+        return _take_events(group, history, item, decision, state, digest=digest)
     group.answers.append((item, _build_answer(group, history.model, command, decision)))
     return True
 
@@ -222,7 +222,7 @@ def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision |
         return build_error(Reason.COMMAND_FAILED, f"{type(exc).__name__}: {exc}; nothing was stored", command_id=command.id, version=group.version), group.state
 
 
-def _take_events(group: Group, history: History, item: Waiting, decision: Emitted, state: State, digest: int) -> bool:
+def _take_events(group: Group, history: History, item: Waiting, decision: Emitted, state: State, *, digest: int) -> bool:
     """Add the events of a command to the group, unless they do not fit or it was only a question."""
     command = item.command
     encoded, reply = _encode_events(group, history.position.incarnation, command, decision.events)
