@@ -68,8 +68,9 @@ async def owning(name: str, journal: Journal, actors: Sequence[ActorId] = SHARED
 
 async def open_accounts(owner: Owner) -> None:
     """Open an account for each actor of an owner."""
-    for actor in owner.vms:
-        await owner.run(build_command("Open", {"owner": "all"}, id="open", actor=actor))
+    async with asyncio.TaskGroup() as opening:
+        for actor in owner.vms:
+            opening.create_task(owner.run(build_command("Open", {"owner": "all"}, id="open", actor=actor)), name=f"open {actor}")
 
 
 async def check_owners(events: EventStore, owners: Sequence[Owner], actors: Sequence[ActorId] = SHARED) -> list[StoredCommit]:
