@@ -67,6 +67,7 @@ class CommitIndex(msgspec.Struct, frozen=True, gc=False):
     def appended(self, sequence: int) -> CommitIndex:
         """Return the index after commit `n` was stored at `sequence`.
 
+        Raises `InvalidEnvelope` where the index names a commit that is not before that one.
         Mostly the newest sequence turns into a difference and the rest stays; one commit in 32 closes blocks and drops what they name.
         """
         if not self.n:
@@ -161,7 +162,9 @@ def _decode_sequences(text: str) -> list[int]:
 
 
 def _to_base36(value: int) -> str:
-    """Return a number of at least 0, two digits at a time: each commit writes two."""
+    """Return a number of at least 1, two digits at a time: each commit writes two. Sequences are positive, and so is the distance to an earlier one."""
+    if value <= 0:
+        raise InvalidEnvelope("the index of a commit names one that is not before it")
     if value < _PAIR:
         return _SHORT[value]
     text = ""
