@@ -8,7 +8,7 @@ longer than one read are kept in a list and joined once, so a message of 8 MB co
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
@@ -119,10 +119,10 @@ class FastParser(Parser):
         elif word == b"PONG":
             await self._controller.on_pong()
         elif word == b"INFO":
-            info = json.loads(line[5:])
+            info: object = json.loads(line[5:])
             if not isinstance(info, dict):
                 raise ValueError("INFO that is no object")
-            await self._controller.on_info(info)
+            await self._controller.on_info(cast("dict[str, object]", info))
         elif word == b"-ERR":
             await self._controller.on_server_error(line[5:].strip(b" '").decode(errors="replace").lower())
         elif word[:3] != b"+OK":
