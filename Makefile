@@ -42,7 +42,7 @@ check: $(STAMP) ## lint, types, unit and architecture tests, in under a minute
 .PHONY: test
 test: $(STAMP) ## run everything, the real Kubernetes included
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/pytest -q tests/contract tests/integration
+	@$(BIN)/pytest -q tests/contract tests/released tests/integration
 	@$(BIN)/pytest -q tests/e2e # by itself: its operator would mend what the tests of the CRDs write
 
 .PHONY: bench

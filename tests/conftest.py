@@ -11,6 +11,8 @@ from aether_nats.embedded import EmbeddedServer
 from tests.cluster.cluster import Cluster
 from tests.cluster.lifecycle import ensure_cluster, release_cluster
 from tests.cluster.processes import ClusterError
+from tests.histories.nats_cluster import NatsCluster
+from tests.histories.places import PLACES, Place, open_place
 
 REQUIRE_CLUSTER = "AETHER_REQUIRE_CLUSTER"
 """Set to 1 where a missing cluster must fail the tests instead of skipping them, as CI does."""
@@ -21,6 +23,20 @@ async def nats_server() -> AsyncIterator[EmbeddedServer]:
     """Run a nats-server with a store of its own for one test."""
     async with EmbeddedServer.start() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def nats_cluster() -> Iterator[NatsCluster]:
+    """Run three nats-servers for all tests that ask for them; who kills one starts it again."""
+    with NatsCluster.start() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=PLACES)
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    """Yield each place in which streams can lie: one server, and three."""
+    async with open_place(request.param, request) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ _PAIR: Final = len(_DIGITS) ** 2
 _PAIRS: Final[tuple[str, ...]] = tuple(high + low for high in _DIGITS for low in _DIGITS)
 _SHORT: Final[tuple[str, ...]] = (*_DIGITS, *_PAIRS[len(_DIGITS) :])
 """All numbers of two digits, with and without a leading zero."""
+_NOT_BEFORE: Final = "the index of a commit names one that is not before it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class CommitIndex(msgspec.Struct, frozen=True, gc=False):
     def appended(self, sequence: int) -> CommitIndex:
         """Return the index after commit `n` was stored at `sequence`.
 
+        Raises `InvalidEnvelope` where the index names a commit that is not before that one.
         Mostly the newest sequence turns into a difference and the rest stays; one commit in 32 closes blocks and drops what they name.
         """
         if not self.n:
@@ -130,13 +132,15 @@ def inner_blocks(block: Block, index: CommitIndex) -> Iterator[Block]:
 
 def _close_blocks(n: int, parts: list[str], sequence: int) -> str:
     """Return the text after commit `n`, whose low digits are full: it stands for all that they name."""
-    dropped = 0
+    newest, dropped = int(parts[0], 36), 0
+    if sequence <= newest:
+        raise InvalidEnvelope(_NOT_BEFORE)
     while n % RADIX == RADIX - 1:
         n //= RADIX
         dropped += RADIX - 1
     if dropped == len(parts):
         return _to_base36(sequence)
-    kept = int(parts[0], 36) - sum(int(part, 36) for part in parts[1 : dropped + 1])
+    kept = newest - sum(int(part, 36) for part in parts[1 : dropped + 1])
     return ".".join((_to_base36(sequence), _to_base36(sequence - kept), *parts[dropped + 1 :]))
 
 
@@ -161,7 +165,9 @@ def _decode_sequences(text: str) -> list[int]:
 
 
 def _to_base36(value: int) -> str:
-    """Return a number of at least 0, two digits at a time: each commit writes two."""
+    """Return a number of at least 1, two digits at a time: each commit writes two. Sequences are positive, and so is the distance to an earlier one."""
+    if value <= 0:
+        raise InvalidEnvelope(_NOT_BEFORE)
     if value < _PAIR:
         return _SHORT[value]
     text = ""

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from aether_api.errors import InvalidEnvelope
+from aether_api.errors import MALFORMED, InvalidEnvelope
 
 Action = Literal["adopt", "release"]
 PodState = Literal["ready", "leaving"]
@@ -92,7 +92,7 @@ def decode_assignment(payload: bytes) -> Assignment:
     """Decode an assignment, or raise `InvalidEnvelope`."""
     try:
         return _decode_assignment(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except MALFORMED as exc:
         raise InvalidEnvelope(f"not an assignment: {exc}") from exc
 
 
@@ -100,7 +100,7 @@ def decode_assignment_reply(payload: bytes) -> AssignmentReply:
     """Decode a pod's answer to an assignment, or raise `InvalidEnvelope`."""
     try:
         return _decode_assignment_reply(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except MALFORMED as exc:
         raise InvalidEnvelope(f"not an answer to an assignment: {exc}") from exc
 
 
@@ -108,5 +108,5 @@ def decode_heartbeat(payload: bytes) -> Heartbeat:
     """Decode a heartbeat, or raise `InvalidEnvelope`."""
     try:
         return _decode_heartbeat(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except MALFORMED as exc:
         raise InvalidEnvelope(f"not a heartbeat: {exc}") from exc

@@ -180,9 +180,14 @@ def build_dead_headers(raw_headers: bytes, sequence: int, reason: str, message: 
         found = headers.decode_headers(raw_headers)
     except InvalidEnvelope:
         found = {}
-    lines = {name: value for name, value in found.items() if name.startswith("Aether-") or name == headers.TRACEPARENT}
+    lines = {name: _join_lines(value) for name, value in found.items() if (name.startswith("Aether-") and name.isprintable()) or name == headers.TRACEPARENT}
     explanation = " ".join(message.split())[:DEAD_MESSAGE_LENGTH_MAX]
     return headers.encode_headers({**lines, headers.MESSAGE_ID: f"dead:{sequence}", headers.DEAD_REASON: reason, headers.DEAD_MESSAGE: explanation})
+
+
+def _join_lines(value: str) -> str:
+    """Return a value as a header can hold it: what a stranger wrote must not keep a message from its grave."""
+    return value.replace("\r", " ").replace("\n", " ")
 
 
 def build_retry_headers(raw_headers: bytes, sequence: int) -> bytes:

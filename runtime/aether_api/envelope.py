@@ -17,7 +17,7 @@ import msgspec
 
 from aether_api import headers
 from aether_api.commit_index import NO_COMMITS, CommitIndex, decode_index
-from aether_api.errors import InvalidEnvelope
+from aether_api.errors import MALFORMED, InvalidEnvelope
 from aether_api.identity import ActorId, Epoch
 
 CONTENT_TYPE_BATCH: Final = "application/cloudevents-batch+json"
@@ -168,7 +168,7 @@ def decode_fields(data: msgspec.Raw) -> dict[str, Any]:
     """Decode the data of an event, or raise `InvalidEnvelope`."""
     try:
         return _decode_fields(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except MALFORMED as exc:
         raise InvalidEnvelope(f"not the fields of an event: {exc}") from exc
 
 
@@ -176,7 +176,7 @@ def decode_events(payload: bytes) -> list[Event]:
     """Decode a batch, or raise `InvalidEnvelope`."""
     try:
         return _decode_batch(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except MALFORMED as exc:
         raise InvalidEnvelope(f"not a batch of events: {exc}") from exc
 
 

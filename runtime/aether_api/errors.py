@@ -36,9 +36,17 @@ Wire reasons (`Reason`) are what a caller of an actor sees; `reason_of` maps the
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
+
+import msgspec
 
 RETRY_SOON_S = 0.1
 """Seconds: long enough for a leader election tick or a hand-over step, short enough for a waiting person."""
+
+
+MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be: no JSON, no such type, no UTF-8, or nested deeper than the stack goes. Whoever
+decodes what strangers write catches all of them."""
 
 
 class Reason(StrEnum):

@@ -103,8 +103,9 @@ def find_header(raw: bytes, marked: bytes) -> str | None:
     if at < 0:
         return None
     start = at + len(marked)
+    end = raw.find(b"\r\n", start)
     try:
-        return raw[start : raw.find(b"\r\n", start)].decode().strip(BLANKS)
+        return raw[start : end if end >= 0 else None].decode().strip(BLANKS)
     except UnicodeDecodeError as exc:
         raise InvalidEnvelope("the headers are not UTF-8") from exc
 

@@ -17,7 +17,7 @@ import msgspec
 
 from aether_api import headers
 from aether_api.envelope import Event, decode_fields
-from aether_api.errors import InvalidEnvelope, Reason
+from aether_api.errors import MALFORMED, InvalidEnvelope, Reason
 from aether_api.identity import ActorId, CommandId
 
 TIMEOUT_DEFAULT_MS: Final = 10_000
@@ -36,6 +36,9 @@ TIME_MIN: Final = datetime(1000, 1, 2, tzinfo=UTC)
 
 TIME_MAX: Final = datetime(9999, 12, 30, tzinfo=UTC)
 """After it some time zones have no date."""
+
+SECOND_MAX: Final = 2**32 - 1
+"""The last unix second that an event may have, in 2106: the window of known commands keeps 32 bits of it."""
 
 COMMAND_ID_LENGTH_MAX: Final = 128
 """Characters: a UUID, a trace id or a client's own composed key fit."""
@@ -124,7 +127,7 @@ def decode_reply(payload: bytes) -> Reply:
     """Decode a reply, or raise `InvalidEnvelope`."""
     try:
         return _decode_reply(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except MALFORMED as exc:
         raise InvalidEnvelope(f"not a reply of an actor: {exc}") from exc
 
 
@@ -176,7 +179,8 @@ def _parse_any_command(actor: ActorId, name: str, raw_headers: bytes, payload: b
     time, unix_s = (format_time(now_s), now_s) if sent is None else _parse_sent(sent)
     timeout_ms = TIMEOUT_DEFAULT_MS if timeout is None else _parse_int(headers.TIMEOUT_MS, timeout, minimum=1)
     usual = (command_id is not None) + (sent is not None) + (timeout is not None)
-    rest = _parse_rest(raw_headers) if raw_headers.count(b"\n") > usual + _FRAME_LINES else _NO_REST
+    is_all = raw_headers.count(b"\n") == usual + _FRAME_LINES and raw_headers[-4:] == b"\r\n\r\n"
+    rest = _NO_REST if is_all else _parse_rest(raw_headers)
     return Command(
         actor=actor,
         name=name,
@@ -205,15 +209,22 @@ def _format_second(second: int) -> str:
 
 
 def parse_second(text: str) -> int:
-    """Return the unix second of an RFC 3339 time, or raise `InvalidEnvelope`; quick for the form of `format_time`, of which replay sees many in a row."""
-    if len(text) == TIME_LENGTH and text[19] == "." and text[26] == "Z" and text[20:26].isdigit():
+    """Return the unix second of an event's time, or raise `InvalidEnvelope`; quick for the form of `format_time`, of which replay sees many in a row."""
+    if len(text) == TIME_LENGTH and text[19] == "." and text[26] == "Z" and text[20:26].isdigit() and text.isascii():
         return _parse_second(text[:19])
-    return int(parse_time(text).timestamp())
+    return _check_second(text)
 
 
 @lru_cache(maxsize=8)
 def _parse_second(text: str) -> int:
-    return int(parse_time(text + "Z").timestamp())
+    return _check_second(text + "Z")
+
+
+def _check_second(text: str) -> int:
+    second = int(parse_time(text).timestamp())
+    if not 0 <= second <= SECOND_MAX:
+        raise InvalidEnvelope(f"{text!r} is not a time of this age: it must lie between 1970 and 2106")
+    return second
 
 
 @lru_cache(maxsize=8)

@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from aether_api.errors import InvalidName
+from aether_api.headers import parse_count
 from aether_api.identity import ActorId, PodUid, PoolName, check_name, parse_actor_id
 
 ROOT: Final = "aether"
@@ -201,17 +202,19 @@ def parse_event_stream(name: str) -> tuple[str, int]:
     """Return namespace and partition of an event stream, or raise `InvalidName`."""
     root, _, rest = name.partition("_")
     namespace, kind, partition = rest.rpartition("_EVT_")
-    if root != "AETHER" or not kind or not partition.isdigit():
+    number = parse_count(partition)
+    if root != "AETHER" or not kind or number is None:
         raise InvalidName(f"{name!r} is not the name of an event stream")
-    return check_name("namespace", namespace), int(partition)
+    return check_name("namespace", namespace), number
 
 
 def parse_event_subject(subject: str) -> tuple[ActorId, int]:
     """Return the actor and partition of a commit's subject, or raise `InvalidName`."""
     tokens = _tokens(subject, "evt", 6)
-    if not tokens[3].isdigit():
+    partition = parse_count(tokens[3])
+    if partition is None:
         raise InvalidName(f"{subject!r} names no partition")
-    return parse_actor_id(tokens[1], tokens[4], tokens[5]), int(tokens[3])
+    return parse_actor_id(tokens[1], tokens[4], tokens[5]), partition
 
 
 def parse_stored_subject(subject: str) -> ActorId:

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from aether_api.errors import CommandFailed, EventInvalid, InvalidEnvelope, Reason
+from aether_api.errors import MALFORMED, CommandFailed, EventInvalid, InvalidEnvelope, Reason
 from aether_api.identity import MEMBER_PATTERN
 from aether_model.model import NO_OP, CancelReminder, CommandInput, Decision, DomainEvent, Emitted, NoOp, Rejected, SetReminder, State
 from aether_model.python import CommandContext, EventContext, Remind
@@ -32,7 +32,6 @@ _MEMBER = re.compile(MEMBER_PATTERN)
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(.*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`$")
-_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ class PythonRuntimeModel:
             return Rejected(Reason.UNKNOWN_COMMAND.value, f"model {self.name} has no command {command.name!r}; known are {', '.join(sorted(self.handlers)) or 'none'}")
         try:
             fields = handler.decode(command.payload)
-        except _UNDECODABLE as exc:
+        except MALFORMED as exc:
             return Rejected(Reason.INVALID_COMMAND.value, _explain_payload(handler, exc))
         try:
             answer = handler.run(state, fields, _context_of(command)) if handler.wants_context else handler.run(state, fields)
@@ -131,7 +130,7 @@ class PythonRuntimeModel:
         try:
             event = applier.decode(data) if schema_version == applier.schema_version else _upcast(applier, data, schema_version)
             after = applier.run(state, event, EventContext(version, time)) if applier.wants_context else applier.run(state, event)
-        except (EventInvalid, *_UNDECODABLE) as exc:
+        except (EventInvalid, *MALFORMED) as exc:
             raise EventInvalid(f"event {event_type}, version {version}: {_explain(exc, ())}") from exc
         except Exception as exc:  # the root of everything that an author wrote: it costs its own actor and no other
             raise EventInvalid(f"event {event_type}, version {version}: {applier.method} raised {type(exc).__name__}: {exc}") from exc
@@ -158,7 +157,7 @@ class PythonRuntimeModel:
         """
         try:
             return self._decode_state(encoded)
-        except _UNDECODABLE as exc:
+        except MALFORMED as exc:
             raise InvalidEnvelope(f"not a state of model {self.name}: {exc}") from exc
 
     def _read_answer(self, command: str, answer: object) -> Decision:
@@ -219,7 +218,7 @@ def _upcast(applier: Applier, data: bytes, schema_version: int) -> msgspec.Struc
 def _violation(handler: Handler, payload: bytes) -> str | None:
     try:
         handler.decode(payload)
-    except _UNDECODABLE as exc:
+    except MALFORMED as exc:
         return _explain_payload(handler, exc)
     return None
 

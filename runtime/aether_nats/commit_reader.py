@@ -83,18 +83,27 @@ class CommitReader:
         return [decode_stored(message) if message is not None and message.subject == subject else None for message in messages]
 
     async def walk(self, actor: ActorId, end: int) -> list[StoredCommit]:
-        """Return every commit of the actor before the sequence `end`, without its events; what is no commit is left out."""
+        """Return every commit of the actor before the sequence `end`, without its events; what is no commit is left out.
+
+        A message of the actor stands at `end`, so a replica that runs out before it is behind, and the leader has what follows.
+        """
         stream, subject = self._place(actor)
         commits: list[StoredCommit] = []
         next_sequence = 1
         while True:
             batch, _ = await self._js.read_batch(stream, subject, next_sequence, BATCH_COMMITS)
+            if not batch:
+                batch = await self._read_next(stream, subject, next_sequence)
             for message in batch:
                 with suppress(InvalidEnvelope):
                     commits += [structs.replace(decode_stored(message), payload=b"")] if message.sequence < end else []
             if not batch or batch[-1].sequence >= end:
                 return commits
             next_sequence = batch[-1].sequence + 1
+
+    async def _read_next(self, stream: str, subject: str, sequence: int) -> list[StoredMessage]:
+        message = await self._js.leader_next(stream, subject, sequence)
+        return [] if message is None else [message]
 
     async def _read_run(self, actor: ActorId, head: StoredCommit, from_n: int) -> AsyncIterator[Sequence[StoredCommit]]:
         """Yield commits from `from_n` on for as long as they follow each other, at most up to the one before `head`.

@@ -98,7 +98,7 @@ class EmbeddedServer:
         configuration = self._folder / "server.conf"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            configuration.write_text(self._build_configuration())
+            configuration.write_text(build_configuration(self._folder, port=self._port, sync_always=self.sync_always, extra=self._extra_config))
         except OSError as exc:
             raise SettingsInvalid(f"the store of NATS cannot be written: {exc}") from exc
         # A process group of its own, so that a Ctrl-C at the terminal ends whoever uses the server first, and the server in order.
@@ -124,18 +124,6 @@ class EmbeddedServer:
     @property
     def _log_path(self) -> Path:
         return self._folder / "server.log"
-
-    def _build_configuration(self) -> str:
-        sync = "  sync_interval: always\n" if self.sync_always else ""
-        return (
-            f"listen: 127.0.0.1:{self._port if self._port is not None else -1}\n"
-            f"ports_file_dir: {json.dumps(str(self._folder))}\n"
-            "max_payload: 8MB\n"
-            'ping_interval: "5s"\n'
-            "ping_max: 2\n"
-            f"jetstream {{\n  store_dir: {json.dumps(str(self._folder / 'store'))}\n{sync}}}\n"
-            f"{self._extra_config}\n"
-        )
 
     async def _find_port(self, process: asyncio.subprocess.Process) -> int:
         """Read the port from the file that the server writes once it listens."""
@@ -178,6 +166,25 @@ class EmbeddedServer:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+def build_configuration(folder: Path, *, port: int | None, sync_always: bool = False, extra: str = "") -> str:
+    """Return the configuration of a server that keeps everything in `folder`.
+
+    Args:
+        port: a port of 127.0.0.1; None lets the server choose one.
+        extra: more lines, such as users.
+    """
+    sync = "  sync_interval: always\n" if sync_always else ""
+    return (
+        f"listen: 127.0.0.1:{port if port is not None else -1}\n"
+        f"ports_file_dir: {json.dumps(str(folder))}\n"
+        "max_payload: 8MB\n"
+        'ping_interval: "5s"\n'
+        "ping_max: 2\n"
+        f"jetstream {{\n  store_dir: {json.dumps(str(folder / 'store'))}\n{sync}}}\n"
+        f"{extra}\n"
+    )
 
 
 def find_program() -> str:

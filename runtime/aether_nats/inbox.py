@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from aether_api.durable import DeadLetter, InboxPosition, build_dead_headers, build_durable_headers, build_retry_headers, read_dead_letter
-from aether_api.errors import InvalidEnvelope, InvalidName, StreamUnavailable
+from aether_api.errors import MALFORMED, InvalidEnvelope, InvalidName, StreamUnavailable
 from aether_api.identity import ActorId
 from aether_api.messages import Command, parse_time
 from aether_api.subjects import dead_subject, inbox_stream, inbox_subject, inbox_wildcard, parse_inbox_subject, reminder_wildcard, snapshot_stream, tries_subject
@@ -106,7 +106,7 @@ class Inbox:
             return None
         try:
             return _decode_tries(message.payload)
-        except msgspec.DecodeError:
+        except MALFORMED:
             return None  # unreadable is as good as never tried: the count begins anew
 
     async def write_tries(self, actor: ActorId, tries: Tries) -> None:

@@ -11,7 +11,8 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, StreamUnavailable, WrongLastSequence
+from aether_api.errors import MALFORMED, AetherError, InvalidEnvelope, JetStreamError, StreamUnavailable, WrongLastSequence
+from aether_api.headers import COUNT_DIGITS_MAX
 from aether_nats.message import Message
 
 ERROR_WRONG_LAST_SEQUENCE: Final = 10071
@@ -33,7 +34,7 @@ CODE_UNAVAILABLE: Final = 503
 CODE_NOT_FOUND: Final = 404
 CODE_END_OF_BATCH: Final = 204
 
-_DIGITS = re.compile(r"\d+")
+_DIGITS = re.compile(r"(?<!\d)\d{1,18}(?!\d)")
 _T = TypeVar("_T")
 
 
@@ -186,7 +187,7 @@ def sequence_of(message: Message) -> int:
 def _read_ack(message: Message) -> _Ack:
     try:
         ack = _decode_ack(message.payload)
-    except msgspec.DecodeError as exc:
+    except MALFORMED as exc:
         raise InvalidEnvelope(f"not an ack of JetStream: {message!r}: {exc}") from exc
     if ack.error is not None:
         raise build_error(ack.error)
@@ -199,7 +200,7 @@ def decode_answer(message: Message, decode: msgspec.json.Decoder[_T]) -> _T:
         failure = _decode_failure(message.payload)
         if failure.error is None:
             return decode.decode(message.payload)
-    except msgspec.DecodeError as exc:
+    except MALFORMED as exc:
         raise InvalidEnvelope(f"not an answer of JetStream: {message!r}: {exc}") from exc
     raise build_error(failure.error)
 
@@ -221,6 +222,7 @@ def stored_of(message: Message) -> StoredMessage | None:
 
     Raises:
         JetStreamError: the server refused the question.
+        InvalidEnvelope: it is no answer of the server.
     """
     if message.status:
         if message.status in (CODE_NOT_FOUND, CODE_END_OF_BATCH):
@@ -228,10 +230,11 @@ def stored_of(message: Message) -> StoredMessage | None:
         raise build_status_error(message)
     raw = message.raw_headers
     sequence = _find_header(raw, b"\r\nNats-Sequence:")
-    if not sequence.isdigit():
-        raise InvalidEnvelope(f"not an answer to a Direct Get: {message!r}")
     subject, time = _find_header(raw, b"\r\nNats-Subject:"), _find_header(raw, b"\r\nNats-Time-Stamp:")
-    return StoredMessage(subject.decode(), int(sequence), raw, message.payload, time.decode())
+    try:
+        return StoredMessage(subject.decode(), int(sequence), raw, message.payload, time.decode())
+    except ValueError as exc:  # no number, one without end, or no UTF-8: anybody may have published on such a subject
+        raise InvalidEnvelope(f"not an answer to a Direct Get: {message!r}: {exc}") from exc
 
 
 def build_status_error(message: Message) -> AetherError:
@@ -244,7 +247,7 @@ def build_status_error(message: Message) -> AetherError:
 def find_pending(message: Message) -> int:
     """Return how many matches the server left out of a batch, from its last message."""
     value = _find_header(message.raw_headers, b"\r\nNats-Num-Pending:")
-    return int(value) if value.isdigit() else 0
+    return int(value) if value.isdigit() and len(value) <= COUNT_DIGITS_MAX else 0
 
 
 def _find_header(raw: bytes, marker: bytes) -> bytes:

@@ -52,4 +52,4 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         return decode_headers(self.raw_headers) if self.raw_headers else {}
 
     def __repr__(self) -> str:
-        return f"Message(subject={self.subject!r}, status={self.status}, payload of {len(self.payload)} bytes)"
+        return f"Message(subject={self.raw_subject.decode(errors='replace')!r}, status={self.status}, payload of {len(self.payload)} bytes)"

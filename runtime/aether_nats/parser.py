@@ -8,7 +8,7 @@ longer than one read are kept in a list and joined once, so a message of 8 MB co
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
@@ -73,7 +73,7 @@ class FastParser(Parser):
             self._chunks = []
         try:
             position = await self._parse_all(data)
-        except (ValueError, IndexError) as exc:
+        except (ValueError, IndexError, RecursionError) as exc:
             raise ProtocolError from exc
         if position < len(data):
             self._chunks = [data[position:] if position else data]
@@ -93,6 +93,8 @@ class FastParser(Parser):
                 words = data[position + (5 if has_headers else 4) : newline].split(b" ")
                 start = newline + 2
                 stop = start + int(words[-1])
+                if stop < start:
+                    raise ValueError(f"a message of {words[-1]!r} bytes")
                 if stop + 2 > end:
                     self._missing = stop + 2 - end
                     break
@@ -117,7 +119,10 @@ class FastParser(Parser):
         elif word == b"PONG":
             await self._controller.on_pong()
         elif word == b"INFO":
-            await self._controller.on_info(json.loads(line[5:]))
+            info: object = json.loads(line[5:])
+            if not isinstance(info, dict):
+                raise ValueError("INFO that is no object")
+            await self._controller.on_info(cast("dict[str, object]", info))
         elif word == b"-ERR":
             await self._controller.on_server_error(line[5:].strip(b" '").decode(errors="replace").lower())
         elif word[:3] != b"+OK":

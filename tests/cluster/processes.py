@@ -100,7 +100,7 @@ def work(
     if shutil.which(command[0]) is None:
         raise ClusterError(f"{command[0]} is not installed")
     with log.open("wb") as output:
-        process = subprocess.Popen(_ending_with_us(command), stdin=stdin or subprocess.DEVNULL, stdout=output, stderr=output, env=_merged(environment), cwd=folder)
+        process = subprocess.Popen(ending_with_us(command), stdin=stdin or subprocess.DEVNULL, stdout=output, stderr=output, env=_merged(environment), cwd=folder)
         with ended(process):
             code = _watch(process, log)
     if code != 0:
@@ -122,7 +122,8 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
                 process.wait()
 
 
-def _ending_with_us(command: Sequence[str | Path]) -> list[str]:
+def ending_with_us(command: Sequence[str | Path]) -> list[str]:
+    """Return a command whose process ends with ours, however that ends, where the system can do it (with the thread that starts it, to be exact)."""
     wrapper = ["setpriv", "--pdeathsig", "TERM", "--"] if sys.platform == "linux" and shutil.which("setpriv") else []
     return [*wrapper, *(str(word) for word in command)]
 

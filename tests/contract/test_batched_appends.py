@@ -131,6 +131,7 @@ async def test_a_server_that_dies_with_batches_under_way_stores_each_commit_once
         await asyncio.sleep(0)
     await server.kill()
     await server.run()
+    await journal.connection.wait_connected()
     for actor, outcome in zip(ACTORS, outcomes, strict=True):
         async with asyncio.timeout(30):
             with suppress(VersionConflictError):  # the first try was stored and its ack lost

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -93,9 +93,9 @@ class RunningPod:
 
 
 @asynccontextmanager
-async def connected(url: str, name: str = "test") -> AsyncIterator[NatsConnection]:
+async def connected(url: str | NatsSettings, name: str = "test") -> AsyncIterator[NatsConnection]:
     """Connect for the length of a `with` block."""
-    connection = await NatsConnection.open(NatsSettings((url,), name))
+    connection = await NatsConnection.open(NatsSettings((url,), name) if isinstance(url, str) else replace(url, name=name))
     try:
         yield connection
     finally:
@@ -104,7 +104,7 @@ async def connected(url: str, name: str = "test") -> AsyncIterator[NatsConnectio
 
 @asynccontextmanager
 async def running_pod(
-    url: str,
+    url: str | NatsSettings,
     name: str,
     placements: Placements | None = None,
     *,

@@ -13,6 +13,7 @@ class CutLink:
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self._open = True
+        self._dropping = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
@@ -44,6 +45,10 @@ class CutLink:
         """Let connections through again."""
         self._open = True
 
+    def drop_next_answer(self) -> None:
+        """Pass on what comes next from a client, and drop that client's connection before the answer."""
+        self._dropping = True
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._open:
             writer.transport.abort()
@@ -52,10 +57,23 @@ class CutLink:
         self._writers |= {writer, to_writer}
         try:
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(_pump(reader, to_writer), name="to the server")
+                pumps.create_task(self._pump_to_server(reader, to_writer, writer), name="to the server")
                 pumps.create_task(_pump(to_reader, writer), name="to the client")
         finally:
             self._writers -= {writer, to_writer}
+
+    async def _pump_to_server(self, reader: asyncio.StreamReader, to_writer: asyncio.StreamWriter, client: asyncio.StreamWriter) -> None:
+        """Pass bytes on as `_pump` does, until an answer is to be dropped; the server reads all that was sent before."""
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                to_writer.write(data)
+                await to_writer.drain()
+                if self._dropping:
+                    self._dropping = False
+                    client.transport.abort()
+                    to_writer.close()
+                    return
+        to_writer.transport.abort()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

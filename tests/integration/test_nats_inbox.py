@@ -26,6 +26,7 @@ from aether_nats.message import Message
 from aether_nats.schedules import Reminder, Schedules
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import ensure_streams
+from tests.histories.places import Place, until_equal
 
 ALICE = parse_actor_id("bank", "account", "alice")
 BOB = parse_actor_id("bank", "account", "bob")
@@ -40,7 +41,6 @@ def build_command(id: str, name: str = "Deposit", payload: bytes = b'{"amount":1
 class Rig:
     """The streams of a namespace, and the hints that came."""
 
-    server: EmbeddedServer
     connection: NatsConnection
     js: JetStream
     inbox: Inbox
@@ -56,28 +56,41 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(nats_server: EmbeddedServer) -> AsyncIterator[Rig]:
-    connection = await NatsConnection.open(NatsSettings((nats_server.url,)))
-    await ensure_streams(connection, "bank")
+async def rig(place: Place) -> AsyncIterator[Rig]:
+    async with place.with_streams("bank") as connection:
+        yield build_rig(connection)
+
+
+@pytest.fixture
+async def rig_alone(nats_server: EmbeddedServer) -> AsyncIterator[Rig]:
+    """One on a server that a test may restart."""
+    async with Place(NatsSettings((nats_server.url,)), 1).with_streams("bank") as connection:
+        yield build_rig(connection)
+
+
+def build_rig(connection: NatsConnection) -> Rig:
     js = JetStream(connection)
-    rig = Rig(nats_server, connection, js, Inbox(js, "bank"))
+    rig = Rig(connection, js, Inbox(js, "bank"))
     connection.subscribe(wake_wildcard("bank"), rig.on_wake)
-    yield rig
-    await connection.close()
+    return rig
+
+
+async def read_ids(rig: Rig, after: int = 0) -> list[str]:
+    found = await rig.inbox.read_next(ALICE, after)
+    return [parse_durable(ALICE, message.sequence, message.raw_headers, message.payload, stored=message.time).command.id for message in found]
 
 
 async def test_a_durable_command_is_announced_and_read_back_in_order(rig: Rig) -> None:
     sequences = [(await rig.inbox.send(build_command(f"c-{number}"))).sequence for number in range(3)]
     assert [await rig.hint() for _ in sequences] == [("alice", sequence) for sequence in sequences]
-    found = await rig.inbox.read_next(ALICE, sequences[0])
-    assert [parse_durable(ALICE, message.sequence, message.raw_headers, message.payload, stored=message.time).command.id for message in found] == ["c-1", "c-2"]
+    await until_equal(lambda: read_ids(rig, sequences[0]), ["c-1", "c-2"])
     assert await rig.inbox.read_next(ALICE, sequences[-1]) == []
 
 
 async def test_the_backlog_tells_who_waits(rig: Rig) -> None:
     receipts = [await rig.inbox.send(build_command(f"c-{number}")) for number in range(3)]
     assert await rig.inbox.read_backlog() == {ALICE: 3}
-    assert await rig.inbox.find_last([ALICE, BOB]) == {ALICE: receipts[-1].sequence}
+    await until_equal(lambda: rig.inbox.find_last([ALICE, BOB]), {ALICE: receipts[-1].sequence})
     await rig.inbox.settle(ALICE, receipts[1].sequence)
     assert await rig.inbox.read_backlog() == {ALICE: 1}
 
@@ -90,20 +103,21 @@ async def test_a_command_sent_twice_is_stored_once(rig: Rig) -> None:
     assert len(await rig.inbox.read_next(ALICE, 0)) == 1
 
 
-async def test_a_durable_command_outlives_the_server(rig: Rig) -> None:
-    await rig.inbox.send(build_command("c-1"))
-    await rig.server.stop()
-    await rig.server.run()
-    await rig.connection.wait_connected()
-    assert [message.payload for message in await rig.inbox.read_next(ALICE, 0)] == [b'{"amount":1}']
+async def test_a_durable_command_outlives_the_server(rig_alone: Rig, nats_server: EmbeddedServer) -> None:
+    await rig_alone.inbox.send(build_command("c-1"))
+    await nats_server.stop()
+    await nats_server.run()
+    await rig_alone.connection.wait_connected()
+    assert [message.payload for message in await rig_alone.inbox.read_next(ALICE, 0)] == [b'{"amount":1}']
 
 
 async def test_a_long_inbox_is_read_in_pieces(rig: Rig) -> None:
     for number in range(READ_AHEAD + 5):
         await rig.inbox.send(build_command(f"c-{number}"))
-    first = await rig.inbox.read_next(ALICE, 0)
-    rest = await rig.inbox.read_next(ALICE, first[-1].sequence)
-    assert (len(first), len(rest)) == (READ_AHEAD, 5)
+    ids = [f"c-{number}" for number in range(READ_AHEAD + 5)]
+    await until_equal(lambda: read_ids(rig), ids[:READ_AHEAD])
+    last = (await rig.inbox.read_next(ALICE, 0))[-1].sequence
+    await until_equal(lambda: read_ids(rig, last), ids[READ_AHEAD:])
 
 
 async def test_tries_are_kept_with_the_snapshots(rig: Rig) -> None:
@@ -116,27 +130,33 @@ async def test_tries_are_kept_with_the_snapshots(rig: Rig) -> None:
 async def test_a_dead_letter_can_be_retried_or_dropped_and_nobody_elses(rig: Rig) -> None:
     for number in range(2):
         await rig.inbox.send(build_command(f"c-{number}"))
+    await until_equal(lambda: read_ids(rig), ["c-0", "c-1"])
     for message in await rig.inbox.read_next(ALICE, 0):
         await rig.inbox.bury(ALICE, message, "CommandFailed", "it raised")
         await rig.inbox.bury(ALICE, message, "CommandFailed", "it raised, and we did not hear the ack")
         await rig.inbox.settle(ALICE, message.sequence)
+    await until_equal(lambda: read_dead_ids(rig), ["c-0", "c-1"])
     first, second = await rig.inbox.read_dead(ALICE)
-    assert (first.command_id, second.command_id, second.reason) == ("c-0", "c-1", "CommandFailed")
+    assert second.reason == "CommandFailed"
     with pytest.raises(InvalidEnvelope, match="no dead letter"):
         await rig.inbox.drop_dead(BOB, second.sequence)
     await rig.inbox.drop_dead(ALICE, first.sequence)
     sequence = await rig.inbox.retry_dead(ALICE, second.sequence)
-    assert await rig.inbox.read_dead(ALICE) == []
+    await until_equal(lambda: read_dead_ids(rig), [])
+    await until_equal(lambda: read_ids(rig), ["c-1"])
     (message,) = await rig.inbox.read_next(ALICE, 0)
     assert message.sequence == sequence
-    assert parse_durable(ALICE, sequence, message.raw_headers, message.payload, stored=message.time).command.id == "c-1"
 
 
-async def test_the_stream_says_which_one_it_is(rig: Rig) -> None:
+async def read_dead_ids(rig: Rig) -> list[str]:
+    return [letter.command_id for letter in await rig.inbox.read_dead(ALICE)]
+
+
+async def test_the_stream_says_which_one_it_is(rig: Rig, place: Place) -> None:
     before = await rig.inbox.read_incarnation()
     assert await rig.inbox.read_incarnation() == before
     await rig.js.delete_stream("AETHER_bank_INBOX")
-    await ensure_streams(rig.connection, "bank")
+    await ensure_streams(rig.connection, "bank", place.plan())
     assert await rig.inbox.read_incarnation() > before
 
 
@@ -157,26 +177,31 @@ async def test_a_one_shot_comes_to_the_inbox_and_is_gone(rig: Rig) -> None:
     due = format_time(NOW_S)
     await schedules.set(ALICE, Reminder("dunning", "Remind", b'{"level":1}', f"@at {due}", due, missed="skip"), "t1")
     await rig.hint()
+    await until_equal(lambda: read_ids(rig), ["dunning:t1"])
     (message,) = await rig.inbox.read_next(ALICE, 0)
     found = parse_durable(ALICE, message.sequence, message.raw_headers, message.payload, stored=message.time)
     assert found.tick is not None
     assert (found.command.name, found.command.payload, found.command.id) == ("Remind", b'{"level":1}', "dunning:t1")
     assert (found.tick.due, found.tick.recurring, found.tick.missed) == (due, False, "skip")
-    assert await schedules.read_all(ALICE) == []
+    await until_equal(lambda: schedules.read_all(ALICE), [])
 
 
 async def test_a_recurring_reminder_ticks_until_it_is_cancelled(rig: Rig) -> None:
     schedules = Schedules(rig.js)
     reminder = Reminder("interest", "AddInterest", b"{}", "* * * * * *", zone="Europe/Berlin", missed="collapse")
     await schedules.set(ALICE, reminder, "t1")
-    assert await schedules.read_all(ALICE) == [(reminder, "t1")]
+    await until_equal(lambda: schedules.read_all(ALICE), [(reminder, "t1")])
     ticks = [await rig.hint() for _ in range(2)]
+
+    async def read_ticks() -> list[str]:
+        return (await read_ids(rig))[:2]
+
+    await until_equal(read_ticks, [f"interest:{sequence}" for _, sequence in ticks])
     found = [parse_durable(ALICE, m.sequence, m.raw_headers, m.payload, stored=m.time) for m in await rig.inbox.read_next(ALICE, 0)]
-    assert [item.command.id for item in found[:2]] == [f"interest:{sequence}" for _, sequence in ticks]
     assert all(item.tick is not None and item.tick.recurring for item in found)
     await schedules.cancel(ALICE, "interest", "t1")
     await schedules.cancel(ALICE, "interest", "t1")
-    assert await schedules.read_all(ALICE) == []
+    await until_equal(lambda: schedules.read_all(ALICE), [])
 
 
 @pytest.mark.parametrize(("text", "zone", "match"), [("0 9 * * *", "", "six fields"), ("rubbish", "", "six fields"), ("0 0 9 * * *", "Moon/Crater", "time zone")])
@@ -185,26 +210,27 @@ async def test_a_schedule_that_the_server_cannot_read_costs_its_command(rig: Rig
         await Schedules(rig.js).set(ALICE, Reminder("interest", "AddInterest", b"{}", text, zone=zone), "t1")
 
 
-async def test_a_one_shot_that_came_due_while_the_server_was_down_fires_at_its_start(rig: Rig) -> None:
+async def test_a_one_shot_that_came_due_while_the_server_was_down_fires_at_its_start(rig_alone: Rig, nats_server: EmbeddedServer) -> None:
     due_s = time.time() + 1
-    await Schedules(rig.js).set(ALICE, Reminder("dunning", "Remind", b"{}", f"@at {format_time(due_s)}", format_time(due_s)), "t1")
-    await rig.server.stop()
+    await Schedules(rig_alone.js).set(ALICE, Reminder("dunning", "Remind", b"{}", f"@at {format_time(due_s)}", format_time(due_s)), "t1")
+    await nats_server.stop()
     await asyncio.sleep(max(0.0, due_s - time.time()))
-    await rig.server.run()
-    await rig.connection.wait_connected()
+    await nats_server.run()
+    await rig_alone.connection.wait_connected()
     async with asyncio.timeout(20):
-        while not await rig.inbox.read_next(ALICE, 0):
+        while not await rig_alone.inbox.read_next(ALICE, 0):
             await asyncio.sleep(0.05)
 
 
 async def test_a_purge_takes_what_waits_for_the_actor_and_leaves_what_waits_for_others(rig: Rig) -> None:
-    journal, schedules = Journal(rig.js, 4), Schedules(rig.js)
+    journal, schedules = Journal(rig.js, 1), Schedules(rig.js)
     await rig.inbox.send(build_command("c-1"))
+    await until_equal(lambda: read_ids(rig), ["c-1"])
     (message,) = await rig.inbox.read_next(ALICE, 0)
     await rig.inbox.bury(ALICE, message, "CommandFailed", "it raised")
     await schedules.set(ALICE, Reminder("interest", "AddInterest", b"{}", "@daily"), "t1")
     await CommandClient(rig.connection).send_durable(BOB, "Deposit")
     await journal.purge(ALICE, epoch=Epoch(2), writer="operator")
     assert await rig.inbox.read_backlog() == {BOB: 1}
-    assert await rig.inbox.read_dead(ALICE) == []
-    assert await schedules.read_all(ALICE) == []
+    await until_equal(lambda: rig.inbox.read_dead(ALICE), [])
+    await until_equal(lambda: schedules.read_all(ALICE), [])

@@ -16,7 +16,7 @@ import msgspec
 from aether_api import headers
 from aether_api.commit_index import CommitIndex
 from aether_api.durable import NO_INBOX, InboxPosition
-from aether_api.errors import InvalidEnvelope
+from aether_api.errors import MALFORMED, InvalidEnvelope
 from aether_model.model import Model
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.reminders import NO_REMINDERS
@@ -94,7 +94,7 @@ def decode_snapshot(raw_headers: bytes, payload: bytes) -> SnapshotBody:
         raise InvalidEnvelope("the snapshot's checksum is wrong")
     try:
         return _decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except MALFORMED as exc:
         raise InvalidEnvelope(f"the snapshot's body is broken: {exc}") from exc
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cache
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
@@ -123,3 +124,35 @@ def test_a_run_of_commits_gives_the_index_that_they_give_one_by_one(n: int, coun
     sequences, indexes = build_log()
     end = min(n + count, COMMITS)
     assert indexes[n].extended(sequences[n:end]) == indexes[end]
+
+
+def name_blocks(n: int) -> list[int]:
+    """Return the commits that the index of commit `n` must name, newest first, by the words of the design."""
+    named, last, size, rest = [], n - 1, 1, n
+    while rest:
+        rest, digit = divmod(rest, RADIX)
+        for _ in range(digit):
+            named.append(last)
+            last -= size
+        size *= RADIX
+    return named
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=120), st.integers(0, 40_000))
+def test_an_index_names_what_the_design_says_however_far_commits_lie_apart(gaps: list[int], before: int) -> None:
+    sequences = list(accumulate(gaps, initial=before + 1))
+    index = NO_COMMITS.extended(range(1, before + 1))
+    for n, sequence in enumerate(sequences, start=before):
+        assert [(block.last, block.sequence) for block in index.blocks()] == [(last, last + 1 if last < before else sequences[last - before]) for last in name_blocks(n)]
+        index = index.appended(sequence)
+
+
+@given(st.integers(1, 2000), st.integers(-5, 5))
+def test_a_commit_cannot_follow_one_that_is_not_before_it(n: int, distance: int) -> None:
+    index = NO_COMMITS.extended(range(10, 10 + n))
+    newest = 9 + n
+    if distance <= 0:
+        with pytest.raises(InvalidEnvelope, match="not before"):
+            index.appended(newest + distance)
+    else:
+        assert next(index.appended(newest + distance).blocks()).sequence == newest + distance

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aether_api import control
 from aether_api.control import Assignment, AssignmentItem, AssignmentReply, AssignmentResult, Heartbeat
 from aether_api.errors import InvalidEnvelope
+from tests.histories.hostile import HOSTILE_JSON, damaged
 
 ITEM = AssignmentItem("adopt", "alice", "u-1", "account", "alice", 7, 2, 500)
 
@@ -38,3 +42,37 @@ def test_what_is_no_such_message_is_refused(decode: Callable[[bytes], object], p
 def test_fields_of_newer_versions_are_ignored() -> None:
     raw = control.encode(Heartbeat("pod-1", "boot-1", "runtime-x", "ready", 1)).replace(b"{", b'{"loadAverage":1,', 1)
     assert control.decode_heartbeat(raw).pod_uid == "pod-1"
+
+
+words = st.text(st.characters(codec="utf-8"), max_size=12)
+numbers = st.integers(0, 2**53)
+items = st.builds(AssignmentItem, st.sampled_from(("adopt", "release")), words, words, words, words, numbers, numbers, numbers, st.floats(0, 1e6), st.floats(0, 1e6))
+results = st.builds(AssignmentResult, words, st.sampled_from(("done", "stale", "wrong-pod", "refused")), numbers, words)
+
+
+@given(st.builds(Assignment, numbers, words, words, st.lists(items, max_size=3).map(tuple)))
+def test_every_assignment_reads_back(assignment: Assignment) -> None:
+    assert control.decode_assignment(control.encode(assignment)) == assignment
+
+
+@given(st.builds(AssignmentReply, numbers, words, st.lists(results, max_size=3).map(tuple)))
+def test_every_answer_to_an_assignment_reads_back(reply: AssignmentReply) -> None:
+    assert control.decode_assignment_reply(control.encode(reply)) == reply
+
+
+@given(st.builds(Heartbeat, words, words, words, st.sampled_from(("ready", "leaving")), numbers))
+def test_every_heartbeat_reads_back(heartbeat: Heartbeat) -> None:
+    assert control.decode_heartbeat(control.encode(heartbeat)) == heartbeat
+
+
+@pytest.mark.parametrize("decode", [control.decode_assignment, control.decode_assignment_reply, control.decode_heartbeat])
+@pytest.mark.parametrize("payload", HOSTILE_JSON)
+def test_hostile_json_is_refused(decode: Callable[[bytes], object], payload: bytes) -> None:
+    with pytest.raises(InvalidEnvelope):
+        decode(payload)
+
+
+@given(damaged(control.encode(Assignment(3, "pod-1", "boot-1", (ITEM,)))))
+def test_a_damaged_assignment_is_read_or_refused(payload: bytes) -> None:
+    with suppress(InvalidEnvelope):
+        assert isinstance(control.decode_assignment(payload), Assignment)

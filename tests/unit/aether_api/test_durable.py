@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from aether_api import headers
 from aether_api.durable import (
     NEVER_S,
     NO_INBOX,
+    DurableCommand,
     InboxPosition,
     Tick,
     build_dead_headers,
@@ -23,6 +27,7 @@ from aether_api.errors import InvalidEnvelope
 from aether_api.headers import FIRST_LINE, decode_headers, encode_headers
 from aether_api.identity import CommandId, parse_actor_id
 from aether_api.messages import Command
+from tests.histories.hostile import damaged
 
 ALICE = parse_actor_id("bank", "account", "alice")
 SENT = "2026-01-31T12:00:00.000000Z"
@@ -136,3 +141,40 @@ def test_a_position_says_nothing_about_another_stream() -> None:
     assert not position.covers(InboxPosition(5, 101))
     assert not position.covers(InboxPosition(6, 1))
     assert not NO_INBOX.covers(InboxPosition(5, 1))
+
+
+printable = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20)
+
+
+@given(printable, st.none() | st.integers(0, 10**12), st.binary(min_size=1, max_size=20), st.sampled_from(("", "00-1-2-01")))
+def test_every_durable_command_arrives_as_it_was_sent(id: str, expected: int | None, payload: bytes, trace: str) -> None:
+    command = replace(DEPOSIT, id=CommandId(id), expected_version=expected, payload=payload, traceparent=trace)
+    found = parse_durable(ALICE, 7, block(build_durable_headers(command)), payload, stored=STORED)
+    assert found == DurableCommand(7, replace(command, timeout_s=NEVER_S))
+
+
+@given(damaged(block(build_durable_headers(DEPOSIT))))
+def test_a_damaged_command_is_read_or_buried(raw: bytes) -> None:
+    with suppress(InvalidEnvelope):
+        parse_durable(ALICE, 7, raw, b"{}", stored=STORED)
+    assert read_dead_letter(9, block(build_dead_headers(raw, 7, "InvalidCommand", "broken")), b"", stored=STORED).reason == "InvalidCommand"
+
+
+@given(damaged(build_tick(**{headers.DUE: SENT})))
+def test_a_damaged_tick_is_read_or_buried(raw: bytes) -> None:
+    with suppress(InvalidEnvelope):
+        parse_durable(ALICE, 7, raw, b"{}", stored=STORED)
+    assert read_dead_letter(9, block(build_dead_headers(raw, 7, "InvalidCommand", "broken")), b"", stored=STORED).reason == "InvalidCommand"
+
+
+def test_a_line_break_in_what_a_stranger_sent_does_not_keep_it_from_its_grave() -> None:
+    raw = block(b"Aether-Command: a\nb  c\r\nAether-Odd\nName: 1\r\n")
+    dead = block(build_dead_headers(raw, 7, "InvalidCommand", "broken"))
+    assert read_dead_letter(9, dead, b"", stored=STORED).command_id == "a b  c"
+    assert read_dead_letter(9, block(build_retry_headers(dead, 9)), b"", stored=STORED).command_id == "a b  c"
+
+
+@given(st.text(max_size=30))
+def test_whatever_text_stands_for_a_position_it_is_read_or_refused(text: str) -> None:
+    with suppress(InvalidEnvelope):
+        assert parse_inbox_position(str(parse_inbox_position(text))) == parse_inbox_position(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,9 +12,24 @@ from msgspec.structs import replace
 
 from aether_api import headers
 from aether_api.commit_index import NO_COMMITS
-from aether_api.envelope import Commit, Event, build_event_id, build_source, build_tombstone, decode_commit, decode_events, encode_commit, encode_event, encode_fields, join_events
+from aether_api.envelope import (
+    Commit,
+    Event,
+    build_event_id,
+    build_source,
+    build_tombstone,
+    decode_commit,
+    decode_commit_in_run,
+    decode_events,
+    decode_fields,
+    encode_commit,
+    encode_event,
+    encode_fields,
+    join_events,
+)
 from aether_api.errors import InvalidEnvelope
 from aether_api.identity import Epoch, parse_actor_id
+from tests.histories.hostile import HOSTILE_JSON, damaged
 
 ACTOR = parse_actor_id("default", "account", "alice")
 TIME = "2026-07-01T12:00:00.000000Z"
@@ -129,3 +145,63 @@ def test_ids_after_a_purge_name_their_incarnation() -> None:
     commit = build_commit(1, 1, incarnation=2)
     stored = decode_commit(20, block_of(commit), commit.payload)
     assert [(event.id, event.version) for event in stored.events()] == [("2.1", 1)]
+
+
+DIRECT_GET = b"Nats-Stream: S\r\nNats-Subject: a.b\r\nNats-Sequence: 20\r\nNats-Time-Stamp: 2026-07-01T12:00:00Z\r\n"
+AS_READ = block_of(build_commit())[:-2] + DIRECT_GET + b"\r\n"
+
+
+@given(st.integers(1, 3), st.integers(1, 10**17), st.integers(0, 10**17), st.sampled_from(("", "aether@1")))
+def test_the_quick_ways_to_read_a_commit_agree_with_the_slow_one(incarnation: int, first: int, epoch: int, model: str) -> None:
+    """The quick ones take only the order of headers in which commits are written."""
+    commit = build_commit(first, 2, incarnation=incarnation, epoch=Epoch(epoch), model=model)
+    quick = block_of(commit)
+    *lines, last = quick.split(b"\r\n")[1:-2]
+    slow = b"\r\n".join([headers.FIRST_LINE, last, *lines, b"", b""])
+    assert decode_commit(20, quick, commit.payload) == decode_commit(20, slow, commit.payload)
+    assert decode_commit_in_run(slow, commit.payload) is None
+    assert decode_commit_in_run(quick[:-2] + DIRECT_GET + b"\r\n", commit.payload) == decode_commit(20, slow, commit.payload)
+
+
+@given(damaged(AS_READ))
+def test_whatever_became_of_a_commit_it_is_read_alike_in_every_way_or_refused(raw: bytes) -> None:
+    in_run = decode_commit_in_run(raw, b"[]")
+    try:
+        commit = decode_commit(in_run.sequence if in_run else 20, raw, b"[]")
+    except InvalidEnvelope:
+        assert in_run is None
+        return
+    assert in_run is None or in_run == commit
+    assert commit.tombstone or 1 <= commit.first_version <= commit.last_version
+    assert commit.n >= 0
+
+
+@given(damaged(build_commit(3, 3).payload))
+def test_whatever_became_of_a_payload_it_gives_the_promised_versions_or_is_refused(payload: bytes) -> None:
+    stored = decode_commit(20, block_of(build_commit(3, 3)), payload)
+    try:
+        events = stored.events()
+    except InvalidEnvelope:
+        return
+    assert [event.version for event in events] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("data", HOSTILE_JSON)
+def test_hostile_json_is_refused_as_an_envelope(data: bytes) -> None:
+    with pytest.raises(InvalidEnvelope):
+        decode_fields(msgspec.Raw(data))
+    with pytest.raises(InvalidEnvelope):
+        decode_events(encode_event(build_event(1)).join((b"[", b"]")).replace(b'"data":{}', b'"data":{},"metadata":' + data))
+
+
+def test_of_an_attribute_that_comes_twice_the_last_counts() -> None:
+    payload = join_events([encode_event(build_event(3)).replace(b'"id":"3"', b'"id":"9","id":"3"')])
+    assert [event.id for event in decode_events(payload)] == ["3"]
+
+
+def test_an_index_that_names_what_is_not_before_its_commit_is_refused() -> None:
+    """Its successor could not be written: distances would be negative."""
+    commit = build_commit()
+    for sequence in (11, 15):
+        with pytest.raises(InvalidEnvelope, match="not before"):
+            decode_commit(sequence, block_of(commit), commit.payload).next_index()

@@ -14,6 +14,7 @@ from aether_api.envelope import encode_fields
 from aether_api.errors import InvalidEnvelope, Reason
 from aether_api.identity import CommandId, parse_actor_id
 from aether_api.messages import (
+    SECOND_MAX,
     TIMEOUT_DEFAULT_MS,
     TIMEOUT_MAX_MS,
     Command,
@@ -25,8 +26,10 @@ from aether_api.messages import (
     encode_reply,
     format_time,
     parse_command,
+    parse_second,
     parse_time,
 )
+from tests.histories.hostile import HOSTILE_JSON
 
 ACTOR = parse_actor_id("default", "account", "alice")
 NOW = "2026-07-01T12:00:00.000000Z"
@@ -162,3 +165,59 @@ def test_an_error_names_its_reason_in_the_words_of_the_wire() -> None:
 def test_what_is_no_reply_is_refused(payload: bytes) -> None:
     with pytest.raises(InvalidEnvelope):
         decode_reply(payload)
+
+
+LINES = st.lists(
+    st.tuples(
+        st.sampled_from(("Aether-Command", "Aether-Time", "Aether-Timeout-Ms", "Aether-Expected-Version", "Aether-Dry-Run", "Aether-Forwards", "traceparent")),
+        st.sampled_from((NOW, "2026-07-01T14:00:00+02:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "5", "true", "x", "", "a\nb", "9" * 30, "²"))
+        | st.text(max_size=8),
+    ),
+    max_size=6,
+)
+
+
+@given(LINES, st.sampled_from((b"\r\n\r\n", b"\r\n", b"")))
+def test_whatever_headers_arrive_a_command_is_read_or_refused_and_others_beside_them_change_nothing(lines: list[tuple[str, str]], end: bytes) -> None:
+    raw = headers.FIRST_LINE + b"".join(f"\r\n{name}: {value}".encode() for name, value in lines) + end
+    outcomes = []
+    for block in (raw, headers.FIRST_LINE + b"\r\nX-One: 1\r\nX-Two: 2" + raw.removeprefix(headers.FIRST_LINE)):
+        try:
+            outcomes.append(parse_command(ACTOR, "Open", block, b"", now_s=NOW_S, fresh_id=lambda: "fresh"))
+        except InvalidEnvelope:
+            outcomes.append(None)
+    assert outcomes[0] == outcomes[1]
+
+
+@given(st.builds(Reply, st.sampled_from(("accepted", "rejected", "noop", "error")), st.integers(-1, 2**53), st.just(()), printable, printable, st.integers(0, 10**6), printable))
+def test_every_reply_reads_back(reply: Reply) -> None:
+    assert decode_reply(encode_reply(reply)) == reply
+
+
+@pytest.mark.parametrize("payload", [*HOSTILE_JSON, *(b'{"outcome":"noop","state":%b}' % data for data in HOSTILE_JSON)])
+def test_hostile_json_is_no_reply(payload: bytes) -> None:
+    with pytest.raises(InvalidEnvelope):
+        decode_reply(payload)
+
+
+@given(st.integers(0, SECOND_MAX), st.integers(0, 999_999))
+def test_the_second_of_an_event_is_that_of_its_time(second: int, micros: int) -> None:
+    assert parse_second(format_time(second + micros / 1_000_000)) == int(parse_time(format_time(second + micros / 1_000_000)).timestamp())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1969-12-31T23:59:59.999999Z",
+        "1960-01-01T00:00:00Z",
+        "2106-02-07T06:28:16.000000Z",
+        "2400-01-01T00:00:00+01:00",
+        "2026-07-01T12:00:00.\u0661\u0662\u0663\u0664\u0665\u0666Z",
+        "soon",
+        "",
+    ],
+)
+def test_an_event_of_another_age_is_refused(text: str) -> None:
+    """The window of known commands has 32 bits for a second."""
+    with pytest.raises(InvalidEnvelope):
+        parse_second(text)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,3 +155,23 @@ def test_what_lies_in_the_inbox_stream_parses_back_to_its_actor(actor: ActorId, 
 @given(actors)
 def test_the_count_of_tries_goes_with_the_snapshots_of_its_actor(actor: ActorId) -> None:
     assert matches(subjects.snapshot_wildcard(actor), subjects.tries_subject(actor))
+
+
+PARSERS = (
+    subjects.parse_event_stream,
+    subjects.parse_event_subject,
+    subjects.parse_stored_subject,
+    subjects.parse_inbox_subject,
+    subjects.parse_wake_subject,
+    subjects.parse_reminder_subject,
+    subjects.parse_command_subject,
+    subjects.parse_heartbeat_subject,
+)
+tokens = st.sampled_from(("aether", "ns", "evt", "stored", "inbox", "reminder", "wake", "cmd", "call", "pod", "hb", "account", "alice", "1", "²", "9" * 5000, "", "*", ">", "Open"))
+texts = st.lists(tokens, max_size=8).map(".".join) | st.text(max_size=20) | tokens.map("AETHER_ns_EVT_{}".format)
+
+
+@given(st.sampled_from(PARSERS), texts)
+def test_whatever_subject_arrives_it_is_parsed_or_refused_as_a_name(parse: Callable[[str], object], text: str) -> None:
+    with suppress(InvalidName):
+        assert parse(text)

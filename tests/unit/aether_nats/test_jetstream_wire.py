@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, StreamUnavailable, WrongLastSequence
-from aether_nats.jetstream_wire import ApiError, PubAck, ack_of, build_error, stored_of
+from aether_nats.jetstream_wire import ApiError, PubAck, StreamInfo, ack_of, build_error, decode_answer, find_pending, stored_of
 from aether_nats.message import Message
+from tests.histories.hostile import HOSTILE_JSON, NESTED, damaged
 
 
 def reply(payload: bytes, raw_headers: bytes = b"") -> Message:
@@ -63,3 +69,46 @@ def test_a_missing_message_is_none_and_a_bad_question_an_error() -> None:
         stored_of(reply(b"", b"NATS/1.0 408 Bad Request\r\n\r\n"))
     with pytest.raises(InvalidEnvelope):
         stored_of(reply(b"payload", b""))
+
+
+ACK = b'{"stream":"S","seq":7,"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 42"}}'
+STORED = b"NATS/1.0\r\nAether-Commit: c\r\nNats-Stream: S\r\nNats-Subject: s.a\r\nNats-Sequence: 5\r\nNats-Time-Stamp: 2026-01-31T12:00:00Z\r\nNats-Num-Pending: 3\r\n\r\n"
+INFO = b'{"config":{"name":"S","subjects":["a"]},"state":{"messages":1,"subjects":{"a":1}},"created":"2026-01-31T12:00:00Z"}'
+
+
+@given(damaged(ACK) | st.sampled_from(HOSTILE_JSON))
+def test_whatever_answers_an_append_it_is_an_ack_or_an_error_of_ours(payload: bytes) -> None:
+    with suppress(AetherError):
+        ack_of(reply(payload))
+
+
+@given(damaged(INFO) | st.sampled_from(HOSTILE_JSON))
+def test_whatever_answers_a_question_it_is_an_answer_or_an_error_of_ours(payload: bytes) -> None:
+    with suppress(AetherError):
+        decode_answer(reply(payload), msgspec.json.Decoder(StreamInfo))
+
+
+@given(damaged(STORED))
+def test_whatever_answers_a_read_it_is_a_message_or_an_error_of_ours(raw: bytes) -> None:
+    message = reply(b"payload", raw)
+    assert find_pending(message) >= 0
+    with suppress(AetherError):
+        assert stored_of(message) is None or message.status == 0
+
+
+@pytest.mark.parametrize("payload", [b'{"stream":"\xff"}', b'{"x":%b}' % NESTED, *HOSTILE_JSON[:5]])
+def test_hostile_json_is_no_ack(payload: bytes) -> None:
+    with pytest.raises(InvalidEnvelope):
+        ack_of(reply(payload))
+
+
+@pytest.mark.parametrize("raw", [STORED.replace(b"s.a", b"s.\xff"), STORED.replace(b"Sequence: 5", b"Sequence: " + b"5" * 5000)])
+def test_a_message_on_a_subject_that_is_no_text_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidEnvelope):
+        stored_of(reply(b"", raw))
+
+
+def test_a_conflict_that_names_no_possible_sequence_is_a_conflict_all_the_same() -> None:
+    error = build_error(ApiError(400, 10071, "wrong last sequence: " + "9" * 5000))
+    assert isinstance(error, WrongLastSequence)
+    assert error.last is None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats.errors import ProtocolError
 
 from aether_nats.parser import CONTROL_LINE_BYTES_MAX, FastParser
+from tests.histories.hostile import damaged
 
 Received = tuple[bytes, bytes, bytes, bytes]
 
@@ -52,7 +54,7 @@ class Recorder:
         self.controls.append("pong")
 
     async def on_info(self, info: dict[str, object]) -> None:
-        self.controls.append(f"info {info['version']}")
+        self.controls.append(f"info {info.get('version')}")
 
     async def on_server_error(self, text: str) -> None:
         self.controls.append(f"error {text}")
@@ -113,3 +115,17 @@ def test_a_reset_forgets_half_a_message() -> None:
 
     asyncio.run(feed())
     assert messages == [b"next"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(damaged(STREAM), st.integers(1, 64))
+def test_whatever_bytes_arrive_they_are_messages_or_refused_and_parsing_ends(data: bytes, size: int) -> None:
+    with suppress(ProtocolError):
+        parse([data[start : start + size] for start in range(0, len(data), size)])
+
+
+@pytest.mark.parametrize("length", [-1, -2, -13, -14, -15, -1000])
+def test_a_message_of_negative_length_is_refused(length: int) -> None:
+    """It would send the parser back to where it came from, for ever."""
+    with pytest.raises(ProtocolError):
+        parse([b"MSG a.b 1 %d\r\n\r\n" % length])

@@ -15,6 +15,7 @@ from aether_api.errors import EventInvalid
 from aether_api.identity import Epoch
 from aether_runtime.core.history import History
 from tests.histories.bank import ALICE, compile_account, fields_of
+from tests.histories.hostile import NESTED
 
 TIME = "2026-07-01T12:00:00.000000Z"
 
@@ -89,9 +90,11 @@ def test_a_payload_that_is_no_batch_is_named() -> None:
     history = build_history()
     with pytest.raises(EventInvalid, match="sequence 14"):
         history.fold_commit(replace(store(commit_after(history, ("Deposited", {"amount": 1})), 14), payload=b"garbage"))
+    with pytest.raises(EventInvalid, match="sequence 14"):
+        history.fold_commit(replace(store(commit_after(history, ("Deposited", {"amount": 1})), 14), payload=NESTED))
 
 
-@pytest.mark.parametrize("time", ["yesterday", "2026-07-01T12:00:00", "9999-99-99T99:99:99.999999Z"])
+@pytest.mark.parametrize("time", ["yesterday", "2026-07-01T12:00:00", "9999-99-99T99:99:99.999999Z", "1960-01-01T00:00:00Z", "2400-01-01T00:00:00.000000Z"])
 def test_an_event_without_a_proper_time_is_named(time: str) -> None:
     history = build_history()
     with pytest.raises(EventInvalid, match="sequence 14"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,3 +110,22 @@ def test_of_collapsing_ticks_only_the_last_that_waits_runs() -> None:
 @pytest.mark.parametrize(("late_s", "runs"), [(0.0, True), (SKIP_AFTER_S, True), (SKIP_AFTER_S + 1, False)])
 def test_a_skipping_tick_runs_only_on_time(late_s: float, runs: bool) -> None:
     assert isinstance(choose_tick(build_tick("skip", due_s=NOW_S - late_s), [], NOW_S), Drop) is not runs
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(("dun", "interest", "a")), st.sampled_from(("", "t1", "t2")), min_size=1), max_size=6))
+def test_reminders_in_force_are_those_that_were_set_last_and_not_ended(commits: list[dict[str, str]]) -> None:
+    in_force: Mapping[str, str] = {}
+    naive: dict[str, str] = {}
+    for changes in commits:
+        in_force = fold_changes(in_force, format_changes(changes))
+        naive |= changes
+    assert in_force == {name: token for name, token in naive.items() if token}
+
+
+@given(st.text(max_size=30))
+def test_whatever_text_a_commit_carries_it_is_read_or_refused(text: str) -> None:
+    try:
+        changes = parse_changes(text)
+    except InvalidEnvelope:
+        return
+    assert parse_changes(format_changes(changes)) == changes

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+import msgspec
 import pytest
 
+from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.envelope import StoredCommit
 from aether_api.identity import ActorId
 from aether_api.messages import format_time
@@ -65,3 +67,14 @@ async def test_a_window_that_travelled_is_not_read_again() -> None:
     replayed = await replay(ALICE, compile_account(), events, snapshots)
     assert replayed.history.window.find(f"c-0-{COMMITS - 10}") == COMMITS - 10
     assert events.read_from == [COMMITS - 10]
+
+
+async def test_a_snapshot_at_a_commit_whose_index_is_broken_is_not_used() -> None:
+    """What follows that commit could not be written: its index names what is not before it."""
+    events, snapshots, history = MemoryEventStore(), MemorySnapshotStore(), History.empty(compile_account())
+    for index, fact in ((NO_COMMITS, ("Opened", {"owner": "alice"})), (CommitIndex(1, "zz"), ("Deposited", {"amount": 1}))):
+        commit = msgspec.structs.replace(commit_after(history, fact), index=index)
+        history.fold_commit(store(commit, await events.append(commit)))
+    await snapshots.write(ALICE, build_snapshot(history))
+    replayed = await replay(ALICE, compile_account(), events, snapshots)
+    assert (replayed.snapshot_version, replayed.history.position.version, replayed.history.state) == (0, 2, history.state)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +17,7 @@ from aether_runtime.core.history import History, Position
 from aether_runtime.core.snapshots import FORMAT, build_snapshot, decode_snapshot, restore_history
 from aether_runtime.core.window import CommandWindow
 from tests.histories.bank import START_S, compile_account
+from tests.histories.hostile import damaged
 
 INDEX = NO_COMMITS.appended(10).appended(12)
 
@@ -73,9 +77,37 @@ def test_a_foreign_message_is_no_snapshot(lines: bytes) -> None:
 
 
 def test_a_body_that_is_not_ours_is_no_snapshot() -> None:
-    import hashlib
-
     payload = b'{"state":[]}'
     lines = headers.encode_headers({headers.SNAPSHOT_FORMAT: FORMAT, headers.SNAPSHOT_SHA256: hashlib.sha256(payload).hexdigest()})
     with pytest.raises(InvalidEnvelope, match="body"):
         decode_snapshot(raw(lines), payload)
+
+
+SNAPSHOT = build_snapshot(build_history())
+
+
+@given(st.integers(0, 8 * len(SNAPSHOT.payload) - 1))
+def test_any_flipped_bit_of_the_body_is_noticed(bit: int) -> None:
+    with pytest.raises(InvalidEnvelope):
+        decode_snapshot(raw(SNAPSHOT.headers), flip(SNAPSHOT.payload, bit))
+
+
+@given(st.integers(0, 8 * len(SNAPSHOT.headers) - 1))
+def test_a_flipped_bit_of_the_headers_is_noticed_or_changes_nothing(bit: int) -> None:
+    try:
+        body = decode_snapshot(raw(flip(SNAPSHOT.headers, bit)), SNAPSHOT.payload)
+    except InvalidEnvelope:
+        return
+    assert body == decode_snapshot(raw(SNAPSHOT.headers), SNAPSHOT.payload)
+
+
+@given(damaged(SNAPSHOT.payload))
+def test_a_damaged_body_is_no_snapshot_even_if_its_checksum_fits(payload: bytes) -> None:
+    lines = headers.encode_headers({headers.SNAPSHOT_FORMAT: FORMAT, headers.SNAPSHOT_SHA256: hashlib.sha256(payload).hexdigest()})
+    with suppress(InvalidEnvelope):
+        body = decode_snapshot(raw(lines), payload)
+        restore_history(compile_account(), body, INDEX)
+
+
+def flip(data: bytes, bit: int) -> bytes:
+    return data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]

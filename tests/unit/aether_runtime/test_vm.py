@@ -515,6 +515,45 @@ async def test_a_snapshot_that_is_too_large_is_reported_and_tried_ever_more_rare
     assert pod.reports[-1].phase is ActorPhase.READY
 
 
+async def test_a_snapshot_under_way_holds_up_no_command() -> None:
+    class Slow(MemorySnapshotStore):
+        gate = asyncio.Event()
+        writes = 0
+
+        async def write(self, actor: ActorId, snapshot: Snapshot) -> None:
+            self.writes += 1
+            await self.gate.wait()
+            await super().write(actor, snapshot)
+
+    snapshots = Slow()
+    pod = Pod("a", build_store(), snapshots)
+    vm = await pod.start(snapshot_every=5)
+    await run_commands(pod, vm, OPEN)
+    for number in range(40):
+        pod.clock.elapsed_s += 1
+        assert outcomes(await run_commands(pod, vm, deposit(f"d{number}"))) == [("accepted", number + 2, "")]
+    assert (snapshots.writes, vm.snapshot.version) == (1, 0), "the first one is under way still, and no second one beside it"
+    snapshots.gate.set()
+    await settle(pod)
+    assert vm.snapshot.version >= 5
+
+
+async def test_a_reply_leaves_before_its_snapshot_is_begun() -> None:
+    class Noting(MemorySnapshotStore):
+        answered = 0
+
+        async def write(self, actor: ActorId, snapshot: Snapshot) -> None:
+            self.answered = sum(len(call.answers) for call in calls)
+            await super().write(actor, snapshot)
+
+    snapshots = Noting()
+    pod = Pod("a", build_store(), snapshots)
+    vm = await pod.start(snapshot_every=2)
+    calls = [pod.send(vm, OPEN), pod.send(vm, deposit("d1"))]
+    await settle(pod)
+    assert (snapshots.answered, vm.snapshot.version) == (2, 2)
+
+
 async def test_a_snapshot_of_another_past_is_not_used() -> None:
     events, snapshots = build_store(), MemorySnapshotStore()
     pod = Pod("a", events, snapshots)

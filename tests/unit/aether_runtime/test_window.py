@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from aether_runtime.core import window as window_module
 from aether_runtime.core.window import KEPT_MIN, LEFT_OUT_S, WINDOW_S, CommandWindow, hash_command_id
@@ -110,3 +111,60 @@ def test_a_window_that_travelled_in_a_snapshot_is_the_same(entries: list[tuple[s
 def test_ids_that_differ_in_little_spread_over_all_shards() -> None:
     sizes = [len(shard) // 20 for shard in fill(16_000, every_s=0.001).pack().shards]
     assert max(sizes) < 80
+
+
+class WindowMachine(RuleBasedStateMachine):
+    """A window beside a dictionary that forgets nothing: what must be known is known, and nothing is known wrongly."""
+
+    ids = st.integers(0, 400).map("c-{}".format)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window = CommandWindow()
+        self.known: dict[str, tuple[int, int]] = {}
+        self.sequence = 0
+        self.now_s = 1_000
+
+    @rule(id=ids, pause_s=st.integers(0, 40))
+    def accept(self, id: str, pause_s: int) -> None:
+        """Accept one command."""
+        self.now_s += pause_s
+        self.sequence += 1
+        self.window.add(id, self.sequence, self.now_s)
+        self.known[id] = (self.sequence, self.now_s)
+
+    @rule(count=st.integers(1, 400), every_s=st.sampled_from((0, 1)))
+    def accept_many(self, count: int, every_s: int) -> None:
+        """Accept a burst, so that shards split, and merge when it is over."""
+        for number in range(count):
+            self.accept(f"burst-{self.sequence}-{number}", every_s)
+
+    @rule()
+    def travel(self) -> None:
+        """Go into a snapshot and come back."""
+        self.window = CommandWindow(self.window.pack())
+
+    @rule(id=ids)
+    def find(self, id: str) -> None:
+        """Look one up that may never have been there."""
+        sequence, _ = self.known.get(id, (0, 0))
+        found = self.window.find(id)
+        assert found in (sequence, None) if sequence else found is None
+
+    @invariant()
+    def young_ones_and_the_last_few_are_known(self) -> None:
+        """None of them may take effect a second time."""
+        for id, (sequence, second) in self.known.items():
+            if self.now_s - second <= WINDOW_S or self.sequence - sequence < KEPT_MIN:
+                assert self.window.find(id) == sequence
+
+    @invariant()
+    def entries_are_those_that_were_accepted(self) -> None:
+        """In the order of their commits, and with their seconds."""
+        sequences = [sequence for _, sequence, _ in self.window.entries()]
+        assert sequences == sorted(sequences)
+        assert len(sequences) == len(self.window) <= self.sequence
+
+
+TestWindowMachine = WindowMachine.TestCase
+TestWindowMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)

@@ -1,0 +1,73 @@
+"""Where a test's streams lie: on one real server, or on three that keep three copies of everything.
+
+What any replica may answer (Direct Get) can be behind what another one has acknowledged, so a test that runs in both places
+waits for such an answer (`until_equal`) where it does not ask the leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import pytest
+
+from aether_nats.connection import NatsConnection
+from aether_nats.embedded import EmbeddedServer
+from aether_nats.settings import NatsSettings
+from aether_nats.streams import StreamPlan, delete_streams, ensure_streams
+
+PLACES: Final = ("one server", "three servers")
+
+CATCH_UP_S: Final = 20.0
+"""Seconds after which a replica has caught up or a test has failed: milliseconds on a quiet machine."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place of streams; `replicas` is the number of copies that it can keep."""
+
+    settings: NatsSettings
+    replicas: int
+
+    def plan(self, partitions: int = 1) -> StreamPlan:
+        """Return how streams are made here."""
+        return StreamPlan(partitions, self.replicas)
+
+    @asynccontextmanager
+    async def with_streams(self, namespace: str = "default", partitions: int = 1) -> AsyncIterator[NatsConnection]:
+        """Connect to the streams of a namespace for the length of a `with` block; they are deleted behind it."""
+        connection = await NatsConnection.open(self.settings)
+        try:
+            await ensure_streams(connection, namespace, self.plan(partitions))
+            yield connection
+            await delete_streams(connection, namespace)
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def open_place(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    """Yield one of `PLACES`; the three servers are those of the whole run of tests."""
+    if kind == "one server":
+        async with EmbeddedServer.start() as server:
+            yield Place(NatsSettings((server.url,)), 1)
+        return
+    cluster = request.getfixturevalue("nats_cluster")
+    yield Place(cluster.settings(cluster.open_account()), 3)
+
+
+async def until_equal(read: Callable[[], Awaitable[_T]], expected: _T) -> None:
+    """Wait until a read that any replica may answer gives what is expected."""
+    found = await read()
+    try:
+        async with asyncio.timeout(CATCH_UP_S):
+            while found != expected:
+                await asyncio.sleep(0.01)
+                found = await read()
+    except TimeoutError:
+        assert found == expected
