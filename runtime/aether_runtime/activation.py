@@ -19,6 +19,7 @@ from aether_runtime.core.group import Group, Waiting
 from aether_runtime.core.history import History
 from aether_runtime.core.passivation import UNUSED
 from aether_runtime.ports import ActorReport, DesiredActor
+from aether_runtime.replays import ReplayWatch
 from aether_runtime.snapshotter import SnapshotMark
 from aether_runtime.tally import ModelTally
 from aether_runtime.vm_world import VmListener, VmServices, build_label
@@ -28,7 +29,7 @@ class Activation:
     """The fields of a VM, how they are seen from outside, and how it answers and reports."""
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "desired", "draining", "message", "phase", "reason", "snapshot", "took_over", "touched_s", "uses",
+        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "_watch", "desired", "draining", "message", "phase", "reason", "snapshot", "took_over", "touched_s", "uses",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
@@ -51,6 +52,7 @@ class Activation:
         self._conflicts = 0
         self._append: asyncio.Future[int] | None = None
         self._idle: asyncio.Future[None] | None = None
+        self._watch: ReplayWatch | None = None  # while it replays, and for good where that was refused
 
     # What the seed names.
 
@@ -109,11 +111,15 @@ class Activation:
 
     def build_report(self, *, fenced_by: Epoch = NO_EPOCH) -> ActorReport:
         """Return how the actor is now."""
-        return ActorReport(
-            self.desired, self.phase, self.get_version(), self.snapshot.version, build_label(self.model), self.reason, self.message, fenced_by, self.snapshot.problem
-        )
+        version = self.get_version() if self._watch is None else self._watch.target
+        return ActorReport(self.desired, self.phase, version, self.snapshot.version, build_label(self.model), self.reason, self.message, fenced_by, self.snapshot.problem)
 
     # What it tells.
+
+    def _show_replay(self) -> None:
+        if self._watch is not None:
+            self.message = self._watch.describe()
+            self._report()
 
     def _report(self, *, fenced_by: Epoch = NO_EPOCH) -> None:
         self._listener.on_report(self.build_report(fenced_by=fenced_by))

@@ -161,6 +161,7 @@ class Runtime(VmListener):
             self._ports.events,
             models=lambda: {"accepted": len(self._models), "refused": len(self._refused)},
             replaying=lambda: {"running": min(len(self._starting), permits), "waiting": max(0, len(self._starting) - permits)},
+            replays=services.replays,
             subscriptions=lambda: len(self.feeds),
             searching=lambda: self.router.searching,
             sleeps=lambda: {reason: self.passivation.counts[reason] for reason in MESSAGES},
@@ -442,7 +443,7 @@ class Runtime(VmListener):
             self._make_vm(desired)
             return
         reason = "ModelNotAccepted" if desired.actor.model in self._refused else "ModelNotFound"
-        self.on_report(ActorReport(desired, ActorPhase.SCHEDULED, 0, 0, "", reason, self.explain_model(desired.actor.model)))
+        self.on_report(ActorReport(desired, ActorPhase.SCHEDULED, None, 0, "", reason, self.explain_model(desired.actor.model)))
 
     async def _adjust(self, vm: VirtualMachine, desired: DesiredActor) -> None:
         model = self._models.get(desired.actor.model, vm.model)

@@ -36,6 +36,7 @@ from aether_runtime.core.history import Position
 from aether_runtime.core.reminders import format_changes
 from aether_runtime.ports import DesiredActor
 from aether_runtime.reminders import choose_changes, end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
+from aether_runtime.replays import ReplayWatch
 from aether_runtime.snapshotter import SnapshotMark
 from aether_runtime.vm_reading import Tail, answer_repeats, read_history, read_tail
 from aether_runtime.vm_world import build_commit
@@ -59,11 +60,13 @@ class VirtualMachine(Activation):
 
         Ends in Ready, Quarantined or (fenced) `on_ended`. Cancel it to give up.
         """
-        self._report()
+        watch = self._watch = ReplayWatch(self._services.now, self._show_replay)
         try:
-            replayed, took_s = await read_history(self.desired.actor, self.model, self._services)
+            with self._services.replays.following(watch):
+                replayed, took_s = await read_history(self.desired.actor, self.model, self._services, watch)
         except EventInvalid as exc:
             return self._quarantine(str(exc))
+        self._watch = None
         replayed.history.model = self.model  # another model of equal fold may have come meanwhile
         self._history = replayed.history
         self.snapshot = SnapshotMark(replayed.snapshot_version, replayed.snapshot_n, replayed.snapshot_version)

@@ -22,6 +22,7 @@ from aether_runtime.core.group import Waiting
 from aether_runtime.core.history import History, Position
 from aether_runtime.ports import EventStore
 from aether_runtime.replay import Replayed, catch_up, replay
+from aether_runtime.replays import ReplayWatch
 from aether_runtime.vm_world import VmServices
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Tail:
         return any(commit.epoch == epoch and commit.pod.partition("/")[0] != pod_uid for commit in self.commits)
 
 
-async def read_history(actor: ActorId, model: Model, services: VmServices) -> tuple[Replayed, float]:
+async def read_history(actor: ActorId, model: Model, services: VmServices, watch: ReplayWatch) -> tuple[Replayed, float]:
     """Replay; waits while the log cannot be read. Return what it gave, and the seconds of the try that succeeded.
 
     Raises:
@@ -66,10 +67,11 @@ async def read_history(actor: ActorId, model: Model, services: VmServices) -> tu
     while True:
         began_s = services.now().monotonic_s
         try:
-            replayed = await replay(actor, model, services.events, services.snapshotter.store)
+            replayed = await replay(actor, model, services.events, services.snapshotter.store, watch)
             return replayed, services.now().monotonic_s - began_s
         except RetryableError as exc:
             logger.debug("replay has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+            watch.wait(str(exc))
             await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
 
 

@@ -128,10 +128,11 @@ def build_status_document(report: ActorReport, conditions: tuple[Condition, ...]
     metadata = document["metadata"]
     if desired.uid and isinstance(metadata, dict):
         metadata["uid"] = desired.uid
+    version: JsonObject = {} if report.version is None else {"version": report.version}
     document["status"] = {
         "observedGeneration": desired.generation,
         "phase": report.phase.value,
-        "version": report.version,
+        **version,
         "snapshotVersion": report.snapshot_version,
         "modelVersion": report.model_version,
         "reportedEpoch": int(max(desired.epoch, report.fenced_by)),

@@ -44,6 +44,11 @@ def test_the_status_holds_every_field_of_the_pod_and_the_uid_of_the_resource() -
     }
 
 
+def test_a_version_that_nobody_knows_is_left_out() -> None:
+    document = build_status_document(build_report(ActorPhase.REPLAYING, version=None), ())
+    assert "version" not in cast("dict[str, Any]", document["status"])
+
+
 @pytest.mark.parametrize(
     ("report", "expected"),
     [
