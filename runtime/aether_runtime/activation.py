@@ -26,10 +26,14 @@ from aether_runtime.vm_world import VmListener, VmServices, build_label
 
 
 class Activation:
-    """The fields of a VM, how they are seen from outside, and how it answers and reports."""
+    """The fields of a VM, how they are seen from outside, and how it answers and reports.
+
+    Attributes:
+        replaying: how far its replay is; None before it has a permit and after it succeeded.
+    """
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "_watch", "desired", "draining", "message", "phase", "reason", "snapshot", "took_over", "touched_s", "uses",
+        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "desired", "draining", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
@@ -37,6 +41,7 @@ class Activation:
         self.draining = False
         self.phase = ActorPhase.REPLAYING
         self.reason = "Replaying"
+        self.replaying: ReplayWatch | None = None
         self.message = ""
         self.snapshot = SnapshotMark()
         self.took_over = False
@@ -52,7 +57,6 @@ class Activation:
         self._conflicts = 0
         self._append: asyncio.Future[int] | None = None
         self._idle: asyncio.Future[None] | None = None
-        self._watch: ReplayWatch | None = None  # while it replays, and for good where that was refused
 
     # What the seed names.
 
@@ -111,14 +115,14 @@ class Activation:
 
     def build_report(self, *, fenced_by: Epoch = NO_EPOCH) -> ActorReport:
         """Return how the actor is now."""
-        version = self.get_version() if self._watch is None else self._watch.target
+        version = self.get_version() if self.replaying is None else self.replaying.target
         return ActorReport(self.desired, self.phase, version, self.snapshot.version, build_label(self.model), self.reason, self.message, fenced_by, self.snapshot.problem)
 
     # What it tells.
 
     def _show_replay(self) -> None:
-        if self._watch is not None:
-            self.message = self._watch.describe()
+        if self.replaying is not None:
+            self.message = self.replaying.describe()
             self._report()
 
     def _report(self, *, fenced_by: Epoch = NO_EPOCH) -> None:

@@ -152,6 +152,10 @@ class Passivation:
         report = self._asleep.get(actor)
         return None if report is None else report.desired
 
+    def find_report(self, actor: ActorId) -> ActorReport | None:
+        """Return the last word of an actor that sleeps here."""
+        return self._asleep.get(actor)
+
     def forget(self, actor: ActorId) -> None:
         """Let an actor that sleeps start when it is looked at next, or not at all if it is not desired any more."""
         self._asleep.pop(actor, None)

@@ -6,7 +6,7 @@ takes its turn behind all changes of phase, as versions do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -106,7 +106,7 @@ class Replays:
         return max((watch.elapsed_s for watch in self._watches), default=0.0)
 
     @contextmanager
-    def following(self, watch: ReplayWatch) -> Iterator[None]:
+    def following(self, watch: ReplayWatch) -> Generator[None]:
         """Count a replay in for the length of a `with` block."""
         self._watches.add(watch)
         try:

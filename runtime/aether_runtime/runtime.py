@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from aether_api import logs
-from aether_api.errors import AetherError, Busy, ModelInvalid
+from aether_api.errors import AetherError, Busy, ModelInvalid, Reason
 from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName
 from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorModel, ActorPhase
@@ -31,9 +31,11 @@ from aether_runtime.followers import COMPARE_EVERY_S, Followers
 from aether_runtime.inbox import SWEEP_S, DurableInbox
 from aether_runtime.metrics import MetricSources
 from aether_runtime.passivation import MESSAGES, Passivation, SleepConfig
+from aether_runtime.pod_status import StatusAnswers
 from aether_runtime.ports import ActorReport, ActorSource, DesiredActor, EventStore, Heads, InboxStore, ReminderStore, ReportSink, SnapshotStore
 from aether_runtime.presence import Presence, choose_pod
 from aether_runtime.registry import VMRegistry
+from aether_runtime.replays import Replays
 from aether_runtime.reporter import Reporter
 from aether_runtime.router import Router
 from aether_runtime.snapshotter import Snapshotter
@@ -136,6 +138,7 @@ class Runtime(VmListener):
         self.inbox = None if ports.inbox is None else DurableInbox(ports.connection, ports.inbox, ports.reminders, self)
         self.router.set_vm_provider(self.registry.get)
         self.followers = Followers(ports.connection, ports.heads, self.registry, compare_every_s=config.compare_every_s)
+        self.status = StatusAnswers(ports.connection, self)
         self.feeds = CommandFeeds(ports.connection, self.router.on_direct)
         self._services = VmServices(
             events=ports.events,
@@ -224,6 +227,7 @@ class Runtime(VmListener):
             started: called when all subscriptions are in place.
         """
         hints = () if self.inbox is None else self.inbox.subscribe()
+        self.status.subscribe()  # for as long as the process lives: also of one that leaves people want to know how it is
         subscriptions = (*self.router.subscribe(), self._assignments.subscribe(self.config.pool), *hints)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
@@ -338,6 +342,16 @@ class Runtime(VmListener):
             return ""
         return self._refused.get(name, f"there is no ActorModel {name}; apply it")
 
+    def explain_absence(self, actor: ActorId) -> ActorReport | None:
+        """Return why an actor has no VM here; None where it should not have one."""
+        desired = self.registry.desired.get(actor)
+        return None if desired is None else self._explain_absence(desired)
+
+    @property
+    def replays(self) -> Replays:
+        """The replays under way."""
+        return self._services.replays
+
     def find_model(self, name: str) -> Model | None:
         """Return a model that compiled."""
         return self._models.get(name)
@@ -437,13 +451,26 @@ class Runtime(VmListener):
             await self._adjust(vm, desired)
 
     def _start_or_explain(self, desired: DesiredActor) -> None:
-        if self.presence.state == "leaving" or (self._fenced.get(desired.actor) == desired.epoch and desired.epoch):
+        if self.presence.state == "leaving" or self._is_fenced(desired):
             return
         if desired.actor.model in self._models:
             self._make_vm(desired)
-            return
-        reason = "ModelNotAccepted" if desired.actor.model in self._refused else "ModelNotFound"
-        self.on_report(ActorReport(desired, ActorPhase.SCHEDULED, None, 0, "", reason, self.explain_model(desired.actor.model)))
+        else:
+            self.on_report(self._explain_absence(desired))
+
+    def _explain_absence(self, desired: DesiredActor) -> ActorReport:
+        """Return why an actor that is desired here has no VM."""
+        model = desired.actor.model
+        if self._is_fenced(desired):
+            reason, message = Reason.FENCED.value, "another owner wrote; it starts here again when a newer placement says so"
+        elif model in self._models:
+            reason, message = "Scheduled", "starts in a moment"
+        else:
+            reason, message = "ModelNotAccepted" if model in self._refused else "ModelNotFound", self.explain_model(model) or "its ActorModel has not been read yet"
+        return ActorReport(desired, ActorPhase.SCHEDULED, None, 0, "", reason, message)
+
+    def _is_fenced(self, desired: DesiredActor) -> bool:
+        return bool(desired.epoch) and self._fenced.get(desired.actor) == desired.epoch
 
     async def _adjust(self, vm: VirtualMachine, desired: DesiredActor) -> None:
         model = self._models.get(desired.actor.model, vm.model)

@@ -60,13 +60,13 @@ class VirtualMachine(Activation):
 
         Ends in Ready, Quarantined or (fenced) `on_ended`. Cancel it to give up.
         """
-        watch = self._watch = ReplayWatch(self._services.now, self._show_replay)
+        watch = self.replaying = ReplayWatch(self._services.now, self._show_replay)
         try:
             with self._services.replays.following(watch):
                 replayed, took_s = await read_history(self.desired.actor, self.model, self._services, watch)
         except EventInvalid as exc:
             return self._quarantine(str(exc))
-        self._watch = None
+        self.replaying = None
         replayed.history.model = self.model  # another model of equal fold may have come meanwhile
         self._history = replayed.history
         self.snapshot = SnapshotMark(replayed.snapshot_version, replayed.snapshot_n, replayed.snapshot_version)
