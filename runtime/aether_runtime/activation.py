@@ -104,6 +104,11 @@ class Activation:
         return self.phase is ActorPhase.READY and not self._stopping
 
     @property
+    def is_quarantined(self) -> bool:
+        """Whether its log holds what its model cannot apply; it answers nothing else until somebody changes one of them."""
+        return self.phase is ActorPhase.QUARANTINED
+
+    @property
     def mailbox_depth(self) -> int:
         """How many commands wait to be decided."""
         return len(self._mailbox)

@@ -207,12 +207,17 @@ class Passivation:
         for vms in self._all_in_parts():
             now_s = self._loop.time()
             idle: list[ActorId] = []
+            hopeless: list[ActorId] = []
             for vm in vms:
                 idle_s = self._idle_after_s(vm.desired)
                 shortest_s = min(shortest_s, idle_s or shortest_s)
                 if is_idle(vm, idle_s, now_s):
                     idle.append(vm.get_actor_id())
+                elif vm.is_quarantined and not vm.desired.name and 0 < idle_s <= now_s - vm.touched_s:
+                    hopeless.append(vm.get_actor_id())
             await self._put_to_sleep(idle, "idle")
+            for actor in hopeless:
+                await self._runtime.stop_vm(actor)
             await asyncio.sleep(0)
         self._shortest_idle_s = shortest_s
 

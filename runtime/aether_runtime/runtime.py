@@ -474,7 +474,7 @@ class Runtime(VmListener):
 
     async def _adjust(self, vm: VirtualMachine, desired: DesiredActor) -> None:
         model = self._models.get(desired.actor.model, vm.model)
-        if model.fold != vm.model.fold:
+        if model.fold != vm.model.fold or (vm.is_quarantined and (model.content_hash != vm.model.content_hash or desired != vm.desired)):
             await self._stop(vm, snapshot=False)
             self._make_vm(desired)
             return

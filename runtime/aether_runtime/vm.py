@@ -30,7 +30,7 @@ from aether_api.messages import build_error
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
 from aether_runtime.activation import Activation
-from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_replay
+from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_quarantine, describe_replay
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
 from aether_runtime.core.history import Position
 from aether_runtime.core.reminders import format_changes
@@ -351,8 +351,8 @@ class VirtualMachine(Activation):
 
     def _quarantine(self, message: str) -> None:
         self._tally.quarantined += 1
-        self.phase, self.reason = ActorPhase.QUARANTINED, Reason.QUARANTINED.value
-        self.message = f"{message}. Nothing was skipped; restore the model that wrote these events, or delete the actor with deletionPolicy Purge"
+        self.phase, self.reason, self.message = ActorPhase.QUARANTINED, Reason.QUARANTINED.value, describe_quarantine(message, self.desired)
+        self.touched_s = self._services.now().monotonic_s
         logger.error("an actor is quarantined", extra={logs.ACTOR_ID: str(self.desired.actor), logs.REASON: message})
         waiting, self._mailbox = self._mailbox, []
         for item in waiting:
