@@ -289,7 +289,7 @@ class Passivation:
         if vm is None or not vm.can_sleep or not runtime.is_connected:
             return False
         touched_s = vm.touched_s
-        await runtime.feeds.drain(actor)
+        await runtime.feeds.drain(runtime.feeds.take(actor))
         if vm.touched_s == touched_s:
             await vm.prepare_sleep()
         desired = runtime.registry.desired.get(actor)

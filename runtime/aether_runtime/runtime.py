@@ -27,6 +27,7 @@ from aether_nats.connection import NatsConnection, Subscription
 from aether_runtime.assignments import Assignments
 from aether_runtime.command_feeds import CommandFeeds
 from aether_runtime.core.group import Now
+from aether_runtime.departure import Departure
 from aether_runtime.followers import COMPARE_EVERY_S, Followers
 from aether_runtime.inbox import SWEEP_S, DurableInbox
 from aether_runtime.metrics import MetricSources
@@ -56,8 +57,8 @@ RESTART_MAX_S: Final = 30.0
 PROGRESS_S: Final = 0.1
 """Seconds until a new version reaches the reporter: a report for each commit would cost a tenth of a command, and a status waits for a quiet second anyway."""
 
-STOPS_AT_ONCE: Final = 64
-"""VMs stopped at once at the end of the process: each writes a snapshot."""
+STOP_TIMEOUT_S: Final = 100.0
+"""Seconds for leaving: what a pool's pods have as grace, less what the process needs besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class RuntimeConfig:
         sleep: how many actors stay awake, and for how long.
         inbox_sweep_s: seconds between looks at what waits in the namespace's inboxes.
         compare_every_s: seconds between comparisons of all VMs with the log.
+        stop_timeout_s: seconds for leaving in order; then what is left is cut short.
     """
 
     namespace: str
@@ -82,6 +84,7 @@ class RuntimeConfig:
     sleep: SleepConfig = field(default_factory=SleepConfig)
     inbox_sweep_s: float = SWEEP_S
     compare_every_s: float = COMPARE_EVERY_S
+    stop_timeout_s: float = STOP_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +231,7 @@ class Runtime(VmListener):
         """
         hints = () if self.inbox is None else self.inbox.subscribe()
         self.status.subscribe()  # for as long as the process lives: also of one that leaves people want to know how it is
-        subscriptions = (*self.router.subscribe(), self._assignments.subscribe(self.config.pool), *hints)
+        calls, others = self.router.subscribe(), (self._assignments.subscribe(self.config.pool), *hints)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._create_task(self._ports.source.run(self), "source of actors")
@@ -242,7 +245,7 @@ class Runtime(VmListener):
             try:
                 await self._stop_wanted.wait()
             finally:
-                await self._leave(subscriptions)
+                await self._leave(calls, others)
 
     def request_stop(self) -> None:
         """Let `run` end in order."""
@@ -264,16 +267,18 @@ class Runtime(VmListener):
         task.add_done_callback(self._owned.discard)
         return task
 
-    async def _leave(self, subscriptions: Sequence[Subscription]) -> None:
+    async def _leave(self, calls: Sequence[Subscription], others: Sequence[Subscription]) -> None:
         """Say that we go, take nothing new, stop every VM while its steps can still run, then end everything else."""
         self.presence.state = "leaving"
         self.presence.beat()
-        for subscription in subscriptions:
+        for subscription in others:
             subscription.unsubscribe()
-        await self._stop_all()
-        self._tasks = None
-        for task in list(self._owned):
-            task.cancel()
+        try:
+            await Departure(self._stop, within_s=self.config.stop_timeout_s, is_connected=lambda: self.is_connected).run(calls, list(self.registry.vms.values()))
+        finally:
+            self._tasks = None
+            for task in list(self._owned):
+                task.cancel()
 
     # What the source and the operator say.
 
@@ -330,6 +335,11 @@ class Runtime(VmListener):
     def is_connected(self) -> bool:
         """Whether the link to NATS is up."""
         return self._ports.connection.is_connected
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether no actor starts here any more."""
+        return self.presence.state == "leaving"
 
     @property
     def is_running(self) -> bool:
@@ -451,7 +461,7 @@ class Runtime(VmListener):
             await self._adjust(vm, desired)
 
     def _start_or_explain(self, desired: DesiredActor) -> None:
-        if self.presence.state == "leaving" or self._is_fenced(desired):
+        if self.is_leaving or self._is_fenced(desired):
             return
         if desired.actor.model in self._models:
             self._make_vm(desired)
@@ -513,30 +523,19 @@ class Runtime(VmListener):
         if starting is not None:
             starting.cancel()
         try:
-            await self.feeds.drain(actor)
+            await self.feeds.drain(self.feeds.take(actor))
             await vm.stop(snapshot=snapshot)
         finally:
             self.registry.remove(vm)
             self.passivation.on_gone()
 
-    async def _stop_all(self) -> None:
-        """Stop every VM, many at once; what is cut short is only a snapshot."""
-        slots = asyncio.Semaphore(STOPS_AT_ONCE)
-
-        async def stop(vm: VirtualMachine) -> None:
-            async with slots:
-                await _supervise(self._stop(vm), f"stop {vm.get_actor_id()}")
-
-        async with asyncio.TaskGroup() as stops:
-            for vm in list(self.registry.vms.values()):
-                stops.create_task(stop(vm), name=f"stop {vm.get_actor_id()}")
-
     def _drop(self, vm: VirtualMachine) -> None:
-        """Forget a VM, and its subscription unless another VM has taken its place."""
-        if self.registry.get(vm.get_actor_id()) is vm:
+        """Forget a VM, and its subscription unless another VM has taken its place; the dead VM still answers what is on its way."""
+        actor = vm.get_actor_id()
+        if self.registry.get(actor) is vm:
             self.registry.remove(vm)
             self.passivation.on_gone()
-            self.feeds.close(vm.get_actor_id())
+            self.spawn(self.feeds.drain(self.feeds.take(actor)), f"drain {actor}")
 
     def _may_keep(self, actor: ActorId) -> bool:
         """Among owners of equal epoch, the pod that rendezvous hashing names stays."""

@@ -140,12 +140,18 @@ class VirtualMachine(Activation):
                 async with asyncio.timeout(STOP_TIMEOUT_S):
                     await self._idle
             except TimeoutError:
-                if self._append is not None:
-                    self._append.cancel()
+                self.cut_short()
         self._refuse_waiting()
         if snapshot and self.phase is ActorPhase.READY and self.get_version() > self.snapshot.version and not self.snapshot.problem:
             await self._write_snapshot()
         self.phase = ActorPhase.STOPPING
+
+    def cut_short(self) -> None:
+        """Take nothing more and give up an append under way; its callers learn that its outcome is unknown."""
+        self._stopping = True
+        self._refuse_waiting()
+        if self._append is not None:
+            self._append.cancel()
 
     # One step at a time.
 

@@ -17,7 +17,7 @@ from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, Reason
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Reply, build_error, build_reply_events
 from aether_model.model import Model
-from aether_runtime.answers import MOVING_RETRY_MS
+from aether_runtime.answers import MOVING_RETRY_MS, build_moving, send_all
 from aether_runtime.core.group import Waiting
 from aether_runtime.core.history import History, Position
 from aether_runtime.ports import EventStore
@@ -116,9 +116,12 @@ def _continues(position: Position, head: StoredCommit | None) -> bool:
 
 async def answer_repeats(actor: ActorId, events: EventStore, repeats: Sequence[tuple[Waiting, int]]) -> None:
     """Answer commands whose ids took effect before, from the commits at these sequences, which hold them."""
-    for item, sequence in repeats:
+    for place, (item, sequence) in enumerate(repeats):
         try:
             reply = await _read_first_answer(actor, events, item, sequence)
+        except asyncio.CancelledError:
+            send_all((other, build_moving(other.command.id)) for other, _ in repeats[place:])
+            raise
         except AetherError as exc:
             reply = build_error(Reason.BUSY, f"its first answer cannot be read now: {exc}", command_id=item.command.id, retry_after_ms=MOVING_RETRY_MS)
         item.answer(reply)
