@@ -27,6 +27,7 @@ from aether_nats.connection import NatsConnection, Subscription
 from aether_runtime.assignments import Assignments
 from aether_runtime.command_feeds import CommandFeeds
 from aether_runtime.core.group import Now
+from aether_runtime.core.restarts import Failures, count_failure, note_ready
 from aether_runtime.departure import Departure
 from aether_runtime.followers import COMPARE_EVERY_S, Followers
 from aether_runtime.inbox import SWEEP_S, DurableInbox
@@ -47,12 +48,6 @@ logger = logging.getLogger(__name__)
 
 COMMIT_SHARE: Final = 4
 """A commit may use one in so many parts of the server's max_payload, the rest is for headers and growth."""
-
-RESTART_MIN_S: Final = 1.0
-"""Seconds before a failed VM is started again; doubles with each failure up to `RESTART_MAX_S`."""
-
-RESTART_MAX_S: Final = 30.0
-"""Seconds between restarts of a VM that keeps failing: somebody must act, and the log must not drown."""
 
 PROGRESS_S: Final = 0.1
 """Seconds until a new version reaches the reporter: a report for each commit would cost a tenth of a command, and a status waits for a quiet second anyway."""
@@ -126,7 +121,8 @@ class Runtime(VmListener):
         self._synced = False
         self._starting: dict[ActorId, asyncio.Task[None]] = {}
         self._fenced: dict[ActorId, Epoch] = {}
-        self._failures: dict[ActorId, int] = {}
+        self._failures: dict[ActorId, Failures] = {}
+        self._paused: set[ActorId] = set()
         self._converging: dict[ActorId, bool] = {}
         self._progressed: dict[ActorId, VirtualMachine] = {}
         self._permits = asyncio.Semaphore(config.recovery_permits)
@@ -392,7 +388,8 @@ class Runtime(VmListener):
         actor = vm.get_actor_id()
         if vm.took_over:
             self.followers.follow(vm)
-        self._failures.pop(actor, None)
+        if actor in self._failures:
+            self._failures[actor] = note_ready(self._failures[actor], self._loop.time())
         self.feeds.close(actor)
         if self.inbox is not None:
             self.inbox.on_ready(vm)
@@ -420,14 +417,26 @@ class Runtime(VmListener):
         actor = vm.get_actor_id()
         logger.error("a VM failed and is started again", extra={logs.ACTOR_ID: str(actor)}, exc_info=error)
         self._drop(vm)
-        failures = self._failures[actor] = self._failures.get(actor, 0) + 1
-        self._loop.call_later(min(RESTART_MIN_S * 2 ** (failures - 1), RESTART_MAX_S), self._touch, actor)
+        failures = self._failures[actor] = count_failure(self._failures.get(actor), repr(error), self._loop.time())
+        self._paused.add(actor)
+        self._loop.call_later(failures.pause_s, self._end_pause, actor, failures.count)
+        if actor in self.registry.desired:
+            self.on_report(self._explain_absence(self.registry.desired[actor]))
+
+    def _end_pause(self, actor: ActorId, count: int) -> None:
+        """Start an actor whose VM failed, unless another one has failed since."""
+        if actor not in self._failures or self._failures[actor].count == count:
+            self._restart(actor)
+
+    def _restart(self, actor: ActorId) -> None:
+        self._paused.discard(actor)
+        self._touch(actor)
 
     # Convergence.
 
     def _touch_model(self, name: str) -> None:
         for actor in [actor for actor in self.registry.desired if actor.model == name]:
-            self._touch(actor)
+            self._restart(actor)
 
     def _touch(self, actor: ActorId) -> None:
         """Look at an actor soon, or once more if somebody is looking at it now."""
@@ -454,6 +463,7 @@ class Runtime(VmListener):
                 await self._stop(vm)
             self._reporter.forget(actor)
             self.passivation.forget(actor)
+            self._failures.pop(actor, None)
         elif vm is None:
             if not self.passivation.keeps_asleep(desired):
                 self._start_or_explain(desired)
@@ -463,7 +473,7 @@ class Runtime(VmListener):
     def _start_or_explain(self, desired: DesiredActor) -> None:
         if self.is_leaving or self._is_fenced(desired):
             return
-        if desired.actor.model in self._models:
+        if desired.actor.model in self._models and desired.actor not in self._paused:
             self._make_vm(desired)
         else:
             self.on_report(self._explain_absence(desired))
@@ -473,6 +483,8 @@ class Runtime(VmListener):
         model = desired.actor.model
         if self._is_fenced(desired):
             reason, message = Reason.FENCED.value, "another owner wrote; it starts here again when a newer placement says so"
+        elif desired.actor in self._paused and desired.actor in self._failures:
+            reason, message = "Restarting", self._failures[desired.actor].describe()
         elif model in self._models:
             reason, message = "Scheduled", "starts in a moment"
         else:
