@@ -23,7 +23,7 @@ from aether_kube.documents import JsonObject, text_at
 from aether_kube.informer import Informer, Selection
 from aether_kube.kinds import ACTOR_MODELS, ACTORS
 from aether_kube.store import Change
-from aether_runtime.adapters.folder import describe_invalid
+from aether_runtime.adapters.manifests import describe_invalid
 from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Home
 
 logger = logging.getLogger(__name__)
