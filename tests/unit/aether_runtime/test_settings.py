@@ -82,7 +82,8 @@ def test_the_page_lists_every_variable_with_its_default_and_meaning() -> None:
 def describe_default(field: FieldInfo) -> str:
     if field.default_factory is not None:
         return "made up"
-    return "" if field.default is None else f"`{field.default}`"
+    default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+    return "" if default is None else f"`{default}`"
 
 
 def test_every_setting_of_the_runtime_reaches_it() -> None:
