@@ -1,4 +1,4 @@
-"""What operator and runtime pods say to each other over NATS: assignments and heartbeats.
+"""What operator and runtime pods say to each other over NATS: assignments and heartbeats; and how pods are, for whoever asks.
 
 An assignment travels over NATS first and reaches the resource's status afterwards (a thousand API writes take seconds).
 Adopt is idempotent; a lower term or epoch than one already seen is refused, so a late message of an old leader or an old
@@ -77,13 +77,61 @@ class Heartbeat(msgspec.Struct, frozen=True, rename="camel"):
     held: int
 
 
+class ActorView(msgspec.Struct, frozen=True, rename="camel"):
+    """What one pod does for an actor.
+
+    Attributes:
+        actor: `<model>/<id>`.
+        name: of its resource; empty without one.
+        phase: as the resource's status has it.
+        version: events stored, as far as the pod knows.
+        message: what a person should know; of a replay, how far it is.
+        waiting: commands in its mailbox.
+    """
+
+    actor: str
+    name: str
+    epoch: int
+    phase: str
+    version: int | None
+    snapshot_version: int
+    model_version: str
+    reason: str
+    message: str
+    waiting: int = 0
+
+
+class PodStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """How a pod is: its answer on `status`.
+
+    Attributes:
+        live_pods: how many pods of the namespace it knows to be alive, itself included: so many answer.
+        held: actors that it should hold; `phases` counts those in memory.
+        events_to_go: of all replays under way; `oldest_replay_s` is since when the oldest runs.
+        actors: the actor that was asked for, if this pod holds it; else those that are neither ready nor asleep, as many as fit.
+    """
+
+    pod_uid: str
+    boot_id: str
+    pod_name: str
+    pool: str
+    state: PodState
+    live_pods: int
+    held: int
+    phases: dict[str, int]
+    events_to_go: int = 0
+    oldest_replay_s: float = 0.0
+    actors: tuple[ActorView, ...] = ()
+
+
 _encode = msgspec.json.Encoder().encode
 _decode_assignment = msgspec.json.Decoder(Assignment).decode
 _decode_assignment_reply = msgspec.json.Decoder(AssignmentReply).decode
 _decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
+_decode_pod_status = msgspec.json.Decoder(PodStatus).decode
 
 
-def encode(message: Assignment | AssignmentReply | Heartbeat) -> bytes:
+def encode(message: Assignment | AssignmentReply | Heartbeat | PodStatus) -> bytes:
     """Encode one of the messages above as JSON."""
     return _encode(message)
 
@@ -110,3 +158,11 @@ def decode_heartbeat(payload: bytes) -> Heartbeat:
         return _decode_heartbeat(payload)
     except MALFORMED as exc:
         raise InvalidEnvelope(f"not a heartbeat: {exc}") from exc
+
+
+def decode_pod_status(payload: bytes) -> PodStatus:
+    """Decode how a pod is, or raise `InvalidEnvelope`."""
+    try:
+        return _decode_pod_status(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidEnvelope(f"not the status of a pod: {exc}") from exc

@@ -15,6 +15,8 @@ other module ever formats or splits a subject. Layout (design: streams and subje
     aether.<ns>.pod.<podUID>.<verb>...            one pod: forwarded calls, ping
     aether.<ns>.assign.<pool>.<podUID>            the operator tells a pod what to adopt and release
     aether.<ns>.hb.<pool>.<podUID>                heartbeats of a pod
+    aether.<ns>.status.<model>.<id>               asks every pod what it does for an actor; wakes nobody
+    aether.<ns>.status.pods                       asks every pod how it is
 
 A Kubernetes namespace has its own streams, since neither quotas nor Direct Get can be limited by subject.
 """
@@ -198,6 +200,21 @@ def heartbeat_wildcard(namespace: str = "*") -> str:
     return f"{ROOT}.{namespace}.hb.*.*"
 
 
+def actor_status_subject(actor: ActorId) -> str:
+    """Return the subject on which every pod says what it does for an actor."""
+    return f"{ROOT}.{actor.namespace}.status.{actor.model}.{actor.id}"
+
+
+def pods_status_subject(namespace: str) -> str:
+    """Return the subject on which every pod of a namespace says how it is."""
+    return f"{ROOT}.{namespace}.status.pods"
+
+
+def status_wildcard(namespace: str) -> str:
+    """Return the filter of both."""
+    return f"{ROOT}.{namespace}.status.>"
+
+
 def parse_event_stream(name: str) -> tuple[str, int]:
     """Return namespace and partition of an event stream, or raise `InvalidName`."""
     root, _, rest = name.partition("_")
@@ -258,6 +275,15 @@ def parse_heartbeat_subject(subject: str) -> tuple[str, PoolName, PodUid]:
     """Return namespace, pool and pod UID of a heartbeat, or raise `InvalidName`."""
     tokens = _tokens(subject, "hb", 5)
     return tokens[1], PoolName(tokens[3]), PodUid(tokens[4])
+
+
+def parse_status_subject(subject: str) -> ActorId | None:
+    """Return the actor that is asked for, None where all pods are, or raise `InvalidName`."""
+    tokens = subject.split(".")
+    if len(tokens) == 4 and subject == pods_status_subject(tokens[1]):
+        return None
+    tokens = _tokens(subject, "status", 5)
+    return parse_actor_id(tokens[1], tokens[3], tokens[4])
 
 
 def _tokens(subject: str, kind: str, count: int) -> list[str]:

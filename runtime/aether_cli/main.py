@@ -19,6 +19,7 @@ EXIT_INTERRUPTED: Final = 130
 COMMANDS: Final = {
     "demo": ("aether_cli.demo", "run the bank example on this machine, kill the runtime, and show that nothing is lost"),
     "send": ("aether_cli.send", "send a command to an actor and print its reply"),
+    "status": ("aether_cli.status", "ask the pods what they do for an actor, or how they are; wakes nobody"),
     "inbox": ("aether_cli.inbox", "print the durable commands that wait, and the reminders of an actor"),
     "dead": ("aether_cli.dead", "list, show, retry or drop durable commands that were given up"),
     "history": ("aether_cli.history", "print the events of an actor as the log holds them"),

@@ -19,15 +19,20 @@ from aether_runtime.core.group import Group, Waiting
 from aether_runtime.core.history import History
 from aether_runtime.core.passivation import UNUSED
 from aether_runtime.ports import ActorReport, DesiredActor
+from aether_runtime.replays import ReplayWatch
 from aether_runtime.snapshotter import SnapshotMark
 from aether_runtime.vm_world import VmListener, VmServices, build_label
 
 
 class Activation:
-    """The fields of a VM, how they are seen from outside, and how it answers and reports."""
+    """The fields of a VM, how they are seen from outside, and how it answers and reports.
+
+    Attributes:
+        replaying: how far its replay is; None before it has a permit and after it succeeded.
+    """
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "message", "phase", "reason", "snapshot", "took_over", "touched_s", "uses",
+        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
@@ -35,6 +40,7 @@ class Activation:
         self.draining = False
         self.phase = ActorPhase.REPLAYING
         self.reason = "Replaying"
+        self.replaying: ReplayWatch | None = None
         self.message = ""
         self.snapshot = SnapshotMark()
         self.took_over = False
@@ -98,6 +104,11 @@ class Activation:
         return self.phase is ActorPhase.READY and not self._stopping
 
     @property
+    def is_quarantined(self) -> bool:
+        """Whether its log holds what its model cannot apply; it answers nothing else until somebody changes one of them."""
+        return self.phase is ActorPhase.QUARANTINED
+
+    @property
     def mailbox_depth(self) -> int:
         """How many commands wait to be decided."""
         return len(self._mailbox)
@@ -109,11 +120,15 @@ class Activation:
 
     def build_report(self, *, fenced_by: Epoch = NO_EPOCH) -> ActorReport:
         """Return how the actor is now."""
-        return ActorReport(
-            self.desired, self.phase, self.get_version(), self.snapshot.version, build_label(self.model), self.reason, self.message, fenced_by, self.snapshot.problem
-        )
+        version = self.get_version() if self.replaying is None else self.replaying.target
+        return ActorReport(self.desired, self.phase, version, self.snapshot.version, build_label(self.model), self.reason, self.message, fenced_by, self.snapshot.problem)
 
     # What it tells.
+
+    def _show_replay(self) -> None:
+        if self.replaying is not None:
+            self.message = self.replaying.describe()
+            self._report()
 
     def _report(self, *, fenced_by: Epoch = NO_EPOCH) -> None:
         self._listener.on_report(self.build_report(fenced_by=fenced_by))

@@ -9,6 +9,7 @@ from typing import Final
 from aether_api.errors import Reason
 from aether_api.messages import Reply, build_error
 from aether_runtime.core.group import Waiting
+from aether_runtime.ports import DesiredActor
 
 MOVING_RETRY_MS: Final = 100
 """Milliseconds after which a caller may ask again while the actor moves: a hand-over takes about as long."""
@@ -44,3 +45,13 @@ def build_unknown(item: Waiting) -> Reply:
 def describe_replay(events: int) -> str:
     """Return what is said of an actor that has started: one text for all that replayed as much, since a pod may hold 100,000."""
     return f"replayed {events} events"
+
+
+def describe_quarantine(problem: str, desired: DesiredActor) -> str:
+    """Return what is said of an actor whose log its model cannot apply: what is wrong, and every way on."""
+    if not desired.name:
+        return f"{problem}. Nothing was skipped. Correct the ActorModel {desired.actor.model}, and the actor replays again by itself; after a repair of the log, its first command some time later does it"
+    return (
+        f"{problem}. Nothing was skipped. Correct the ActorModel {desired.actor.model}, and the actor replays again by itself; after a repair of the log set spec.suspend to true and "
+        "back to false; to give its events up, delete the Actor with deletionPolicy Purge"
+    )

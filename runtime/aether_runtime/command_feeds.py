@@ -77,9 +77,12 @@ class CommandFeeds:
         if feed is not None:
             self._connection.stop_subscription(feed, keep_handler=False)
 
-    async def drain(self, actor: ActorId) -> None:
+    def take(self, actor: ActorId) -> CommandFeed | None:
+        """Hand over an actor's feed to whoever drains it; another VM may open its own at once."""
+        return self._feeds.pop(actor, None)
+
+    async def drain(self, feed: CommandFeed | None) -> None:
         """Take what the server has sent already, so that no caller waits in vain, and no more."""
-        feed = self._feeds.pop(actor, None)
         if feed is None:
             return
         try:

@@ -16,6 +16,7 @@ from aether_nats.connection import NatsConnection
 from aether_nats.journal import Journal
 from aether_runtime.ports import EventStore
 from aether_runtime.registry import VMRegistry
+from aether_runtime.replays import Replays
 from aether_runtime.reporter import Reporter
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.tally import ModelTally, Tally, Timing
@@ -30,7 +31,7 @@ class MetricSources:
 
     Attributes:
         models: models in use, by whether they compiled: `accepted` and `refused`.
-        replaying: replays under way, and those that wait for a permit: `running` and `waiting`.
+        replaying: replays under way, and those that wait for a permit: `running` and `waiting`; `replays` says how far the former are.
         subscriptions: actors whose commands come directly.
         searching: calls that look for their actor now.
         sleeps: actors put to sleep, by reason; `asleep` is how many with a resource sleep here now.
@@ -48,6 +49,7 @@ class MetricSources:
     events: EventStore
     models: Callable[[], Mapping[str, int]]
     replaying: Callable[[], Mapping[str, int]]
+    replays: Replays
     subscriptions: Callable[[], int]
     searching: Callable[[], int]
     sleeps: Callable[[], Mapping[str, int]]
@@ -138,6 +140,8 @@ METRICS: Final[tuple[MetricRow | TimingRow, ...]] = (
     TimingRow("aether_replay_seconds", "Seconds from the first read of the log to Ready.", lambda tally: tally.replay_times),
     MetricRow("aether_replay_events_total", "Events replayed.", ("model",), _by_model(lambda tally: tally.replayed_events)),
     MetricRow("aether_replays", "Replays that run, and that wait for a permit.", ("state",), _by_key(lambda sources: sources.replaying())),
+    MetricRow("aether_replay_events_to_go", "Events that the replays under way still have to apply.", (), _one(lambda sources: sources.replays.to_go)),
+    MetricRow("aether_replay_age_seconds_max", "Seconds since the oldest of the replays under way began.", (), _one(lambda sources: sources.replays.oldest_s)),
     MetricRow("aether_quarantines_total", "Actors quarantined because their log cannot be applied.", ("model",), _by_model(lambda tally: tally.quarantined)),
     MetricRow("aether_fenced_total", "VMs that stopped because a newer owner wrote.", ("model",), _by_model(lambda tally: tally.fenced)),
     MetricRow("aether_vm_failures_total", "VMs thrown away after something that must not happen.", ("model",), _by_model(lambda tally: tally.failed)),

@@ -152,6 +152,10 @@ class Passivation:
         report = self._asleep.get(actor)
         return None if report is None else report.desired
 
+    def find_report(self, actor: ActorId) -> ActorReport | None:
+        """Return the last word of an actor that sleeps here."""
+        return self._asleep.get(actor)
+
     def forget(self, actor: ActorId) -> None:
         """Let an actor that sleeps start when it is looked at next, or not at all if it is not desired any more."""
         self._asleep.pop(actor, None)
@@ -203,12 +207,17 @@ class Passivation:
         for vms in self._all_in_parts():
             now_s = self._loop.time()
             idle: list[ActorId] = []
+            hopeless: list[ActorId] = []
             for vm in vms:
                 idle_s = self._idle_after_s(vm.desired)
                 shortest_s = min(shortest_s, idle_s or shortest_s)
                 if is_idle(vm, idle_s, now_s):
                     idle.append(vm.get_actor_id())
+                elif vm.is_quarantined and not vm.desired.name and 0 < idle_s <= now_s - vm.touched_s:
+                    hopeless.append(vm.get_actor_id())
             await self._put_to_sleep(idle, "idle")
+            for actor in hopeless:
+                await self._runtime.stop_vm(actor)
             await asyncio.sleep(0)
         self._shortest_idle_s = shortest_s
 
@@ -280,7 +289,7 @@ class Passivation:
         if vm is None or not vm.can_sleep or not runtime.is_connected:
             return False
         touched_s = vm.touched_s
-        await runtime.feeds.drain(actor)
+        await runtime.feeds.drain(runtime.feeds.take(actor))
         if vm.touched_s == touched_s:
             await vm.prepare_sleep()
         desired = runtime.registry.desired.get(actor)

@@ -199,12 +199,13 @@ class ActorReport:
     """What the runtime says of one actor; the sink writes it where people look.
 
     Attributes:
+        version: events stored; None while nobody knows.
         snapshot_problem: why no snapshot can be taken; empty while all is well.
     """
 
     desired: DesiredActor
     phase: ActorPhase
-    version: int
+    version: int | None
     snapshot_version: int
     model_version: str
     reason: str = ""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from aiohttp import web
 
 from aether_api.errors import SettingsInvalid
+
+SHUTDOWN_TIMEOUT_S: Final = 1.0
+"""Seconds that a scrape under way gets at the end of the process; aiohttp would wait for a minute."""
 
 
 async def serve_probes(port: int, is_ready: Callable[[], bool], render_metrics: Callable[[str], tuple[bytes, str]]) -> Callable[[], Awaitable[None]]:
@@ -33,7 +37,7 @@ async def serve_probes(port: int, is_ready: Callable[[], bool], render_metrics: 
     application.router.add_get("/livez", live)
     application.router.add_get("/readyz", ready)
     application.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:
         await web.TCPSite(runner, port=port).start()

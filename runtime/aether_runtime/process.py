@@ -69,7 +69,16 @@ async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
         pod = settings.build_identity()
         source, sink = await _build_adapters(settings, pod.uid, stack)
         sleep = SleepConfig(settings.actors_per_pod, settings.on_demand_idle_s, partial(read_memory, settings.memory_limit_bytes))
-        config = RuntimeConfig(settings.namespace, PoolName(settings.pool), pod, settings.pod_name, settings.recovery_permits, settings.status_budget, sleep)
+        config = RuntimeConfig(
+            settings.namespace,
+            PoolName(settings.pool),
+            pod,
+            settings.pod_name,
+            settings.recovery_permits,
+            settings.status_budget,
+            sleep,
+            stop_timeout_s=settings.stop_timeout_s,
+        )
         runtime = Runtime(config, _build_ports(js, layout, source, sink, batches=settings.sync_always and layout.takes_batches))
         if settings.http_port:
             stack.push_async_callback(await _serve_http(settings.http_port, connection, runtime))

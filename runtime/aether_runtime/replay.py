@@ -19,6 +19,7 @@ from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import SnapshotBody, restore_history
 from aether_runtime.core.window import WINDOW_S, CommandWindow
 from aether_runtime.ports import EventStore, SnapshotStore
+from aether_runtime.replays import ReplayWatch
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ class Replayed:
     snapshot_n: int = 0
 
 
-async def replay(actor: ActorId, model: Model, events: EventStore, snapshots: SnapshotStore) -> Replayed:
-    """Rebuild the actor's history from the log.
+async def replay(actor: ActorId, model: Model, events: EventStore, snapshots: SnapshotStore, watch: ReplayWatch) -> Replayed:
+    """Rebuild the actor's history from the log; `watch` learns after every batch how far it is.
 
     Raises:
         EventInvalid: a stored event cannot be applied, or versions have a gap; the actor must be quarantined.
@@ -57,13 +58,16 @@ async def replay(actor: ActorId, model: Model, events: EventStore, snapshots: Sn
     except InvalidEnvelope as exc:
         raise EventInvalid(f"the last message of the actor is no commit: {exc}") from exc
     if head is None:
+        watch.begin(0, 0)
         return Replayed(History.empty(model), 0, 0, Epoch(0))
     history = await _restore(actor, model, events, snapshots, head)
     start_version, start_n = history.position.version, history.position.index.n
+    watch.begin(start_version, head.last_version)
     folded = 0
     try:
         async for commits in events.read_commits(actor, head, from_n=history.position.index.n):
             folded += history.fold_run(commits)
+            watch.move(history.position.version)
     except InvalidEnvelope as exc:
         raise EventInvalid(str(exc)) from exc
     return Replayed(history, start_version, folded, head.epoch, head.pod, start_n)

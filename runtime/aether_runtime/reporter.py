@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from functools import partial
 from typing import Final
 
 from aether_api import logs
@@ -72,12 +73,13 @@ class ReportQueue:
         self._written.pop(actor, None)
         self._refused.pop(actor, None)
 
-    def take(self, now_s: float) -> ActorReport | None:
-        """Remove and return the report that is due; None when none is."""
-        if self._urgent:
-            return self._urgent.popitem(last=False)[1]
+    def take(self, now_s: float, busy: Container[ActorId] = ()) -> ActorReport | None:
+        """Remove and return the report that is due, of an actor that is not busy; None when none is."""
+        for actor in self._urgent:
+            if actor not in busy:
+                return self._urgent.pop(actor)
         for actor, (report, first_s, changed_s) in self._versions.items():
-            if now_s - changed_s >= QUIET_S or now_s - first_s >= OVERDUE_S:
+            if actor not in busy and (now_s - changed_s >= QUIET_S or now_s - first_s >= OVERDUE_S):
                 del self._versions[actor]
                 return report
         return None
@@ -166,12 +168,8 @@ class Reporter:
             while True:
                 await self._wait_for_work()
                 while self._take_token():
-                    report = self._queue.take(self._loop.time())
+                    report = self._queue.take(self._loop.time(), self._writing)
                     if report is None:
-                        self._tokens += 1
-                        break
-                    if report.desired.actor in self._writing:
-                        self._queue.put(report, self._loop.time())
                         self._tokens += 1
                         break
                     await slots.acquire()
@@ -205,9 +203,8 @@ class Reporter:
         except RetryableError as exc:
             self.retried += 1
             logger.debug("a status could not be written, trying again", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
-            await asyncio.sleep(exc.retry_after_s)
-            if self._is_current(report):
-                self._requeue(report)
+            self._loop.call_later(exc.retry_after_s, partial(self._end_write, report, again=True))
+            return
         except PermanentError as exc:
             self.refused += 1
             logger.warning("a status was refused", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
@@ -215,9 +212,15 @@ class Reporter:
                 self._queue.note_refused(report)
         finally:
             slots.release()
-            if self._is_current(report):
-                del self._writing[actor]
-                self._repeat_if_overwritten(actor)
+        self._end_write(report)
+
+    def _end_write(self, report: ActorReport, *, again: bool = False) -> None:
+        """Let the actor's next report be written: this one again if it failed and there is no newer one."""
+        if self._is_current(report):
+            del self._writing[report.desired.actor]
+            if again:
+                self._requeue(report)
+            self._repeat_if_overwritten(report.desired.actor)
 
     def _is_current(self, report: ActorReport) -> bool:
         """Whether a write under way is still about an actor that this process holds."""

@@ -26,7 +26,7 @@ from aether_api.messages import Command, Reply, build_command_headers, build_err
 from aether_api.subjects import call_wildcard, command_subject, forward_subject, forward_wildcard, parse_command_subject
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
-from aether_runtime.answers import MOVING_RETRY_MS
+from aether_runtime.answers import MOVING_RETRY_MS, build_moving
 from aether_runtime.core.group import Waiting
 from aether_runtime.ports import DesiredActor, Directory
 from aether_runtime.presence import choose_pod
@@ -204,7 +204,7 @@ class Router:
             return ServeHere(vm)
         asleep = self._runtime.passivation.find(command.actor)
         if asleep is not None:
-            return self._refuse_model(command) or self._adopt(asleep)
+            return self._refuse_model(command) or self._adopt(asleep, command)
         try:
             home = await self._directory.find(command.actor)
         except AetherError as exc:
@@ -217,7 +217,7 @@ class Router:
         if not home.pod_uid:
             return LookAgain()
         if home.pod_uid == self._runtime.config.pod.uid:
-            return self._refuse_model(command) or self._adopt(home.desired)
+            return self._refuse_model(command) or self._adopt(home.desired, command)
         return self._forward_to(home.pod_uid, command)
 
     def _route_on_demand(self, command: Command) -> Route:
@@ -230,15 +230,18 @@ class Router:
             return Refuse(build_error(Reason.UNKNOWN_ACTOR, message, command_id=command.id))
         chosen = choose_pod(actor, self._runtime.presence.pods.live())
         if chosen is None or chosen == self._runtime.config.pod.uid:
-            return AskLive(DesiredActor(actor)) if self._runtime.presence.pods.settled_s < HAND_OVER_S else self._adopt(DesiredActor(actor))
+            may_live = self._runtime.presence.pods.settled_s < HAND_OVER_S and not self._runtime.is_leaving
+            return AskLive(DesiredActor(actor)) if may_live else self._adopt(DesiredActor(actor), command)
         return self._forward_to(chosen, command)
 
     def _refuse_model(self, command: Command) -> Refuse | None:
         missing = self._runtime.explain_model(command.actor.model)
         return Refuse(build_error(Reason.UNKNOWN_MODEL, missing, command_id=command.id)) if missing else None
 
-    def _adopt(self, desired: DesiredActor) -> Route:
+    def _adopt(self, desired: DesiredActor, command: Command) -> Route:
         vm = self._runtime.activate(desired)
+        if vm is None and self._runtime.is_leaving:
+            return Refuse(build_moving(command.id))
         return LookAgain() if vm is None else ServeHere(vm)
 
     def _forward_to(self, pod: PodUid, command: Command) -> Route:

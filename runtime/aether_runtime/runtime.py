@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from aether_api import logs
-from aether_api.errors import AetherError, Busy, ModelInvalid
+from aether_api.errors import AetherError, Busy, ModelInvalid, Reason
 from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName
 from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorModel, ActorPhase
@@ -26,13 +26,17 @@ from aether_nats.connection import NatsConnection, Subscription
 from aether_runtime.assignments import Assignments
 from aether_runtime.clock import LoopClock
 from aether_runtime.command_feeds import CommandFeeds
+from aether_runtime.core.restarts import Failures, count_failure, note_ready
+from aether_runtime.departure import Departure
 from aether_runtime.followers import COMPARE_EVERY_S, Followers
 from aether_runtime.inbox import SWEEP_S, DurableInbox
 from aether_runtime.metrics import MetricSources
 from aether_runtime.passivation import MESSAGES, Passivation, SleepConfig
+from aether_runtime.pod_status import StatusAnswers
 from aether_runtime.ports import ActorReport, ActorSource, DesiredActor, EventStore, Heads, InboxStore, ReminderStore, ReportSink, SnapshotStore
 from aether_runtime.presence import Presence, choose_pod
 from aether_runtime.registry import VMRegistry
+from aether_runtime.replays import Replays
 from aether_runtime.reporter import Reporter
 from aether_runtime.router import Router
 from aether_runtime.snapshotter import Snapshotter
@@ -44,17 +48,11 @@ logger = logging.getLogger(__name__)
 COMMIT_SHARE: Final = 4
 """A commit may use one in so many parts of the server's max_payload, the rest is for headers and growth."""
 
-RESTART_MIN_S: Final = 1.0
-"""Seconds before a failed VM is started again; doubles with each failure up to `RESTART_MAX_S`."""
-
-RESTART_MAX_S: Final = 30.0
-"""Seconds between restarts of a VM that keeps failing: somebody must act, and the log must not drown."""
-
 PROGRESS_S: Final = 0.1
 """Seconds until a new version reaches the reporter: a report for each commit would cost a tenth of a command, and a status waits for a quiet second anyway."""
 
-STOPS_AT_ONCE: Final = 64
-"""VMs stopped at once at the end of the process: each writes a snapshot."""
+STOP_TIMEOUT_S: Final = 100.0
+"""Seconds for leaving: what a pool's pods have as grace, less what the process needs besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +66,7 @@ class RuntimeConfig:
         sleep: how many actors stay awake, and for how long.
         inbox_sweep_s: seconds between looks at what waits in the namespace's inboxes.
         compare_every_s: seconds between comparisons of all VMs with the log.
+        stop_timeout_s: seconds for leaving in order; then what is left is cut short.
     """
 
     namespace: str
@@ -79,6 +78,7 @@ class RuntimeConfig:
     sleep: SleepConfig = field(default_factory=SleepConfig)
     inbox_sweep_s: float = SWEEP_S
     compare_every_s: float = COMPARE_EVERY_S
+    stop_timeout_s: float = STOP_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,8 @@ class Runtime(VmListener):
         self._synced = False
         self._starting: dict[ActorId, asyncio.Task[None]] = {}
         self._fenced: dict[ActorId, Epoch] = {}
-        self._failures: dict[ActorId, int] = {}
+        self._failures: dict[ActorId, Failures] = {}
+        self._paused: set[ActorId] = set()
         self._converging: dict[ActorId, bool] = {}
         self._progressed: dict[ActorId, VirtualMachine] = {}
         self._permits = asyncio.Semaphore(config.recovery_permits)
@@ -135,6 +136,7 @@ class Runtime(VmListener):
         self.inbox = None if ports.inbox is None else DurableInbox(ports.connection, ports.inbox, ports.reminders, self)
         self.router.set_vm_provider(self.registry.get)
         self.followers = Followers(ports.connection, ports.heads, self.registry, compare_every_s=config.compare_every_s)
+        self.status = StatusAnswers(ports.connection, self)
         self.feeds = CommandFeeds(ports.connection, self.router.on_direct)
         self._services = VmServices(
             events=ports.events,
@@ -160,6 +162,7 @@ class Runtime(VmListener):
             self._ports.events,
             models=lambda: {"accepted": len(self._models), "refused": len(self._refused)},
             replaying=lambda: {"running": min(len(self._starting), permits), "waiting": max(0, len(self._starting) - permits)},
+            replays=services.replays,
             subscriptions=lambda: len(self.feeds),
             searching=lambda: self.router.searching,
             sleeps=lambda: {reason: self.passivation.counts[reason] for reason in MESSAGES},
@@ -222,7 +225,8 @@ class Runtime(VmListener):
             started: called when all subscriptions are in place.
         """
         hints = () if self.inbox is None else self.inbox.subscribe()
-        subscriptions = (*self.router.subscribe(), self._assignments.subscribe(self.config.pool), *hints)
+        self.status.subscribe()  # for as long as the process lives: also of one that leaves people want to know how it is
+        calls, others = self.router.subscribe(), (self._assignments.subscribe(self.config.pool), *hints)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._create_task(self._ports.source.run(self), "source of actors")
@@ -236,7 +240,7 @@ class Runtime(VmListener):
             try:
                 await self._stop_wanted.wait()
             finally:
-                await self._leave(subscriptions)
+                await self._leave(calls, others)
 
     def request_stop(self) -> None:
         """Let `run` end in order."""
@@ -258,16 +262,18 @@ class Runtime(VmListener):
         task.add_done_callback(self._owned.discard)
         return task
 
-    async def _leave(self, subscriptions: Sequence[Subscription]) -> None:
+    async def _leave(self, calls: Sequence[Subscription], others: Sequence[Subscription]) -> None:
         """Say that we go, take nothing new, stop every VM while its steps can still run, then end everything else."""
         self.presence.state = "leaving"
         self.presence.beat()
-        for subscription in subscriptions:
+        for subscription in others:
             subscription.unsubscribe()
-        await self._stop_all()
-        self._tasks = None
-        for task in list(self._owned):
-            task.cancel()
+        try:
+            await Departure(self._stop, within_s=self.config.stop_timeout_s, is_connected=lambda: self.is_connected).run(calls, list(self.registry.vms.values()))
+        finally:
+            self._tasks = None
+            for task in list(self._owned):
+                task.cancel()
 
     # What the source and the operator say.
 
@@ -326,6 +332,11 @@ class Runtime(VmListener):
         return self._ports.connection.is_connected
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether no actor starts here any more."""
+        return self.presence.state == "leaving"
+
+    @property
     def is_running(self) -> bool:
         """Whether work can be started."""
         return self._tasks is not None
@@ -335,6 +346,16 @@ class Runtime(VmListener):
         if name in self._models or not self._synced:
             return ""
         return self._refused.get(name, f"there is no ActorModel {name}; apply it")
+
+    def explain_absence(self, actor: ActorId) -> ActorReport | None:
+        """Return why an actor has no VM here; None where it should not have one."""
+        desired = self.registry.desired.get(actor)
+        return None if desired is None else self._explain_absence(desired)
+
+    @property
+    def replays(self) -> Replays:
+        """The replays under way."""
+        return self._services.replays
 
     def find_model(self, name: str) -> Model | None:
         """Return a model that compiled."""
@@ -366,7 +387,8 @@ class Runtime(VmListener):
         actor = vm.get_actor_id()
         if vm.took_over:
             self.followers.follow(vm)
-        self._failures.pop(actor, None)
+        if actor in self._failures:
+            self._failures[actor] = note_ready(self._failures[actor], self._loop.time())
         self.feeds.close(actor)
         if self.inbox is not None:
             self.inbox.on_ready(vm)
@@ -394,14 +416,26 @@ class Runtime(VmListener):
         actor = vm.get_actor_id()
         logger.error("a VM failed and is started again", extra={logs.ACTOR_ID: str(actor)}, exc_info=error)
         self._drop(vm)
-        failures = self._failures[actor] = self._failures.get(actor, 0) + 1
-        self._loop.call_later(min(RESTART_MIN_S * 2 ** (failures - 1), RESTART_MAX_S), self._touch, actor)
+        failures = self._failures[actor] = count_failure(self._failures.get(actor), repr(error), self._loop.time())
+        self._paused.add(actor)
+        self._loop.call_later(failures.pause_s, self._end_pause, actor, failures.count)
+        if actor in self.registry.desired:
+            self.on_report(self._explain_absence(self.registry.desired[actor]))
+
+    def _end_pause(self, actor: ActorId, count: int) -> None:
+        """Start an actor whose VM failed, unless another one has failed since."""
+        if actor not in self._failures or self._failures[actor].count == count:
+            self._restart(actor)
+
+    def _restart(self, actor: ActorId) -> None:
+        self._paused.discard(actor)
+        self._touch(actor)
 
     # Convergence.
 
     def _touch_model(self, name: str) -> None:
         for actor in [actor for actor in self.registry.desired if actor.model == name]:
-            self._touch(actor)
+            self._restart(actor)
 
     def _touch(self, actor: ActorId) -> None:
         """Look at an actor soon, or once more if somebody is looking at it now."""
@@ -428,6 +462,7 @@ class Runtime(VmListener):
                 await self._stop(vm)
             self._reporter.forget(actor)
             self.passivation.forget(actor)
+            self._failures.pop(actor, None)
         elif vm is None:
             if not self.passivation.keeps_asleep(desired):
                 self._start_or_explain(desired)
@@ -435,17 +470,32 @@ class Runtime(VmListener):
             await self._adjust(vm, desired)
 
     def _start_or_explain(self, desired: DesiredActor) -> None:
-        if self.presence.state == "leaving" or (self._fenced.get(desired.actor) == desired.epoch and desired.epoch):
+        if self.is_leaving or self._is_fenced(desired):
             return
-        if desired.actor.model in self._models:
+        if desired.actor.model in self._models and desired.actor not in self._paused:
             self._make_vm(desired)
-            return
-        reason = "ModelNotAccepted" if desired.actor.model in self._refused else "ModelNotFound"
-        self.on_report(ActorReport(desired, ActorPhase.SCHEDULED, 0, 0, "", reason, self.explain_model(desired.actor.model)))
+        else:
+            self.on_report(self._explain_absence(desired))
+
+    def _explain_absence(self, desired: DesiredActor) -> ActorReport:
+        """Return why an actor that is desired here has no VM."""
+        model = desired.actor.model
+        if self._is_fenced(desired):
+            reason, message = Reason.FENCED.value, "another owner wrote; it starts here again when a newer placement says so"
+        elif desired.actor in self._paused and desired.actor in self._failures:
+            reason, message = "Restarting", self._failures[desired.actor].describe()
+        elif model in self._models:
+            reason, message = "Scheduled", "starts in a moment"
+        else:
+            reason, message = "ModelNotAccepted" if model in self._refused else "ModelNotFound", self.explain_model(model) or "its ActorModel has not been read yet"
+        return ActorReport(desired, ActorPhase.SCHEDULED, None, 0, "", reason, message)
+
+    def _is_fenced(self, desired: DesiredActor) -> bool:
+        return bool(desired.epoch) and self._fenced.get(desired.actor) == desired.epoch
 
     async def _adjust(self, vm: VirtualMachine, desired: DesiredActor) -> None:
         model = self._models.get(desired.actor.model, vm.model)
-        if model.fold != vm.model.fold:
+        if model.fold != vm.model.fold or (vm.is_quarantined and (model.content_hash != vm.model.content_hash or desired != vm.desired)):
             await self._stop(vm, snapshot=False)
             self._make_vm(desired)
             return
@@ -484,30 +534,19 @@ class Runtime(VmListener):
         if starting is not None:
             starting.cancel()
         try:
-            await self.feeds.drain(actor)
+            await self.feeds.drain(self.feeds.take(actor))
             await vm.stop(snapshot=snapshot)
         finally:
             self.registry.remove(vm)
             self.passivation.on_gone()
 
-    async def _stop_all(self) -> None:
-        """Stop every VM, many at once; what is cut short is only a snapshot."""
-        slots = asyncio.Semaphore(STOPS_AT_ONCE)
-
-        async def stop(vm: VirtualMachine) -> None:
-            async with slots:
-                await _supervise(self._stop(vm), f"stop {vm.get_actor_id()}")
-
-        async with asyncio.TaskGroup() as stops:
-            for vm in list(self.registry.vms.values()):
-                stops.create_task(stop(vm), name=f"stop {vm.get_actor_id()}")
-
     def _drop(self, vm: VirtualMachine) -> None:
-        """Forget a VM, and its subscription unless another VM has taken its place."""
-        if self.registry.get(vm.get_actor_id()) is vm:
+        """Forget a VM, and its subscription unless another VM has taken its place; the dead VM still answers what is on its way."""
+        actor = vm.get_actor_id()
+        if self.registry.get(actor) is vm:
             self.registry.remove(vm)
             self.passivation.on_gone()
-            self.feeds.close(vm.get_actor_id())
+            self.spawn(self.feeds.drain(self.feeds.take(actor)), f"drain {actor}")
 
     def _may_keep(self, actor: ActorId) -> bool:
         """Among owners of equal epoch, the pod that rendezvous hashing names stays."""

@@ -40,6 +40,9 @@ class RuntimeSettings(BaseModel):
     actors_per_pod: int = Field(default=10_000, ge=1, description="Most actors that are awake at once; the least used of more sleep until their next command.")
     on_demand_idle: str = Field(default="10m", pattern=DURATION_PATTERN, description="Time without a command after which an actor without a resource leaves memory; 0s is never.")
     memory_limit_bytes: int = Field(default=0, ge=0, description="Memory at 80 % of which actors are put to sleep; 0 takes the limit of the container, if there is one.")
+    stop_timeout: str = Field(
+        default="100s", pattern=DURATION_PATTERN, description="Time for leaving in order after SIGTERM, below the pod's grace period; then what is left is cut short."
+    )
     recovery_permits: int = Field(default=50, ge=1, le=10_000, description="Replays under way at once.")
     status_budget: float = Field(default=50.0, gt=0, description="Status writes a second of the whole namespace.")
     http_port: int = Field(default=8080, ge=0, le=65535, description="Port of the probes; 0 turns them off.")
@@ -49,6 +52,11 @@ class RuntimeSettings(BaseModel):
     def on_demand_idle_s(self) -> float:
         """`on_demand_idle` in seconds, 0 for never."""
         return parse_duration_s(self.on_demand_idle, default_s=0.0)
+
+    @property
+    def stop_timeout_s(self) -> float:
+        """`stop_timeout` in seconds."""
+        return parse_duration_s(self.stop_timeout, default_s=0.0)
 
     def build_identity(self) -> PodIdentity:
         """Return the identity of this process; each call makes a new boot id."""

@@ -30,12 +30,13 @@ from aether_api.messages import build_error
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
 from aether_runtime.activation import Activation
-from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_replay
+from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_quarantine, describe_replay
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
 from aether_runtime.core.history import Position
 from aether_runtime.core.reminders import format_changes
 from aether_runtime.ports import DesiredActor
 from aether_runtime.reminders import choose_changes, end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
+from aether_runtime.replays import ReplayWatch
 from aether_runtime.snapshotter import SnapshotMark
 from aether_runtime.vm_reading import Tail, answer_repeats, read_history, read_tail
 from aether_runtime.vm_world import build_commit
@@ -59,11 +60,13 @@ class VirtualMachine(Activation):
 
         Ends in Ready, Quarantined or (fenced) `on_ended`. Cancel it to give up.
         """
-        self._report()
+        watch = self.replaying = ReplayWatch(self._services.now, self._show_replay)
         try:
-            replayed, took_s = await read_history(self.desired.actor, self.model, self._services)
+            with self._services.replays.following(watch):
+                replayed, took_s = await read_history(self.desired.actor, self.model, self._services, watch)
         except EventInvalid as exc:
             return self._quarantine(str(exc))
+        self.replaying = None
         replayed.history.model = self.model  # another model of equal fold may have come meanwhile
         self._history = replayed.history
         self.snapshot = SnapshotMark(replayed.snapshot_version, replayed.snapshot_n, replayed.snapshot_version)
@@ -137,12 +140,18 @@ class VirtualMachine(Activation):
                 async with asyncio.timeout(STOP_TIMEOUT_S):
                     await self._idle
             except TimeoutError:
-                if self._append is not None:
-                    self._append.cancel()
+                self.cut_short()
         self._refuse_waiting()
         if snapshot and self.phase is ActorPhase.READY and self.get_version() > self.snapshot.version and not self.snapshot.problem:
             await self._write_snapshot()
         self.phase = ActorPhase.STOPPING
+
+    def cut_short(self) -> None:
+        """Take nothing more and give up an append under way; its callers learn that its outcome is unknown."""
+        self._stopping = True
+        self._refuse_waiting()
+        if self._append is not None:
+            self._append.cancel()
 
     # One step at a time.
 
@@ -350,8 +359,8 @@ class VirtualMachine(Activation):
 
     def _quarantine(self, message: str) -> None:
         self._tally.quarantined += 1
-        self.phase, self.reason = ActorPhase.QUARANTINED, Reason.QUARANTINED.value
-        self.message = f"{message}. Nothing was skipped; restore the model that wrote these events, or delete the actor with deletionPolicy Purge"
+        self.phase, self.reason, self.message = ActorPhase.QUARANTINED, Reason.QUARANTINED.value, describe_quarantine(message, self.desired)
+        self.touched_s = self._services.now().monotonic_s
         logger.error("an actor is quarantined", extra={logs.ACTOR_ID: str(self.desired.actor), logs.REASON: message})
         waiting, self._mailbox = self._mailbox, []
         for item in waiting:

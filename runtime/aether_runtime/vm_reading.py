@@ -17,11 +17,12 @@ from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, Reason
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Reply, build_error, build_reply_events
 from aether_model.model import Model
-from aether_runtime.answers import MOVING_RETRY_MS
+from aether_runtime.answers import MOVING_RETRY_MS, build_moving, send_all
 from aether_runtime.core.group import Waiting
 from aether_runtime.core.history import History, Position
 from aether_runtime.ports import EventStore
 from aether_runtime.replay import Replayed, catch_up, replay
+from aether_runtime.replays import ReplayWatch
 from aether_runtime.vm_world import VmServices
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Tail:
         return any(commit.epoch == epoch and commit.pod.partition("/")[0] != pod_uid for commit in self.commits)
 
 
-async def read_history(actor: ActorId, model: Model, services: VmServices) -> tuple[Replayed, float]:
+async def read_history(actor: ActorId, model: Model, services: VmServices, watch: ReplayWatch) -> tuple[Replayed, float]:
     """Replay; waits while the log cannot be read. Return what it gave, and the seconds of the try that succeeded.
 
     Raises:
@@ -66,10 +67,11 @@ async def read_history(actor: ActorId, model: Model, services: VmServices) -> tu
     while True:
         began_s = services.now().monotonic_s
         try:
-            replayed = await replay(actor, model, services.events, services.snapshotter.store)
+            replayed = await replay(actor, model, services.events, services.snapshotter.store, watch)
             return replayed, services.now().monotonic_s - began_s
         except RetryableError as exc:
             logger.debug("replay has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+            watch.wait(str(exc))
             await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
 
 
@@ -114,9 +116,12 @@ def _continues(position: Position, head: StoredCommit | None) -> bool:
 
 async def answer_repeats(actor: ActorId, events: EventStore, repeats: Sequence[tuple[Waiting, int]]) -> None:
     """Answer commands whose ids took effect before, from the commits at these sequences, which hold them."""
-    for item, sequence in repeats:
+    for place, (item, sequence) in enumerate(repeats):
         try:
             reply = await _read_first_answer(actor, events, item, sequence)
+        except asyncio.CancelledError:
+            send_all((other, build_moving(other.command.id)) for other, _ in repeats[place:])
+            raise
         except AetherError as exc:
             reply = build_error(Reason.BUSY, f"its first answer cannot be read now: {exc}", command_id=item.command.id, retry_after_ms=MOVING_RETRY_MS)
         item.answer(reply)

@@ -12,6 +12,7 @@ from aether_model.model import Model
 from aether_runtime.core.group import Group, Now
 from aether_runtime.core.history import History
 from aether_runtime.ports import ActorReport, DesiredActor, EventStore, ReminderStore, Spawn
+from aether_runtime.replays import Replays
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.tally import Tally
 
@@ -32,6 +33,7 @@ class VmServices:
         bytes_max: payload bytes of one commit.
         reminders: None where no command can set one.
         tally: what is counted of all VMs.
+        replays: those under way in this process.
     """
 
     events: EventStore
@@ -44,6 +46,7 @@ class VmServices:
     bytes_max: int
     reminders: ReminderStore | None = None
     tally: Tally = field(default_factory=Tally)
+    replays: Replays = field(default_factory=Replays)
 
 
 class VmListener:

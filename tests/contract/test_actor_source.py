@@ -188,6 +188,30 @@ async def test_a_wrong_manifest_is_refused_by_field_and_the_others_are_told(tmp_
     assert "broken.yaml" in said[0]
 
 
+@pytest.mark.parametrize(
+    "typo",
+    [
+        MODEL + actor("alice") + actor("bob") + "---\na: [",
+        MODEL + actor("alice", ", modle: x") + actor("bob"),
+        MODEL.replace("events:", "evnts:") + actor("alice") + actor("bob"),
+    ],
+    ids=["no YAML", "wrong actor", "wrong model"],
+)
+async def test_a_typo_in_a_manifest_of_a_running_actor_changes_nothing_until_it_is_corrected(tmp_path: Path, caplog: pytest.LogCaptureFixture, typo: str) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(MODEL + actor("alice") + actor("bob"))
+    async with running(tmp_path) as (source, listener):
+        before = (dict(listener.held), dict(listener.models), listener.syncs)
+        file.write_text(typo)
+        await listener.until(lambda: listener.syncs > before[2])
+        assert (listener.held, listener.models) == before[:2]
+        assert await source.find(ALICE) is not None
+        assert "stay" in "".join(record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+        file.write_text(MODEL + actor("alice", ", snapshot: {every: 3}"))
+        await listener.until(lambda: BOB not in listener.held)
+        assert listener.held[ALICE].snapshot_every == 3
+
+
 async def test_bytes_that_are_no_text_and_files_that_cannot_be_opened_end_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "folder.yaml").mkdir()

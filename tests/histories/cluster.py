@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -165,9 +165,9 @@ async def until_live(pods: Sequence[RunningPod]) -> None:
 class RuntimeProcess:
     """A runtime as a process of its own, on a folder of manifests."""
 
-    def __init__(self, folder: Path, url: str, *, log: Path | None = None, pod_uid: str = "") -> None:
+    def __init__(self, folder: Path, url: str, *, log: Path | None = None, pod_uid: str = "", settings: Mapping[str, str] | None = None) -> None:
         self._arguments = ("-m", "aether_runtime", "--folder", str(folder), "--nats", url, "--namespace", NAMESPACE, "--http-port", "0")
-        self._environment = {**os.environ, **({"AETHER_POD_UID": pod_uid} if pod_uid else {})}
+        self._environment = {**os.environ, **({"AETHER_POD_UID": pod_uid} if pod_uid else {}), **(settings or {})}
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
 

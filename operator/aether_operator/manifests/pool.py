@@ -37,6 +37,9 @@ SCRAPE_ANNOTATIONS: Final[tuple[tuple[str, JsonValue], ...]] = (("prometheus.io/
 GRACE_S: Final = 120
 """Seconds from SIGTERM to SIGKILL: 10,000 actors snapshot and leave in less, and a drain does not hang for ever."""
 
+GRACE_RESERVE: Final = 6
+"""One in so many seconds of the grace is kept for what the process does besides leaving: hearing of it, closing its connections."""
+
 CREDENTIALS_FOLDER: Final = "/var/run/secrets/aether/nats"
 CREDENTIALS_FILE: Final = "nats.creds"
 
@@ -205,12 +208,20 @@ def _environment(pool: PoolIdentity, spec: ActorPoolSpec, defaults: RuntimeDefau
         "AETHER_SYNC_ALWAYS": str(defaults.sync_always and not spec.nats.url).lower(),
         "AETHER_ACTORS_PER_POD": str(spec.actors_per_pod),
         "AETHER_LOG_LEVEL": defaults.log_level,
+        "AETHER_STOP_TIMEOUT": f"{stop_timeout_s(spec)}s",
     }
     if spec.nats.credentials_secret:
         values["AETHER_NATS_CREDENTIALS"] = f"{CREDENTIALS_FOLDER}/{CREDENTIALS_FILE}"
     fields = {"AETHER_POD_NAME": "metadata.name", "AETHER_POD_UID": "metadata.uid", "AETHER_NAMESPACE": "metadata.namespace"}
     from_fields: list[JsonValue] = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
     return from_fields + [{"name": name, "value": value} for name, value in values.items()]
+
+
+def stop_timeout_s(spec: ActorPoolSpec) -> int:
+    """Return how long a pod may take to leave: what its grace allows, also where the pool's template sets another one."""
+    grace = object_at(spec.pod_template, "spec").get("terminationGracePeriodSeconds")
+    grace_s = grace if isinstance(grace, int) else GRACE_S
+    return max(1, grace_s * (GRACE_RESERVE - 1) // GRACE_RESERVE)
 
 
 def _probe(path: str, *, period_s: int, failures: int) -> JsonObject:

@@ -23,7 +23,7 @@ from aether_kube.documents import JsonObject, text_at
 from aether_kube.informer import Informer, Selection
 from aether_kube.kinds import ACTOR_MODELS, ACTORS
 from aether_kube.store import Change
-from aether_runtime.adapters.folder import describe_invalid
+from aether_runtime.adapters.manifests import describe_invalid
 from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Home
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class KubernetesSource:
 
     async def run(self, listener: DesiredListener) -> None:
         """Tell the listener of every change until cancelled."""
-        models = Informer(self._client, Selection(ACTOR_MODELS, self._namespace), parse=_parse_model, on_change=lambda change: _tell_model(listener, change))
+        models = Informer(self._client, Selection(ACTOR_MODELS, self._namespace), parse=_parse_model, on_change=lambda change: tell_model(listener, change))
         mine = Selection(ACTORS, self._namespace, field_selector=f"status.placement.podUID={self._pod_uid}")
         actors = Informer(self._client, mine, parse=Actor.model_validate, on_change=lambda change: _tell_actor(listener, change))
         async with asyncio.TaskGroup() as informers:
@@ -128,10 +128,11 @@ def build_status_document(report: ActorReport, conditions: tuple[Condition, ...]
     metadata = document["metadata"]
     if desired.uid and isinstance(metadata, dict):
         metadata["uid"] = desired.uid
+    version: JsonObject = {} if report.version is None else {"version": report.version}
     document["status"] = {
         "observedGeneration": desired.generation,
         "phase": report.phase.value,
-        "version": report.version,
+        **version,
         "snapshotVersion": report.snapshot_version,
         "modelVersion": report.model_version,
         "reportedEpoch": int(max(desired.epoch, report.fenced_by)),
@@ -179,9 +180,11 @@ def _parse_actor(document: JsonObject) -> Actor | None:
         return None
 
 
-def _tell_model(listener: DesiredListener, change: Change[ActorModel]) -> None:
+def tell_model(listener: DesiredListener, change: Change[ActorModel]) -> None:
+    """Pass a model on when what it says is new."""
     if change.new is not None:
-        listener.on_model(change.new)
+        if change.old is None or change.old.spec != change.new.spec:  # the operator counts actors in its status, which is no news
+            listener.on_model(change.new)
     elif change.old is not None:
         listener.on_model_gone(change.old.metadata.name)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aether_api import control
-from aether_api.control import Assignment, AssignmentItem, AssignmentReply, AssignmentResult, Heartbeat
+from aether_api.control import ActorView, Assignment, AssignmentItem, AssignmentReply, AssignmentResult, Heartbeat, PodStatus
 from aether_api.errors import InvalidEnvelope
 from tests.histories.hostile import HOSTILE_JSON, damaged
 
@@ -32,7 +32,13 @@ def test_a_heartbeat_reads_back_as_it_was_sent() -> None:
     assert control.decode_heartbeat(control.encode(heartbeat)) == heartbeat
 
 
-@pytest.mark.parametrize("decode", [control.decode_assignment, control.decode_assignment_reply, control.decode_heartbeat])
+def test_the_status_of_a_pod_reads_back_as_it_was_sent() -> None:
+    view = ActorView("account/alice", "alice", 7, "Replaying", 12, 0, "account@x", "Replaying", "replayed 1 of 12 events", 3)
+    status = PodStatus("pod-1", "boot-1", "runtime-x", "default", "ready", 2, 5, {"Ready": 4, "Replaying": 1}, 11, 0.5, (view,))
+    assert control.decode_pod_status(control.encode(status)) == status
+
+
+@pytest.mark.parametrize("decode", [control.decode_pod_status, control.decode_assignment, control.decode_assignment_reply, control.decode_heartbeat])
 @pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b"\xff", b'{"term":"x"}'])
 def test_what_is_no_such_message_is_refused(decode: Callable[[bytes], object], payload: bytes) -> None:
     with pytest.raises(InvalidEnvelope):

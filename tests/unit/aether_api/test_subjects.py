@@ -45,6 +45,14 @@ def test_every_way_to_address_a_command_parses_back_to_actor_and_command(actor: 
     assert [subjects.parse_command_subject(subject) for subject in built] == [(actor, command)] * 3
 
 
+@given(actors)
+def test_a_question_for_the_status_parses_back_to_its_actor_or_to_all_pods(actor: ActorId) -> None:
+    assert subjects.parse_status_subject(subjects.actor_status_subject(actor)) == actor
+    assert subjects.parse_status_subject(subjects.pods_status_subject(actor.namespace)) is None
+    with pytest.raises(InvalidName):
+        subjects.parse_status_subject(subjects.stored_subject(actor))
+
+
 @given(names, names, ids)
 def test_a_heartbeat_parses_back_to_its_pod(namespace: str, pool: str, uid: str) -> None:
     assert subjects.parse_heartbeat_subject(subjects.heartbeat_subject(namespace, PoolName(pool), PodUid(uid))) == (namespace, pool, uid)

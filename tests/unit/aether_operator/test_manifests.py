@@ -60,7 +60,15 @@ def test_the_runtime_is_told_who_and_where_it_is() -> None:
         "AETHER_SYNC_ALWAYS": "true",
         "AETHER_ACTORS_PER_POD": "50",
         "AETHER_LOG_LEVEL": "INFO",
+        "AETHER_STOP_TIMEOUT": "100s",
     }
+
+
+def test_a_pod_leaves_within_its_grace_whatever_the_template_says_of_it() -> None:
+    assert object_at(deployment(), "spec", "template", "spec")["terminationGracePeriodSeconds"] == 120
+    assert environment(deployment(podTemplate={"spec": {"terminationGracePeriodSeconds": 30}}))["AETHER_STOP_TIMEOUT"] == "25s"
+    named = {"spec": {"containers": [{"name": "runtime", "env": [{"name": "AETHER_STOP_TIMEOUT", "value": "5s"}]}]}}
+    assert environment(deployment(podTemplate=named))["AETHER_STOP_TIMEOUT"] == "5s"
 
 
 def test_pods_are_as_restricted_as_kubernetes_knows() -> None:

@@ -8,11 +8,12 @@ import pytest
 
 from aether_api.errors import KubeForbidden, KubeInvalid, RetryableError
 from aether_api.identity import Epoch, PodUid, parse_actor_id
-from aether_api.v1alpha1 import Actor, ActorPhase
+from aether_api.v1alpha1 import Actor, ActorModel, ActorPhase
 from aether_kube.client import KubeClient
-from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource, build_conditions, build_desired, build_status_document, is_overwritten
-from aether_runtime.ports import ActorReport, DesiredActor
-from tests.histories.bank import ALICE
+from aether_kube.store import Change, ObjectKey
+from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource, build_conditions, build_desired, build_status_document, is_overwritten, tell_model
+from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener
+from tests.histories.bank import ALICE, read_account
 
 
 def build_actor(**status: Any) -> Actor:
@@ -42,6 +43,11 @@ def test_the_status_holds_every_field_of_the_pod_and_the_uid_of_the_resource() -
         "modelVersion": "account@x",
         "reportedEpoch": 6,
     }
+
+
+def test_a_version_that_nobody_knows_is_left_out() -> None:
+    document = build_status_document(build_report(ActorPhase.REPLAYING, version=None), ())
+    assert "version" not in cast("dict[str, Any]", document["status"])
 
 
 @pytest.mark.parametrize(
@@ -127,3 +133,21 @@ async def test_of_several_resources_with_one_identity_the_oldest_counts() -> Non
     home = await KubernetesSource(cast("KubeClient", client), "default", PodUid("uid")).find(parse_actor_id("default", "account", "x"))
     assert home is not None
     assert home.pod_uid == "older"
+
+
+def test_a_model_is_told_when_its_spec_changes_and_not_when_the_operator_counts_its_actors() -> None:
+    told: list[ActorModel] = []
+
+    class Listener:
+        def on_model(self, model: ActorModel) -> None:
+            told.append(model)
+
+    listener = cast("DesiredListener", Listener())
+    first = read_account()
+    counted = first.model_copy(update={"metadata": first.metadata.model_copy(update={"resource_version": "9"})})
+    edited = first.model_copy(update={"spec": first.spec.model_copy(update={"on_demand": not first.spec.on_demand})})
+    key = ObjectKey("default", "account")
+    tell_model(listener, Change("added", key, None, first))
+    tell_model(listener, Change("modified", key, first, counted))
+    tell_model(listener, Change("modified", key, counted, edited))
+    assert told == [first, edited]

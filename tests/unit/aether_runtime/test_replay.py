@@ -18,10 +18,13 @@ from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import build_snapshot
 from aether_runtime.core.window import WINDOW_S
 from aether_runtime.replay import replay
+from aether_runtime.replays import ReplayWatch
 from tests.histories.bank import ALICE, START_S, compile_account
+from tests.histories.world import Clock
 from tests.unit.aether_runtime.test_history import commit_after, store
 
 COMMITS = 400
+WATCH = ReplayWatch(Clock().now, lambda: None)
 
 
 async def fill(events: MemoryEventStore, snapshots: MemorySnapshotStore, *, snapshot_at: int) -> None:
@@ -41,7 +44,7 @@ async def test_a_window_that_was_too_big_for_its_snapshot_is_whole_after_a_repla
     monkeypatch.setattr(replay_module, "REFILL_COMMITS", look_back)
     events, snapshots = MemoryEventStore(), MemorySnapshotStore()
     await fill(events, snapshots, snapshot_at=COMMITS - 10)
-    replayed = await replay(ALICE, compile_account(), events, snapshots)
+    replayed = await replay(ALICE, compile_account(), events, snapshots, WATCH)
     assert (replayed.snapshot_version, replayed.events, replayed.history.position.version) == (COMMITS - 10, 10, COMMITS)
     window = replayed.history.window
     for version in range(COMMITS - int(WINDOW_S), COMMITS + 1):
@@ -64,7 +67,7 @@ class ReadRecorder(MemoryEventStore):
 async def test_a_window_that_travelled_is_not_read_again() -> None:
     events, snapshots = ReadRecorder(), MemorySnapshotStore()
     await fill(events, snapshots, snapshot_at=COMMITS - 10)
-    replayed = await replay(ALICE, compile_account(), events, snapshots)
+    replayed = await replay(ALICE, compile_account(), events, snapshots, WATCH)
     assert replayed.history.window.find(f"c-0-{COMMITS - 10}") == COMMITS - 10
     assert events.read_from == [COMMITS - 10]
 

@@ -11,7 +11,7 @@ from aether_api.errors import KubeInvalid, KubeUnavailable
 from aether_api.identity import Epoch, parse_actor_id
 from aether_api.v1alpha1 import ActorPhase
 from aether_runtime.ports import ActorReport, DesiredActor
-from aether_runtime.reporter import OVERDUE_S, QUIET_S, Reporter, ReportQueue
+from aether_runtime.reporter import OVERDUE_S, QUIET_S, WRITES_AT_ONCE, Reporter, ReportQueue
 
 
 def build_report(name: str = "alice", version: int = 0, phase: ActorPhase = ActorPhase.READY, epoch: int = 1) -> ActorReport:
@@ -138,6 +138,22 @@ async def test_a_failed_write_is_tried_again() -> None:
         await until(lambda: sink.written)
         running.cancel()
     assert len(sink.tried) == 2
+
+
+async def test_writes_that_wait_to_be_tried_again_leave_room_for_others() -> None:
+    sink = Sink(*(KubeUnavailable("away", retry_after_s=3600.0) for _ in range(WRITES_AT_ONCE)))
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    for number in range(WRITES_AT_ONCE):
+        reporter.report(build_report(f"a{number}"))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        await until(lambda: reporter.retried == WRITES_AT_ONCE)
+        reporter.report(build_report("a0", version=9))
+        reporter.report(build_report("bob"))
+        await until(lambda: sink.written)
+        running.cancel()
+    assert [report.desired.actor.id for report in sink.written] == ["bob"], "nothing newer of a0 is written before its pause is over"
+    assert reporter.dirty == WRITES_AT_ONCE + 1
 
 
 async def test_a_newer_report_replaces_the_one_whose_write_failed() -> None:

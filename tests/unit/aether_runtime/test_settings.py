@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from aether_api.errors import SettingsInvalid
-from aether_runtime.settings import read_settings
+from aether_runtime import __main__ as main
+from aether_runtime import process
+from aether_runtime import settings as settings_module
+from aether_runtime.settings import PREFIX, RuntimeSettings, read_settings
 
+PAGE = Path(__file__).parents[3] / "docs" / "settings.md"
 FOLDER = {"AETHER_FOLDER": "/somewhere"}
 
 
@@ -66,3 +72,21 @@ def test_every_process_has_a_boot_id_of_its_own() -> None:
 
 def test_variables_of_others_are_ignored() -> None:
     assert read_settings(FOLDER | {"AETHER_FROM_THE_FUTURE": "1", "PATH": "/bin"}).pool == "default"
+
+
+def test_the_page_lists_every_variable_with_its_default_and_meaning() -> None:
+    rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in PAGE.read_text().splitlines() if line.startswith("| `AETHER_")]
+    assert rows == [(f"`{PREFIX}{name.upper()}`", describe_default(field), field.description) for name, field in RuntimeSettings.model_fields.items()]
+
+
+def describe_default(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        return "made up"
+    default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+    return "" if default is None else f"`{default}`"
+
+
+def test_every_setting_of_the_runtime_reaches_it() -> None:
+    """What the process does not read might as well not be there."""
+    source = Path(process.__file__).read_text() + Path(settings_module.__file__).read_text() + Path(main.__file__).read_text()
+    assert [name for name in RuntimeSettings.model_fields if not re.search(rf"(settings|self)\.{name}\b", source)] == []
