@@ -64,7 +64,7 @@ class StatusAnswers:
 
     def _on_question(self, message: Message) -> None:
         try:
-            self._connection.respond(message, encode(self.build(parse_status_subject(message.subject))))
+            self._connection.respond(message.raw_reply, encode(self.build(parse_status_subject(message.subject))))
         except AetherError as exc:
             logger.debug("a question for the status could not be answered", extra={logs.REASON: str(exc)})
 

@@ -79,5 +79,5 @@ async def test_a_snapshot_at_a_commit_whose_index_is_broken_is_not_used() -> Non
         commit = msgspec.structs.replace(commit_after(history, fact), index=index)
         history.fold_commit(store(commit, await events.append(commit)))
     await snapshots.write(ALICE, build_snapshot(history))
-    replayed = await replay(ALICE, compile_account(), events, snapshots)
+    replayed = await replay(ALICE, compile_account(), events, snapshots, WATCH)
     assert (replayed.snapshot_version, replayed.history.position.version, replayed.history.state) == (0, 2, history.state)
