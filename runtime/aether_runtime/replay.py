@@ -15,7 +15,7 @@ from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError, Ret
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import parse_second, parse_time
 from aether_model.model import Model
-from aether_runtime.core.history import History
+from aether_runtime.core.history import NOTHING_FORGOTTEN, History, build_forgotten
 from aether_runtime.core.snapshots import SnapshotBody, restore_history
 from aether_runtime.core.window import WINDOW_S, CommandWindow
 from aether_runtime.ports import EventStore, SnapshotStore
@@ -65,9 +65,11 @@ async def replay(actor: ActorId, model: Model, events: EventStore, snapshots: Sn
     watch.begin(start_version, head.last_version)
     folded = 0
     try:
+        history.forgotten = build_forgotten(head)
         async for commits in events.read_commits(actor, head, from_n=history.position.index.n):
             folded += history.fold_run(commits)
             watch.move(history.position.version)
+        history.forgotten = NOTHING_FORGOTTEN
     except InvalidEnvelope as exc:
         raise EventInvalid(str(exc)) from exc
     return Replayed(history, start_version, folded, head.epoch, head.pod, start_n)

@@ -30,8 +30,10 @@ from aether_runtime.adapters.memory import MemorySnapshotStore
 from aether_runtime.core.snapshots import FORMAT
 from aether_runtime.ports import SnapshotStore
 from aether_runtime.replay import Replayed, replay
+from aether_runtime.replays import ReplayWatch
 from tests.histories.cluster import WAIT_S, Placements, connected, running_pod
 from tests.histories.invariants import check_log, events_of, read_history
+from tests.histories.world import Clock
 from tests.released.__main__ import main
 from tests.released.loading import load_release, read_expected, released_models
 from tests.released.recording import FOLDER, find_versions, read_messages, write_messages
@@ -54,7 +56,7 @@ class Release:
         return Journal(JetStream(self.connection), 2)
 
     async def replay(self, actor: ActorId, snapshots: SnapshotStore) -> Replayed:
-        return await replay(actor, self.models[actor.model], self.journal, snapshots)
+        return await replay(actor, self.models[actor.model], self.journal, snapshots, ReplayWatch(Clock().now, lambda: None))
 
 
 @pytest.fixture(params=VERSIONS)

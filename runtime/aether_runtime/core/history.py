@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -18,7 +19,7 @@ from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
 from aether_api.messages import parse_second
 from aether_model.model import Model, State
 from aether_runtime.core.reminders import NO_REMINDERS, fold_changes, no_reminders
-from aether_runtime.core.window import CommandWindow, hash_command_id
+from aether_runtime.core.window import KEPT_MIN, WINDOW_S, CommandWindow, hash_command_id
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -39,6 +40,25 @@ class Position(msgspec.Struct, frozen=True, gc=False):
     last_time: str = ""
 
 
+class Forgotten(msgspec.Struct, frozen=True, gc=False):
+    """The commits before ordinal `n` whose events are from before a unix second."""
+
+    n: int = 0
+    second: int = 0
+
+
+NOTHING_FORGOTTEN: Final = Forgotten()
+
+
+def build_forgotten(head: StoredCommit) -> Forgotten:
+    """Return what the window of an actor whose log ends at `head` would have dropped again; noting it costs a third of a replay."""
+    try:
+        events = head.events()
+        return Forgotten(head.n - KEPT_MIN, parse_second(events[-1].time) - int(WINDOW_S)) if events else NOTHING_FORGOTTEN
+    except InvalidEnvelope:  # whoever folds it says what is wrong
+        return NOTHING_FORGOTTEN
+
+
 @dataclass(slots=True)
 class History:
     """The folded past of one actor; `fold_commit` moves it on.
@@ -46,6 +66,7 @@ class History:
     Attributes:
         inbox: how far it has settled its durable commands.
         reminders: names with the tokens under which they are in force; replaced, never changed in place.
+        forgotten: commits whose commands nobody needs to know any more, since a long past is folded.
     """
 
     model: Model
@@ -54,6 +75,7 @@ class History:
     window: CommandWindow = field(default_factory=CommandWindow)
     inbox: InboxPosition = NO_INBOX
     reminders: Mapping[str, str] = field(default_factory=no_reminders)
+    forgotten: Forgotten = NOTHING_FORGOTTEN
 
     @classmethod
     def empty(cls, model: Model) -> History:
@@ -113,6 +135,8 @@ class History:
         except (InvalidEnvelope, PermanentError) as exc:
             raise EventInvalid(f"sequence {commit.sequence}, versions {commit.first_version} to {commit.last_version}: {exc}") from exc
         self.state = state
+        if commit.n < self.forgotten.n and second < self.forgotten.second:
+            return time
         if len(events) == 1 and events[0].command_id:
             self.window.add(events[0].command_id, commit.sequence, second)
         else:
