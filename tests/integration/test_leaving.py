@@ -15,17 +15,21 @@ import pytest
 
 from aether_api.errors import NoResponders
 from aether_api.identity import parse_actor_id
-from aether_api.subjects import pods_status_subject
+from aether_api.subjects import command_subject, pods_status_subject
 from aether_nats import client as client_module
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
+from aether_nats.message import Message
 from aether_nats.pod_status import ask_pods
 from tests.histories.bank import FOLDER
-from tests.histories.cluster import NAMESPACE, WAIT_S, Load, RuntimeProcess, connected, open_journal
+from tests.histories.cluster import NAMESPACE, WAIT_S, Load, RuntimeProcess, connected, open_journal, running_pod
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 
 ACTORS = [parse_actor_id(NAMESPACE, "account", f"a{number}") for number in range(24)]
+
+
+CALLS = 4800
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -50,17 +54,32 @@ async def count_known_pods(connection: NatsConnection) -> list[int]:
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller whose first try lasts for ever: it is never answered if any one message is dropped."""
+    """A caller whose first try lasts for all of its time, so that a message which is dropped anywhere on its way is waited for that long."""
     monkeypatch.setattr(client_module, "_Progress", partial(client_module._Progress, try_timeout_s=10 * WAIT_S))
 
 
+def record_waits(connection: NatsConnection, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
+    """Keep how long each request waited for its answer, with its subject."""
+    waits: list[tuple[float, str]] = []
+    request, now_s = connection.request, asyncio.get_running_loop().time
+
+    def record(subject: str, payload: bytes, headers: bytes = b"", timeout_s: float = WAIT_S) -> asyncio.Future[Message]:
+        future, began_s = request(subject, payload, headers, timeout_s), now_s()
+        future.add_done_callback(lambda _: waits.append((now_s() - began_s, subject)))
+        return future
+
+    monkeypatch.setattr(connection, "request", record)
+    return waits
+
+
 @pytest.mark.usefixtures("patience")
-async def test_sigterm_under_load_leaves_no_message_unanswered(nats_server: EmbeddedServer) -> None:
+async def test_sigterm_under_load_leaves_no_message_unanswered(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     deposits = 2400
     async with connected(nats_server.url) as connection, RuntimeProcess(FOLDER, nats_server.url) as one, RuntimeProcess(FOLDER, nats_server.url) as other:
         await until_pods(connection, 2)
         load = Load(CommandClient(connection), ACTORS)
         await load.open()
+        waits = record_waits(connection, monkeypatch)
 
         async def end_in_turn() -> None:
             for share, leaving in enumerate((one, other), 1):
@@ -73,12 +92,23 @@ async def test_sigterm_under_load_leaves_no_message_unanswered(nats_server: Embe
             tasks.create_task(load.deposit(range(deposits)))
             tasks.create_task(end_in_turn())
         assert {reply.outcome for _, reply in load.replies} == {"accepted"}
+        assert max(waits)[0] < WAIT_S, max(waits)
         journal = await open_journal(connection)
         for actor in ACTORS:
             commits = await read_history(journal, actor)
             check_log(commits)
             check_answers(commits, load.replies_of(actor))
             assert len(events_of(commits)) == 1 + deposits // len(ACTORS)
+
+
+async def test_calls_that_are_on_their_way_when_a_pod_leaves_are_answered(nats_server: EmbeddedServer) -> None:
+    async with connected(nats_server.url) as connection, running_pod(nats_server.url, "pod-a") as pod:
+        await Load(CommandClient(connection), ACTORS).open()
+        calls = [connection.request(command_subject("call", actor, "Deposit"), b'{"amount":1}', timeout_s=WAIT_S) for _ in range(CALLS // len(ACTORS)) for actor in ACTORS]
+        pod.runtime.request_stop()
+        await asyncio.wait(calls)
+        failed = [error for call in calls if (error := call.exception()) is not None and not isinstance(error, NoResponders)]
+        assert failed == [], f"{len(failed)} of {len(calls)} calls were dropped"
 
 
 @asynccontextmanager
