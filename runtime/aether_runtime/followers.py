@@ -4,7 +4,8 @@ A VM learns of a foreign commit by its own next append. Until then its version i
 things bring news to a VM that nothing is asked of:
 
 - one that took over follows the announcements of its own actor for `FOLLOW_S`: a pod that was killed without grace lives on
-  for a second or two, and a leaving one for some more, and what they append is legal, since the log accepted it;
+  for a second or two, and a leaving one for some more, and what they append is legal, since the log accepted it. An announcement
+  carries the commit, so one that follows what the VM knows is applied without a read;
 - once in `compare_every_s` the heads of all VMs are compared with the log (`aether_nats.heads`): for what no announcement
   told, for foreign writers, and where nothing is announced (`broadcast: off`).
 
@@ -18,10 +19,10 @@ import logging
 from typing import Final
 
 from aether_api import logs
-from aether_api.errors import AetherError
-from aether_api.headers import STORED_SEQUENCE, find_header, marker, parse_count
+from aether_api.errors import AetherError, InvalidEnvelope
 from aether_api.identity import ActorId
 from aether_api.subjects import stored_subject
+from aether_nats.announcement import decode_announced, read_sequence
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
 from aether_runtime.ports import Heads
@@ -38,8 +39,6 @@ COMPARE_EVERY_S: Final = 60.0
 
 RECHECK_S: Final = 0.2
 """Seconds until a VM that was busy when its news came is looked at again: what it was busy with mostly brought it the news."""
-
-_SEQUENCE: Final = marker(STORED_SEQUENCE)
 
 
 class Followers:
@@ -91,12 +90,27 @@ class Followers:
     def _on_stored(self, vm: VirtualMachine, message: Message) -> None:
         if self._registry.get(vm.get_actor_id()) is not vm:
             return self._unfollow(vm.get_actor_id())
-        sequence = parse_count(find_header(message.raw_headers, _SEQUENCE) or "") or 0
-        if sequence > vm.sequence:
-            is_chased = vm in self._announced
+        try:
+            sequence = read_sequence(message)
+        except InvalidEnvelope as exc:
+            return logger.debug("not an announcement of the server", extra={logs.NAME: message.subject, logs.REASON: str(exc)})
+        if sequence <= vm.sequence:
+            return
+        if vm in self._announced:
             self._announced[vm] = sequence
-            if not is_chased:
-                self._catch_up(vm)
+        elif not self._hand_over(vm, sequence, message):
+            self._announced[vm] = sequence
+            self._loop.call_later(RECHECK_S, self._catch_up, vm)
+
+    def _hand_over(self, vm: VirtualMachine, sequence: int, message: Message) -> bool:
+        """Give an announced commit to its VM; returns whether the VM has it now. What is no commit is for the log to tell."""
+        self.behind += vm.can_sleep
+        try:
+            return vm.process_event(decode_announced(sequence, message))
+        except InvalidEnvelope as exc:
+            logger.debug("an announcement holds no commit", extra={logs.ACTOR_ID: str(vm.get_actor_id()), logs.REASON: str(exc)})
+            vm.look_again()
+            return False
 
     def _catch_up(self, vm: VirtualMachine) -> None:
         """Let a VM look at its log until it has reached what was announced; one that is busy a moment later."""

@@ -54,8 +54,8 @@ class Tail:
         return any(commit.id == commit_id for commit in self.commits)
 
     def has_rival(self, epoch: Epoch, pod_uid: str) -> bool:
-        """Tell whether another pod wrote at our own epoch."""
-        return any(commit.epoch == epoch and commit.pod.partition("/")[0] != pod_uid for commit in self.commits)
+        """Tell whether another pod wrote at our own epoch; a program that is no pod owns no actor."""
+        return any(commit.epoch == epoch and commit.pod.partition("/")[0] not in ("", pod_uid) for commit in self.commits)
 
 
 async def read_history(actor: ActorId, model: Model, services: VmServices, watch: ReplayWatch) -> tuple[Replayed, float]:
@@ -112,6 +112,25 @@ def _continues(position: Position, head: StoredCommit | None) -> bool:
     if head is None:
         return not position.sequence
     return head.incarnation == position.incarnation and head.sequence >= position.sequence and not (head.tombstone and head.sequence != position.sequence)
+
+
+def fold_announced(history: History, commit: StoredCommit) -> bool:
+    """Fold a commit that the server announced, if it can only be the one that follows; returns False where the log must be asked.
+
+    The index of a commit names the actor's commits before it, so one of another past, or after a gap, never fits. One whose events
+    cannot be applied changes nothing: only what is read from the log may put an actor into quarantine.
+    """
+    position = history.position
+    if commit.tombstone or commit.incarnation != position.incarnation or commit.sequence <= position.sequence:
+        return False
+    if (commit.first_version, commit.n, commit.index_text) != (position.version + 1, position.index.n, position.index.text):
+        return False
+    try:
+        history.fold_commit(commit)
+    except EventInvalid as exc:
+        logger.debug("an announced commit cannot be applied", extra={logs.SEQUENCE: commit.sequence, logs.REASON: str(exc)})
+        return False
+    return True
 
 
 async def answer_repeats(actor: ActorId, events: EventStore, repeats: Sequence[tuple[Waiting, int]]) -> None:
