@@ -17,7 +17,7 @@ from aether_nats.schedules import Reminder
 from aether_runtime.core.snapshots import Snapshot, SnapshotBody
 
 
-class EventStore(Protocol):
+class CommitLog(Protocol):
     """The log of commits; `aether_nats.journal.Journal` states the rules of each method."""
 
     def append(self, commit: Commit) -> asyncio.Future[int]:

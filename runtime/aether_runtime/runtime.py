@@ -35,7 +35,7 @@ from aether_runtime.life import LEAVE_SLACK_S, Life
 from aether_runtime.metrics import MetricSources
 from aether_runtime.passivation import MESSAGES, Passivation, SleepConfig
 from aether_runtime.pod_status import StatusAnswers
-from aether_runtime.ports import ActorReport, ActorSource, DesiredActor, EventStore, Heads, InboxStore, ReminderStore, ReportSink, SnapshotStore
+from aether_runtime.ports import ActorReport, ActorSource, CommitLog, DesiredActor, Heads, InboxStore, ReminderStore, ReportSink, SnapshotStore
 from aether_runtime.presence import Presence, choose_pod
 from aether_runtime.registry import VMRegistry
 from aether_runtime.replays import Replays
@@ -94,7 +94,7 @@ class RuntimePorts:
     """
 
     connection: NatsConnection
-    events: EventStore
+    events: CommitLog
     snapshots: SnapshotStore
     source: ActorSource
     sink: ReportSink

@@ -20,7 +20,7 @@ from aether_model.model import Model
 from aether_runtime.answers import MOVING_RETRY_MS, build_moving, send_all
 from aether_runtime.core.group import Waiting
 from aether_runtime.core.history import History, Position
-from aether_runtime.ports import EventStore
+from aether_runtime.ports import CommitLog
 from aether_runtime.replay import Replayed, catch_up, replay
 from aether_runtime.replays import ReplayWatch
 from aether_runtime.vm_world import VmServices
@@ -75,7 +75,7 @@ async def read_history(actor: ActorId, model: Model, services: VmServices, watch
             await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
 
 
-async def read_tail(history: History, actor: ActorId, events: EventStore, *, may_be_empty: bool, is_stopping: Callable[[], bool]) -> Tail:
+async def read_tail(history: History, actor: ActorId, events: CommitLog, *, may_be_empty: bool, is_stopping: Callable[[], bool]) -> Tail:
     """Read and fold what the log holds beyond the history; waits while the log cannot be read.
 
     Args:
@@ -133,7 +133,7 @@ def fold_announced(history: History, commit: StoredCommit) -> bool:
     return True
 
 
-async def answer_repeats(actor: ActorId, events: EventStore, repeats: Sequence[tuple[Waiting, int]]) -> None:
+async def answer_repeats(actor: ActorId, events: CommitLog, repeats: Sequence[tuple[Waiting, int]]) -> None:
     """Answer commands whose ids took effect before, from the commits at these sequences, which hold them."""
     for place, (item, sequence) in enumerate(repeats):
         try:
@@ -146,7 +146,7 @@ async def answer_repeats(actor: ActorId, events: EventStore, repeats: Sequence[t
         item.answer(reply)
 
 
-async def _read_first_answer(actor: ActorId, events: EventStore, item: Waiting, sequence: int) -> Reply:
+async def _read_first_answer(actor: ActorId, events: CommitLog, item: Waiting, sequence: int) -> Reply:
     commit = await events.read_at(actor, sequence)
     found = [event for event in commit.events() if event.command_id == item.command.id] if commit else []
     if not found:

@@ -9,7 +9,7 @@ from enum import Enum, auto
 from aether_api.envelope import Commit, StoredCommit
 from aether_api.errors import AetherError, Disconnected, VersionConflictError
 from aether_api.identity import ActorId, Epoch
-from aether_runtime.adapters.memory import MemoryEventStore
+from aether_runtime.adapters.memory import MemoryCommitLog
 
 
 class Fate(Enum):
@@ -24,8 +24,8 @@ class Fate(Enum):
     """Nothing happens until `release`."""
 
 
-class FaultyEventStore:
-    """An `EventStore` around one in memory.
+class FaultyCommitLog:
+    """An `CommitLog` around one in memory.
 
     Attributes:
         choose: decides the fate of each append, in order.
@@ -34,7 +34,7 @@ class FaultyEventStore:
         read_error: what every read fails with.
     """
 
-    def __init__(self, inner: MemoryEventStore, choose: Callable[[Commit], Fate] = lambda commit: Fate.STORED) -> None:
+    def __init__(self, inner: MemoryCommitLog, choose: Callable[[Commit], Fate] = lambda commit: Fate.STORED) -> None:
         self.inner = inner
         self.choose = choose
         self.away = False

@@ -18,7 +18,7 @@ SNAPSHOTS_KEPT = 2
 """Snapshots kept for an actor and fold."""
 
 
-class MemoryEventStore:
+class MemoryCommitLog:
     """One shared log of all actors, as a stream has it."""
 
     def __init__(self, snapshots: MemorySnapshotStore | None = None) -> None:

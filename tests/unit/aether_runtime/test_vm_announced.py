@@ -8,11 +8,11 @@ from msgspec.structs import replace
 from aether_api.envelope import StoredCommit
 from aether_api.identity import Epoch
 from aether_api.v1alpha1 import ActorPhase
-from aether_runtime.adapters.memory import MemoryEventStore
+from aether_runtime.adapters.memory import MemoryCommitLog
 from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE, build_command
 from tests.histories.commits import build_next
-from tests.histories.faults import Fate, FaultyEventStore
+from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.world import Pod, run_commands, settle
 
 OPEN = build_command("Open", {"owner": "alice"}, id="open")
@@ -22,7 +22,7 @@ class Rig:
     """An opened account, and others who append to its log."""
 
     def __init__(self) -> None:
-        self.events = FaultyEventStore(MemoryEventStore())
+        self.events = FaultyCommitLog(MemoryCommitLog())
         self.pod = Pod("a", self.events)
 
     async def open(self) -> VirtualMachine:

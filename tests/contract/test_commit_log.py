@@ -14,17 +14,17 @@ from aether_api.errors import VersionConflictError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
-from aether_runtime.adapters.memory import MemoryEventStore
-from aether_runtime.ports import EventStore
+from aether_runtime.adapters.memory import MemoryCommitLog
+from aether_runtime.ports import CommitLog
 from tests.histories.places import PLACES, open_place, until_equal
 
 ALICE, BOB = parse_actor_id("default", "account", "alice"), parse_actor_id("default", "account", "bob")
 
 
 @pytest.fixture(params=["memory", *PLACES])
-async def events(request: pytest.FixtureRequest) -> AsyncIterator[EventStore]:
+async def events(request: pytest.FixtureRequest) -> AsyncIterator[CommitLog]:
     if request.param == "memory":
-        yield MemoryEventStore()
+        yield MemoryCommitLog()
         return
     async with open_place(request.param, request) as place, place.with_streams() as connection:
         yield Journal(JetStream(connection), 1)
@@ -47,7 +47,7 @@ def build_commit(head: StoredCommit | None, *, actor: ActorId = ALICE, events: i
     return Commit(id, actor, head.sequence if head else 0, first, first + events - 1, index, Epoch(epoch), "pod/boot", "account@x", join_events(encoded), incarnation)
 
 
-async def append(store: EventStore, *, actor: ActorId = ALICE, count: int = 1, events: int = 1) -> StoredCommit:
+async def append(store: CommitLog, *, actor: ActorId = ALICE, count: int = 1, events: int = 1) -> StoredCommit:
     """Append commits one after the other and return the last as it was stored."""
     head = await store.read_head(actor)
     for _ in range(count):
@@ -71,19 +71,19 @@ async def append(store: EventStore, *, actor: ActorId = ALICE, count: int = 1, e
     return head
 
 
-async def read(store: EventStore, actor: ActorId = ALICE, from_n: int = 0) -> list[StoredCommit]:
+async def read(store: CommitLog, actor: ActorId = ALICE, from_n: int = 0) -> list[StoredCommit]:
     head = await store.read_head(actor)
     if head is None:
         return []
     return [commit async for batch in store.read_commits(actor, head, from_n=from_n) for commit in batch]
 
 
-async def test_an_actor_without_commits_has_no_head(events: EventStore) -> None:
+async def test_an_actor_without_commits_has_no_head(events: CommitLog) -> None:
     assert await events.read_head(ALICE) is None
     assert await events.read_at(ALICE, 1) is None
 
 
-async def test_a_commit_reads_back_as_it_was_written(events: EventStore) -> None:
+async def test_a_commit_reads_back_as_it_was_written(events: CommitLog) -> None:
     commit = build_commit(None, events=3, epoch=7)
     sequence = await events.append(commit)
     head = await events.read_head(ALICE)
@@ -94,7 +94,7 @@ async def test_a_commit_reads_back_as_it_was_written(events: EventStore) -> None
     assert [event.version for event in head.events()] == [1, 2, 3]
 
 
-async def test_commits_are_read_in_order_up_to_the_head_that_is_asked_for(events: EventStore) -> None:
+async def test_commits_are_read_in_order_up_to_the_head_that_is_asked_for(events: CommitLog) -> None:
     middle = await append(events, count=5)
     await append(events, count=3)
     assert [commit.n for commit in await read(events)] == list(range(8))
@@ -103,7 +103,7 @@ async def test_commits_are_read_in_order_up_to_the_head_that_is_asked_for(events
     assert [commit.n async for batch in events.read_commits(ALICE, middle, from_n=5) for commit in batch] == []
 
 
-async def test_an_actor_sees_only_its_own_commits(events: EventStore) -> None:
+async def test_an_actor_sees_only_its_own_commits(events: CommitLog) -> None:
     mine = await append(events, actor=ALICE)
     other = await append(events, actor=BOB)
     assert await events.read_at(ALICE, other.sequence) is None
@@ -111,7 +111,7 @@ async def test_an_actor_sees_only_its_own_commits(events: EventStore) -> None:
     assert [commit.id for commit in await read(events, BOB)] == [other.id]
 
 
-async def test_an_append_after_another_sequence_than_the_last_is_refused(events: EventStore) -> None:
+async def test_an_append_after_another_sequence_than_the_last_is_refused(events: CommitLog) -> None:
     head = await append(events, count=2)
     stale = build_commit(await events.read_at(ALICE, (await read(events))[0].sequence), id="stale")
     with pytest.raises(VersionConflictError):
@@ -123,7 +123,7 @@ async def test_an_append_after_another_sequence_than_the_last_is_refused(events:
     assert [commit.id for commit in await read(events)] == ["alice-0-0", "alice-0-1"]
 
 
-async def test_an_identical_resend_is_refused_and_the_tail_holds_its_id(events: EventStore) -> None:
+async def test_an_identical_resend_is_refused_and_the_tail_holds_its_id(events: CommitLog) -> None:
     """So a writer that lost the ack finds out that its commit was stored."""
     head = await append(events)
     commit = build_commit(head, id="mine")
@@ -134,7 +134,7 @@ async def test_an_identical_resend_is_refused_and_the_tail_holds_its_id(events: 
     assert (await read(events, from_n=commit.index.n))[0].id == "mine"
 
 
-async def test_of_many_appends_at_once_one_is_stored(events: EventStore) -> None:
+async def test_of_many_appends_at_once_one_is_stored(events: CommitLog) -> None:
     head = await append(events)
     outcomes = [events.append(build_commit(head, id=f"writer-{number}")) for number in range(20)]
     stored = 0
@@ -149,7 +149,7 @@ async def test_of_many_appends_at_once_one_is_stored(events: EventStore) -> None
 
 
 @pytest.mark.slow
-async def test_two_thousand_commits_between_those_of_others_read_back_whole_and_from_the_middle(events: EventStore) -> None:
+async def test_two_thousand_commits_between_those_of_others_read_back_whole_and_from_the_middle(events: CommitLog) -> None:
     await append(events, actor=BOB, count=5)
     for _ in range(20):
         await append(events, actor=ALICE, count=100)
@@ -163,7 +163,7 @@ async def test_two_thousand_commits_between_those_of_others_read_back_whole_and_
         assert events.scans == 0
 
 
-async def test_a_purge_leaves_a_tombstone_that_begins_a_new_life(events: EventStore) -> None:
+async def test_a_purge_leaves_a_tombstone_that_begins_a_new_life(events: CommitLog) -> None:
     before = await append(events, count=40)
     await append(events, actor=BOB, count=3)
     await events.purge(ALICE, epoch=Epoch(9), writer="operator")
@@ -176,7 +176,7 @@ async def test_a_purge_leaves_a_tombstone_that_begins_a_new_life(events: EventSt
     assert len(await read(events, BOB)) == 3
 
 
-async def test_versions_count_from_one_again_after_a_purge(events: EventStore) -> None:
+async def test_versions_count_from_one_again_after_a_purge(events: CommitLog) -> None:
     await append(events, count=3)
     await events.purge(ALICE, epoch=Epoch(2), writer="operator")
     await append(events, count=35)
@@ -185,14 +185,14 @@ async def test_versions_count_from_one_again_after_a_purge(events: EventStore) -
     assert [event.id for event in commits[1].events()] == ["1.1"]
 
 
-async def test_a_writer_from_before_a_purge_is_refused(events: EventStore) -> None:
+async def test_a_writer_from_before_a_purge_is_refused(events: CommitLog) -> None:
     head = await append(events, count=3)
     await events.purge(ALICE, epoch=Epoch(2), writer="operator")
     with pytest.raises(VersionConflictError):
         await events.append(build_commit(head, id="zombie"))
 
 
-async def test_a_purge_may_be_repeated_and_never_takes_a_new_life(events: EventStore) -> None:
+async def test_a_purge_may_be_repeated_and_never_takes_a_new_life(events: CommitLog) -> None:
     await append(events, count=3)
     await events.purge(ALICE, epoch=Epoch(2), writer="operator")
     first = await events.read_head(ALICE)
@@ -200,12 +200,12 @@ async def test_a_purge_may_be_repeated_and_never_takes_a_new_life(events: EventS
     assert await events.read_head(ALICE) == first
 
 
-async def test_a_purge_of_nothing_does_nothing(events: EventStore) -> None:
+async def test_a_purge_of_nothing_does_nothing(events: CommitLog) -> None:
     await events.purge(ALICE, epoch=Epoch(2), writer="operator")
     assert await events.read_head(ALICE) is None
 
 
-async def test_a_purge_never_lowers_the_epoch(events: EventStore) -> None:
+async def test_a_purge_never_lowers_the_epoch(events: CommitLog) -> None:
     await events.append(build_commit(None, epoch=9))
     await events.purge(ALICE, epoch=Epoch(2), writer="operator")
     head = await events.read_head(ALICE)
@@ -213,7 +213,7 @@ async def test_a_purge_never_lowers_the_epoch(events: EventStore) -> None:
     assert head.epoch == 9
 
 
-async def test_an_append_that_is_given_up_leaves_the_log_usable(events: EventStore) -> None:
+async def test_an_append_that_is_given_up_leaves_the_log_usable(events: CommitLog) -> None:
     outcome = events.append(build_commit(None))
     outcome.cancel()
     for _ in range(10):  # what was given up may still be on its way, so the first try may lose to it
