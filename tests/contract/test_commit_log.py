@@ -222,3 +222,14 @@ async def test_an_append_that_is_given_up_leaves_the_log_usable(events: CommitLo
             await events.append(build_commit(head, id="next"))
             break
     assert [commit.id for commit in await read(events)][-1] == "next"
+
+
+async def test_a_scan_yields_all_that_stands_after_a_sequence(events: CommitLog) -> None:
+    await append(events, count=3)
+    await append(events, actor=BOB)
+    last = await append(events, count=300)
+    commits = await read(events)
+    found = [item async for batch in events.scan(ALICE) for item in batch]
+    assert found == commits
+    assert [item.sequence async for batch in events.scan(ALICE, after_sequence=commits[2].sequence) for item in batch] == [commit.sequence for commit in commits[3:]]
+    assert [batch async for batch in events.scan(ALICE, after_sequence=last.sequence) if batch] == []

@@ -9,6 +9,7 @@ from enum import Enum, auto
 from aether_api.envelope import Commit, StoredCommit
 from aether_api.errors import AetherError, Disconnected, VersionConflictError
 from aether_api.identity import ActorId, Epoch
+from aether_nats.deliveries import Unreadable
 from aether_runtime.adapters.memory import MemoryCommitLog
 
 
@@ -100,6 +101,11 @@ class FaultyCommitLog:
                         self.away_after = None
                         raise Disconnected("the link dropped")
                 yield [commit]
+
+    def scan(self, actor: ActorId, *, after_sequence: int = 0) -> AsyncIterator[Sequence[StoredCommit | Unreadable]]:
+        """Scan the inner one, unless the log is away."""
+        self._check()
+        return self.inner.scan(actor, after_sequence=after_sequence)
 
     async def purge(self, actor: ActorId, *, epoch: Epoch, writer: str) -> None:
         """Purge as the inner one does."""

@@ -63,7 +63,7 @@ def test_all_replays_under_way_are_added_up_and_forgotten_at_their_end() -> None
     assert (replays.to_go, replays.oldest_s) == (0, 0.0)
 
 
-class SlowEventStore(FaultyCommitLog):
+class SlowCommitLog(FaultyCommitLog):
     """Takes a second for every commit that is read."""
 
     def __init__(self, inner: MemoryCommitLog, clock: Clock) -> None:
@@ -91,7 +91,7 @@ async def fill(events: MemoryCommitLog) -> None:
 async def test_while_a_long_replay_runs_the_status_tells_how_far_it_is_and_the_version_never_runs_back() -> None:
     inner, clock = MemoryCommitLog(), Clock()
     await fill(inner)
-    pod = Pod("a", SlowEventStore(inner, clock), clock=clock)
+    pod = Pod("a", SlowCommitLog(inner, clock), clock=clock)
     await pod.start()
     replaying = [report for report in pod.reports if report.phase is ActorPhase.REPLAYING]
     assert [report.message for report in replaying] == [
@@ -107,7 +107,7 @@ async def test_a_replay_that_waits_for_the_log_says_so(monkeypatch: pytest.Monke
     monkeypatch.setattr("aether_runtime.vm_reading.RETRY_S", 0.0)
     inner, clock = MemoryCommitLog(), Clock()
     await fill(inner)
-    events = SlowEventStore(inner, clock)
+    events = SlowCommitLog(inner, clock)
     events.link_lost_at = 10
     pod = Pod("a", events, clock=clock)
     await pod.start()
