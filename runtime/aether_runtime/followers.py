@@ -6,8 +6,8 @@ things bring news to a VM that nothing is asked of:
 - one that took over follows the announcements of its own actor for `FOLLOW_S`: a pod that was killed without grace lives on
   for a second or two, and a leaving one for some more, and what they append is legal, since the log accepted it. An announcement
   carries the commit, so one that follows what the VM knows is applied without a read;
-- once in `compare_every_s` the heads of all VMs are compared with the log (`aether_nats.heads`): for what no announcement
-  told, for foreign writers, and where nothing is announced (`broadcast: off`).
+- once in `compare_every_s`, and when a link that was cut is up again, the heads of all VMs are compared with the log
+  (`aether_nats.heads`): for what no announcement told, for foreign writers, and where nothing is announced (`broadcast: off`).
 
 An idle VM has no subscription for this, and a quiet stream costs one request a minute.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Final
 
 from aether_api import logs
@@ -37,6 +38,9 @@ FOLLOW_S: Final = 30.0
 COMPARE_EVERY_S: Final = 60.0
 """Seconds between comparisons of all heads: a safety net, and 100,000 VMs in busy streams cost the server half a second."""
 
+RETRY_S: Final = 1.0
+"""Seconds until heads are compared again where the log could not be read: an election takes seconds."""
+
 RECHECK_S: Final = 0.2
 """Seconds until a VM that was busy when its news came is looked at again: what it was busy with mostly brought it the news."""
 
@@ -57,6 +61,8 @@ class Followers:
         self._loop = asyncio.get_running_loop()
         self._followed: dict[ActorId, Subscription] = {}
         self._announced: dict[VirtualMachine, int] = {}
+        self._due = asyncio.Event()
+        connection.on_reconnect(self._due.set)
 
     def __len__(self) -> int:
         return len(self._followed)
@@ -72,11 +78,15 @@ class Followers:
     async def run(self) -> None:
         """Compare heads until cancelled."""
         while self._heads is not None:
-            await asyncio.sleep(self._compare_every_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._compare_every_s):
+                    await self._due.wait()
+            self._due.clear()
             try:
                 moved = await self._heads.find_moved([(vm.get_actor_id(), vm.sequence) for vm in self._registry.vms.values() if vm.is_ready])
             except AetherError as exc:
                 logger.debug("heads cannot be compared now", extra={logs.REASON: str(exc)})
+                self._loop.call_later(RETRY_S, self._due.set)
                 continue
             for actor in moved:
                 self._look(actor)

@@ -22,6 +22,7 @@ from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE, build_command
 from tests.histories.cluster import NAMESPACE, PARTITIONS, WAIT_S, Placements, RunningPod, connected, open_journal, running_pod
 from tests.histories.commits import append_events
+from tests.integration.links import CutLink
 
 pytestmark = pytest.mark.asyncio
 
@@ -111,6 +112,19 @@ async def test_a_comparison_finds_what_nobody_announced(nats_server: EmbeddedSer
         for _ in range(2):
             version = await deposit_behind_its_back(journal)
             await until(lambda version=version: vm.get_version() == version)  # type: ignore[misc]  # the lambda's default only binds the loop's value
+
+
+async def test_what_others_stored_while_the_node_was_cut_off_is_found_at_once(nats_server: EmbeddedServer) -> None:
+    async with CutLink.to(nats_server.port) as link, running_pod(link.url, "a") as pod, connected(nats_server.url) as connection:
+        await CommandClient(pod.connection).send(ALICE, "Open", {"owner": "alice"})
+        vm = pod.runtime.get_active_vms()[ALICE]
+        await link.cut()
+        journal = await open_journal(connection)
+        await deposit_behind_its_back(journal)
+        version = await deposit_behind_its_back(journal)
+        link.mend()
+        await until(lambda: vm.get_version() == version)
+        assert vm.get_state()["balance"] == 10
 
 
 async def test_a_purge_behind_its_back_starts_the_actor_anew(nats_server: EmbeddedServer) -> None:
