@@ -18,7 +18,7 @@ from typing import Final
 from aether_api import logs
 from aether_api.errors import AetherError, Busy, ModelInvalid, Reason
 from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName
-from aether_api.messages import Reply
+from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_model.load import build_model
 from aether_model.model import Model
@@ -41,7 +41,7 @@ from aether_runtime.registry import VMRegistry
 from aether_runtime.replays import Replays
 from aether_runtime.reporter import Reporter
 from aether_runtime.router import Router
-from aether_runtime.runtime_message import RuntimeMessage
+from aether_runtime.runtime_message import RuntimeMessage, send_until
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.vm import VirtualMachine
 from aether_runtime.vm_world import VmListener, VmServices
@@ -215,10 +215,12 @@ class Runtime(VmListener):
     async def send_message(self, message: RuntimeMessage) -> Reply:
         """Route a message to the actor's VM, wherever it lives, and return the reply; nothing is stored of what does not fit the model.
 
-        The reply comes within the message's `timeout_s`: where the log does not answer for so long, the outcome is `Unknown`, and a
-        repeat with the same id tells it.
+        The reply comes within the message's `timeout_s`, for as long as which the message is tried again while its actor moves or is
+        busy. Where nobody could tell, the outcome is `Unknown`, and a repeat with the same id tells it.
         """
-        command = message.command
+        return await send_until(self._try_message, message.command, may_go_on=lambda: self.is_running)
+
+    async def _try_message(self, command: Command) -> Reply:
         reply: asyncio.Future[Reply] = self._loop.create_future()
         self.router.serve(command, lambda answer: None if reply.done() else reply.set_result(answer))
         try:
