@@ -29,9 +29,9 @@ pytestmark = pytest.mark.asyncio
 
 
 @asynccontextmanager
-async def opened(server: EmbeddedServer) -> AsyncGenerator[Runtime]:
+async def opened(server: EmbeddedServer, namespace: str = "default") -> AsyncGenerator[Runtime]:
     """A runtime that knows accounts and does not run yet."""
-    settings = RuntimeSettings(source="none", nats_url=server.url, event_partitions=PARTITIONS, http_port=0)
+    settings = RuntimeSettings(source="none", namespace=namespace, nats_url=server.url, event_partitions=PARTITIONS, http_port=0)
     async with open_runtime(settings) as runtime:
         runtime.load_model(compile_account())
         yield runtime
@@ -93,6 +93,17 @@ async def test_stop_may_be_repeated_and_start_may_not(nats_server: EmbeddedServe
         await runtime.stop()
         with pytest.raises(PermanentError):
             await runtime.start()
+
+
+async def test_nodes_of_two_namespaces_share_a_server_and_nothing_else(nats_server: EmbeddedServer) -> None:
+    shop_alice = parse_actor_id("shop", ALICE.model, ALICE.id)
+    async with opened(nats_server) as here, opened(nats_server, "shop") as shop, here, shop:
+        await here.send_message(message("Open", {"owner": "here"}))
+        await shop.send_message(message("Open", {"owner": "shop"}, actor=shop_alice))
+        await shop.send_message(message("Deposit", {"amount": 5}, actor=shop_alice))
+        assert (set(here.get_active_vms()), set(shop.get_active_vms())) == ({ALICE}, {shop_alice})
+        assert [vm.get_state()["balance"] for runtime in (here, shop) for vm in runtime.get_active_vms().values()] == [0, 5]
+        assert [len(runtime.presence.pods.live()) for runtime in (here, shop)] == [1, 1]
 
 
 async def test_a_vm_is_made_and_ended_by_its_actors_name(nats_server: EmbeddedServer) -> None:
