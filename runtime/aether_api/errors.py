@@ -48,6 +48,9 @@ MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be: no JSON, no such type, no UTF-8, or nested deeper than the stack goes. Whoever
 decodes what strangers write catches all of them."""
 
+VERSION_UNKNOWN: Final = -1
+"""The version of an actor that nobody has looked up."""
+
 
 class Reason(StrEnum):
     """Why an actor did not accept a command; a guard of a model may give its own reason beside these."""
@@ -176,13 +179,14 @@ class VersionConflictError(RetryableError):
     Attributes:
         actor: the actor's full name, `namespace/model/id`.
         attempted: the version that the caller wanted to follow.
-        current: the actor's version in the log, as far as it is known.
+        current: the actor's version in the log; `VERSION_UNKNOWN` (-1) where the server only said that another commit came first.
     """
 
     reason = Reason.CONFLICT
 
     def __init__(self, actor: str, attempted: int, current: int) -> None:
-        super().__init__(f"{actor}: an append after version {attempted} was refused, the log is at version {current}; read the new events and decide again")
+        where = "another commit came first" if current == VERSION_UNKNOWN else f"the log is at version {current}"
+        super().__init__(f"{actor}: an append after version {attempted} was refused, {where}; read the new events and decide again")
         self.actor = actor
         self.attempted = attempted
         self.current = current
@@ -222,7 +226,7 @@ class CommandFailed(PermanentError):
 
 
 class EventInvalid(PermanentError):
-    """A stored event that its model cannot apply; the actor is quarantined."""
+    """An event that its model cannot apply: a stored one quarantines the actor, a new one is not stored."""
 
     reason = Reason.QUARANTINED
 

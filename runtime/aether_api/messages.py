@@ -8,7 +8,7 @@ deadlines, since clocks differ.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -18,10 +18,13 @@ import msgspec
 from aether_api import headers
 from aether_api.envelope import Event, decode_fields
 from aether_api.errors import MALFORMED, InvalidEnvelope, Reason
-from aether_api.identity import ActorId, CommandId
+from aether_api.identity import ActorId, CommandId, check_member
 
 TIMEOUT_DEFAULT_MS: Final = 10_000
 """Milliseconds a command may wait when its sender says nothing; longer than a fail-over, shorter than a person's patience."""
+
+TIMEOUT_DEFAULT_S: Final = TIMEOUT_DEFAULT_MS / 1000
+"""The same in seconds."""
 
 TIMEOUT_MAX_MS: Final = 120_000
 """Milliseconds; a command is never run after it is older than this, or an id could leave the window of known commands."""
@@ -129,6 +132,35 @@ def decode_reply(payload: bytes) -> Reply:
         return _decode_reply(payload)
     except MALFORMED as exc:
         raise InvalidEnvelope(f"not a reply of an actor: {exc}") from exc
+
+
+def build_command(
+    actor: ActorId,
+    name: str,
+    payload: Mapping[str, object] | bytes,
+    *,
+    command_id: str,
+    now_s: float,
+    timeout_s: float = TIMEOUT_DEFAULT_S,
+    expected_version: int | None = None,
+    dry_run: bool = False,
+) -> Command:
+    """Return a command that is made at `now_s`, unix time.
+
+    Raises:
+        InvalidName: the command's name cannot be a subject's token.
+    """
+    return Command(
+        actor=actor,
+        name=check_member("command", name),
+        id=CommandId(command_id),
+        payload=payload if isinstance(payload, bytes) else msgspec.json.encode(payload),
+        time=format_time(now_s),
+        unix_s=now_s,
+        timeout_s=timeout_s,
+        expected_version=expected_version,
+        dry_run=dry_run,
+    )
 
 
 def build_command_headers(command: Command) -> bytes:

@@ -22,6 +22,7 @@ from typing import Final, Literal
 from aether_api import logs
 from aether_api.envelope import Commit, encode_commit
 from aether_api.errors import (
+    VERSION_UNKNOWN,
     AetherError,
     Backpressure,
     CommitTooLarge,
@@ -295,7 +296,7 @@ def build_batch_headers(batch_id: str, place: int, *, is_last: bool = False) -> 
 
 def _translate(commit: Commit, error: AetherError) -> AetherError:
     if isinstance(error, WrongLastSequence):
-        return VersionConflictError(str(commit.actor), commit.first_version - 1, -1)
+        return VersionConflictError(str(commit.actor), commit.first_version - 1, VERSION_UNKNOWN)
     if isinstance(error, PayloadTooLarge):
         return CommitTooLarge(f"{commit.actor}: the commit of versions {commit.first_version} to {commit.last_version} exceeds the server's max_payload: {error}")
     return error

@@ -18,16 +18,13 @@ from typing import Final
 import msgspec
 
 from aether_api.errors import Disconnected, NoResponders, OutcomeUnknown, Reason, RequestTimeout, RetryableError
-from aether_api.identity import ActorId, CommandId, check_member
-from aether_api.messages import TIMEOUT_DEFAULT_MS, Command, Reply, build_command_headers, decode_reply, format_time
+from aether_api.identity import ActorId
+from aether_api.messages import TIMEOUT_DEFAULT_S, Command, Reply, build_command, build_command_headers, decode_reply
 from aether_api.subjects import CommandChannel, command_subject
 from aether_nats.connection import NatsConnection
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.message import Message
-
-TIMEOUT_DEFAULT_S: Final = TIMEOUT_DEFAULT_MS / 1000
-"""Seconds a command may take when its sender says nothing."""
 
 TRY_TIMEOUT_FIRST_S: Final = 1.0
 """Seconds until an unanswered try is repeated, doubling: a pod that was killed takes its commands with it, and is replaced in about a second."""
@@ -96,18 +93,8 @@ class CommandClient:
             Disconnected: there was no link all the time; nothing happened.
             InvalidName: `command` cannot be a subject's token.
         """
-        now_s = time.time()
-        message = Command(
-            actor=actor,
-            name=check_member("command", command),
-            id=CommandId(command_id or uuid.uuid4().hex),
-            payload=payload if isinstance(payload, bytes) else msgspec.json.encode(payload),
-            time=format_time(now_s),
-            unix_s=now_s,
-            timeout_s=timeout_s,
-            expected_version=expected_version,
-            dry_run=dry_run,
-        )
+        id = command_id or uuid.uuid4().hex
+        message = build_command(actor, command, payload, command_id=id, now_s=time.time(), timeout_s=timeout_s, expected_version=expected_version, dry_run=dry_run)
         return await self._send_until(message, _Progress(time.monotonic() + timeout_s))
 
     async def send_durable(
@@ -130,10 +117,8 @@ class CommandClient:
             RetryableError: it is not stored.
             InvalidName: `command` cannot be the name of a command.
         """
-        now_s = time.time()
-        name, id = check_member("command", command), CommandId(command_id or uuid.uuid4().hex)
-        body = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
-        message = Command(actor, name, id, body, format_time(now_s), now_s, timeout_s, expected_version)
+        id = command_id or uuid.uuid4().hex
+        message = build_command(actor, command, payload, command_id=id, now_s=time.time(), timeout_s=timeout_s, expected_version=expected_version)
         return await self._store(message, _Progress(time.monotonic() + timeout_s))
 
     async def _store(self, command: Command, progress: _Progress) -> DurableReceipt:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from typing import Final
 
 from msgspec import structs
@@ -25,6 +24,7 @@ from aether_api.envelope import StoredCommit, decode_commit, decode_commit_in_ru
 from aether_api.errors import AetherError, InvalidEnvelope
 from aether_api.identity import ActorId
 from aether_api.subjects import event_stream, event_subject, partition_of
+from aether_nats.deliveries import Unreadable
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage, stored_of
 from aether_nats.message import Message
@@ -83,23 +83,35 @@ class CommitReader:
         return [decode_stored(message) if message is not None and message.subject == subject else None for message in messages]
 
     async def walk(self, actor: ActorId, end: int) -> list[StoredCommit]:
-        """Return every commit of the actor before the sequence `end`, without its events; what is no commit is left out.
+        """Return every commit of the actor before `end`, where a message of the actor stands, without its events; what is no commit is left out."""
+        commits: list[StoredCommit] = []
+        async for found in self._walk_from(actor, 1, end):
+            commits += [structs.replace(item, payload=b"") for item in found if isinstance(item, StoredCommit) and item.sequence < end]
+        return commits
+
+    async def scan(self, actor: ActorId, after_sequence: int = 0) -> AsyncIterator[Sequence[StoredCommit | Unreadable]]:
+        """Yield everything that stands on the actor's subject after a sequence, in order, in batches; counts as a scan."""
+        self.scans += 1
+        last = await self._js.message_by_last(*self._place(actor))
+        if last is not None:
+            async for found in self._walk_from(actor, after_sequence + 1, last.sequence):
+                yield found
+
+    async def _walk_from(self, actor: ActorId, first: int, end: int) -> AsyncIterator[Sequence[StoredCommit | Unreadable]]:
+        """Yield what stands on the actor's subject from `first` to `end`, both included.
 
         A message of the actor stands at `end`, so a replica that runs out before it is behind, and the leader has what follows.
         """
         stream, subject = self._place(actor)
-        commits: list[StoredCommit] = []
-        next_sequence = 1
-        while True:
-            batch, _ = await self._js.read_batch(stream, subject, next_sequence, BATCH_COMMITS)
+        while first <= end:
+            batch, _ = await self._js.read_batch(stream, subject, first, BATCH_COMMITS)
             if not batch:
-                batch = await self._read_next(stream, subject, next_sequence)
-            for message in batch:
-                with suppress(InvalidEnvelope):
-                    commits += [structs.replace(decode_stored(message), payload=b"")] if message.sequence < end else []
-            if not batch or batch[-1].sequence >= end:
-                return commits
-            next_sequence = batch[-1].sequence + 1
+                batch = await self._read_next(stream, subject, first)
+            found = [_decode_any(actor, message) for message in batch if message.sequence <= end]
+            if not found:
+                return
+            yield found
+            first = found[-1].sequence + 1
 
     async def _read_next(self, stream: str, subject: str, sequence: int) -> list[StoredMessage]:
         message = await self._js.leader_next(stream, subject, sequence)
@@ -181,6 +193,13 @@ class CommitReader:
 def decode_stored(message: StoredMessage) -> StoredCommit:
     """Read a commit, or raise `InvalidEnvelope`."""
     return decode_commit(message.sequence, message.raw_headers, message.payload)
+
+
+def _decode_any(actor: ActorId, message: StoredMessage) -> StoredCommit | Unreadable:
+    try:
+        return decode_stored(message)
+    except InvalidEnvelope as exc:
+        return Unreadable(actor, message.sequence, str(exc))
 
 
 def _lie_close(head: StoredCommit) -> bool:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from aether_api import headers, logs
+from aether_api import logs
 from aether_api.envelope import StoredCommit, decode_commit
 from aether_api.errors import InvalidEnvelope, InvalidName, RetryableError
 from aether_api.identity import ActorId
@@ -29,6 +29,7 @@ from aether_api.subjects import (
     partition_of,
     stored_filter,
 )
+from aether_nats.announcement import decode_announced, read_last_sequence, read_sequence, read_stream
 from aether_nats.connection import Subscription
 from aether_nats.deliveries import ActorVersion, Delivery, EventStored, Gap, Overflow, Positions, Step, StreamMark, Taken, Unreadable, read_events
 from aether_nats.jetstream import SUBJECTS_IN_REQUEST_MAX, JetStream
@@ -47,10 +48,6 @@ SETTLE_S: Final = 1.0
 
 SWEEP_BATCH: Final = 256
 """Messages of a stream read at once after a loss: hides the round trip, and bounds the queue beyond its own limit."""
-
-_STREAM: Final = headers.marker("Nats-Stream")
-_SEQUENCE: Final = headers.marker(headers.STORED_SEQUENCE)
-_LAST_SEQUENCE: Final = headers.marker("Nats-Last-Sequence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,16 +219,14 @@ class EventSubscription:
             logger.debug("not an announcement of the server", extra={logs.NAME: message.subject, logs.REASON: str(exc)})
 
     def _take(self, actor: ActorId, message: Message) -> None:
-        raw = message.raw_headers
-        mark = self._mark_of(headers.find_header(raw, _STREAM) or "")
-        sequence, last_sequence = _count(raw, _SEQUENCE), _count(raw, _LAST_SEQUENCE)
+        mark = self._mark_of(read_stream(message))
+        sequence, last_sequence = read_sequence(message), read_last_sequence(message)
         if sequence <= mark.announced_to or self._positions.contradicts(actor, last_sequence, sequence):
             self._suspect(mark, sequence)
         mark.announced_to = max(mark.announced_to, sequence)
         mark.seen = max(mark.seen, sequence)
         try:
-            # The server writes its own headers behind the publisher's.
-            commit = decode_commit(sequence, raw[: raw.rfind(_STREAM)] + b"\r\n\r\n", message.payload)
+            commit = decode_announced(sequence, message)
         except InvalidEnvelope as exc:
             return self._push(self._positions.take_unreadable(mark, actor, sequence, str(exc)))
         self._push(self._positions.take(mark, actor, last_sequence, commit))
@@ -391,10 +386,3 @@ class EventSubscription:
         if journal is not None:
             mark = self._mark_of(event_stream(actor.namespace, partition_of(actor, journal.partitions)))
             self._push(self._positions.take_known(mark, actor, known, await journal.read_head(actor)))
-
-
-def _count(raw: bytes, marked: bytes) -> int:
-    count = headers.parse_count(headers.find_header(raw, marked) or "")
-    if count is None:
-        raise InvalidEnvelope("a header of the server is missing")
-    return count

@@ -19,12 +19,13 @@ from functools import lru_cache, partial
 from typing import Final
 
 from aether_api.envelope import Commit, StoredCommit, build_tombstone
-from aether_api.errors import InvalidEnvelope, VersionConflictError
+from aether_api.errors import VERSION_UNKNOWN, InvalidEnvelope, VersionConflictError
 from aether_api.identity import ActorId, Epoch
 from aether_api.subjects import event_stream, event_subject, partition_of, snapshot_stream, snapshot_wildcard
 from aether_nats.appends import Appends, BatchedAppends
 from aether_nats.commit_reader import CommitReader, decode_stored
 from aether_nats.connection import NatsConnection
+from aether_nats.deliveries import Unreadable
 from aether_nats.inbox import purge_inbox, read_inbox_end
 from aether_nats.jetstream import JetStream
 
@@ -108,6 +109,10 @@ class Journal:
         """Yield the commits with ordinals from `from_n` up to `head`, in order, in batches; raises as `CommitReader.read_commits`."""
         return self._reader.read_commits(actor, head, from_n=from_n)
 
+    def scan(self, actor: ActorId, *, after_sequence: int = 0) -> AsyncIterator[Sequence[StoredCommit | Unreadable]]:
+        """Walk the actor's subject, see `CommitReader.scan`: slow for everybody, so only where its log is broken."""
+        return self._reader.scan(actor, after_sequence)
+
     async def purge(self, actor: ActorId, *, epoch: Epoch, writer: str) -> None:
         """End the actor's history: append a tombstone, then delete everything before it, snapshots, and what waits for it. Safe to repeat.
 
@@ -137,7 +142,7 @@ class Journal:
             except VersionConflictError:
                 continue
         else:
-            raise VersionConflictError(str(actor), 0, 0)
+            raise VersionConflictError(str(actor), VERSION_UNKNOWN, VERSION_UNKNOWN)
         await self._js.purge(snapshot_stream(actor.namespace), snapshot_wildcard(actor))
         if inbox is not None:
             await purge_inbox(self._js, actor)

@@ -37,8 +37,13 @@ def build_conflict(item: Waiting, version: int) -> Reply:
 
 def build_unknown(item: Waiting) -> Reply:
     """Return the answer to a command that may have been stored."""
+    return build_late(item.command.id)
+
+
+def build_late(command_id: str) -> Reply:
+    """Return the answer to a command of which nobody knows in time whether it was stored."""
     message = "the outcome is unknown; repeat the command with the same id to learn it"
-    return build_error(Reason.UNKNOWN, message, command_id=item.command.id, retry_after_ms=MOVING_RETRY_MS)
+    return build_error(Reason.UNKNOWN, message, command_id=command_id, retry_after_ms=MOVING_RETRY_MS)
 
 
 @lru_cache(maxsize=512)

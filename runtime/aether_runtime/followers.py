@@ -4,9 +4,10 @@ A VM learns of a foreign commit by its own next append. Until then its version i
 things bring news to a VM that nothing is asked of:
 
 - one that took over follows the announcements of its own actor for `FOLLOW_S`: a pod that was killed without grace lives on
-  for a second or two, and a leaving one for some more, and what they append is legal, since the log accepted it;
-- once in `compare_every_s` the heads of all VMs are compared with the log (`aether_nats.heads`): for what no announcement
-  told, for foreign writers, and where nothing is announced (`broadcast: off`).
+  for a second or two, and a leaving one for some more, and what they append is legal, since the log accepted it. An announcement
+  carries the commit, so one that follows what the VM knows is applied without a read;
+- once in `compare_every_s`, and when a link that was cut is up again, the heads of all VMs are compared with the log
+  (`aether_nats.heads`): for what no announcement told, for foreign writers, and where nothing is announced (`broadcast: off`).
 
 An idle VM has no subscription for this, and a quiet stream costs one request a minute.
 """
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Final
 
 from aether_api import logs
-from aether_api.errors import AetherError
-from aether_api.headers import STORED_SEQUENCE, find_header, marker, parse_count
+from aether_api.errors import AetherError, InvalidEnvelope
 from aether_api.identity import ActorId
 from aether_api.subjects import stored_subject
+from aether_nats.announcement import decode_announced, read_sequence
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
 from aether_runtime.ports import Heads
@@ -36,10 +38,11 @@ FOLLOW_S: Final = 30.0
 COMPARE_EVERY_S: Final = 60.0
 """Seconds between comparisons of all heads: a safety net, and 100,000 VMs in busy streams cost the server half a second."""
 
+RETRY_S: Final = 1.0
+"""Seconds until heads are compared again where the log could not be read: an election takes seconds."""
+
 RECHECK_S: Final = 0.2
 """Seconds until a VM that was busy when its news came is looked at again: what it was busy with mostly brought it the news."""
-
-_SEQUENCE: Final = marker(STORED_SEQUENCE)
 
 
 class Followers:
@@ -58,6 +61,8 @@ class Followers:
         self._loop = asyncio.get_running_loop()
         self._followed: dict[ActorId, Subscription] = {}
         self._announced: dict[VirtualMachine, int] = {}
+        self._due = asyncio.Event()
+        connection.on_reconnect(self._due.set)
 
     def __len__(self) -> int:
         return len(self._followed)
@@ -73,11 +78,15 @@ class Followers:
     async def run(self) -> None:
         """Compare heads until cancelled."""
         while self._heads is not None:
-            await asyncio.sleep(self._compare_every_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._compare_every_s):
+                    await self._due.wait()
+            self._due.clear()
             try:
                 moved = await self._heads.find_moved([(vm.get_actor_id(), vm.sequence) for vm in self._registry.vms.values() if vm.is_ready])
             except AetherError as exc:
                 logger.debug("heads cannot be compared now", extra={logs.REASON: str(exc)})
+                self._loop.call_later(RETRY_S, self._due.set)
                 continue
             for actor in moved:
                 self._look(actor)
@@ -91,12 +100,27 @@ class Followers:
     def _on_stored(self, vm: VirtualMachine, message: Message) -> None:
         if self._registry.get(vm.get_actor_id()) is not vm:
             return self._unfollow(vm.get_actor_id())
-        sequence = parse_count(find_header(message.raw_headers, _SEQUENCE) or "") or 0
-        if sequence > vm.sequence:
-            is_chased = vm in self._announced
+        try:
+            sequence = read_sequence(message)
+        except InvalidEnvelope as exc:
+            return logger.debug("not an announcement of the server", extra={logs.NAME: message.subject, logs.REASON: str(exc)})
+        if sequence <= vm.sequence:
+            return
+        if vm in self._announced:
             self._announced[vm] = sequence
-            if not is_chased:
-                self._catch_up(vm)
+        elif not self._hand_over(vm, sequence, message):
+            self._announced[vm] = sequence
+            self._loop.call_later(RECHECK_S, self._catch_up, vm)
+
+    def _hand_over(self, vm: VirtualMachine, sequence: int, message: Message) -> bool:
+        """Give an announced commit to its VM; returns whether the VM has it now. What is no commit is for the log to tell."""
+        self.behind += vm.can_sleep
+        try:
+            return vm.process_event(decode_announced(sequence, message))
+        except InvalidEnvelope as exc:
+            logger.debug("an announcement holds no commit", extra={logs.ACTOR_ID: str(vm.get_actor_id()), logs.REASON: str(exc)})
+            vm.look_again()
+            return False
 
     def _catch_up(self, vm: VirtualMachine) -> None:
         """Let a VM look at its log until it has reached what was announced; one that is busy a moment later."""

@@ -14,7 +14,7 @@ from typing import Final, Literal
 from aether_api.v1alpha1 import ActorPhase
 from aether_nats.connection import NatsConnection
 from aether_nats.journal import Journal
-from aether_runtime.ports import EventStore
+from aether_runtime.ports import CommitLog
 from aether_runtime.registry import VMRegistry
 from aether_runtime.replays import Replays
 from aether_runtime.reporter import Reporter
@@ -46,7 +46,7 @@ class MetricSources:
     reporter: Reporter
     snapshotter: Snapshotter
     connection: NatsConnection
-    events: EventStore
+    events: CommitLog
     models: Callable[[], Mapping[str, int]]
     replaying: Callable[[], Mapping[str, int]]
     replays: Replays

@@ -11,13 +11,14 @@ from aether_api.envelope import Commit, StoredCommit
 from aether_api.identity import NO_EPOCH, ActorId, Epoch, PodUid
 from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_api.v1alpha1.actor import RECOVERY_TARGET_DEFAULT_S
+from aether_nats.deliveries import Unreadable
 from aether_nats.inbox import Tries
 from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.schedules import Reminder
 from aether_runtime.core.snapshots import Snapshot, SnapshotBody
 
 
-class EventStore(Protocol):
+class CommitLog(Protocol):
     """The log of commits; `aether_nats.journal.Journal` states the rules of each method."""
 
     def append(self, commit: Commit) -> asyncio.Future[int]:
@@ -34,6 +35,10 @@ class EventStore(Protocol):
 
     def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
         """Yield the commits from ordinal `from_n` up to `head`, in order, in batches."""
+        ...
+
+    def scan(self, actor: ActorId, *, after_sequence: int = 0) -> AsyncIterator[Sequence[StoredCommit | Unreadable]]:
+        """Yield everything that stands in the actor's log after a sequence, also what is no commit: for a log that is broken."""
         ...
 
     async def purge(self, actor: ActorId, *, epoch: Epoch, writer: str) -> None:

@@ -27,6 +27,7 @@ from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamLayout, StreamPlan, ensure_streams
 from aether_runtime.adapters.folder import FolderSource, LatestReports
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
+from aether_runtime.adapters.on_demand import OnDemandSource
 from aether_runtime.memory import read_memory
 from aether_runtime.passivation import SleepConfig
 from aether_runtime.ports import ActorSource, ReportSink
@@ -60,7 +61,11 @@ async def run_process(settings: RuntimeSettings, *, started: Callable[[Runtime],
 
 @asynccontextmanager
 async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
-    """Connect, make sure of the streams, and yield a runtime that does not run yet."""
+    """Connect, make sure of the streams, and yield a runtime that does not run yet; stop it before the block ends.
+
+    Raises:
+        SettingsInvalid, Disconnected: as `run_process`.
+    """
     async with AsyncExitStack() as stack:
         connection = await NatsConnection.open(NatsSettings(tuple(settings.nats_url.split(",")), f"aether-runtime {settings.pod_name}", credentials_path=settings.nats_credentials))
         stack.push_async_callback(connection.close)
@@ -110,6 +115,8 @@ async def _build_adapters(settings: RuntimeSettings, pod_uid: PodUid, stack: Asy
         if settings.folder is None:
             raise SettingsInvalid("AETHER_FOLDER is not set")
         return FolderSource(settings.folder, settings.namespace, pod_uid), LatestReports()
+    if settings.source == "none":
+        return OnDemandSource(), LatestReports()
     from aether_kube.client import KubeClient  # only here, so that the runtime without Kubernetes does not load its client
     from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource
 

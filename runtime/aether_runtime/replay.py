@@ -18,7 +18,7 @@ from aether_model.model import Model
 from aether_runtime.core.history import NOTHING_FORGOTTEN, History, build_forgotten
 from aether_runtime.core.snapshots import SnapshotBody, restore_history
 from aether_runtime.core.window import WINDOW_S, CommandWindow
-from aether_runtime.ports import EventStore, SnapshotStore
+from aether_runtime.ports import CommitLog, SnapshotStore
 from aether_runtime.replays import ReplayWatch
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Replayed:
     snapshot_n: int = 0
 
 
-async def replay(actor: ActorId, model: Model, events: EventStore, snapshots: SnapshotStore, watch: ReplayWatch) -> Replayed:
+async def replay(actor: ActorId, model: Model, events: CommitLog, snapshots: SnapshotStore, watch: ReplayWatch) -> Replayed:
     """Rebuild the actor's history from the log; `watch` learns after every batch how far it is.
 
     Raises:
@@ -75,7 +75,7 @@ async def replay(actor: ActorId, model: Model, events: EventStore, snapshots: Sn
     return Replayed(history, start_version, folded, head.epoch, head.pod, start_n)
 
 
-async def catch_up(history: History, actor: ActorId, events: EventStore, head: StoredCommit, seen: list[StoredCommit]) -> None:
+async def catch_up(history: History, actor: ActorId, events: CommitLog, head: StoredCommit, seen: list[StoredCommit]) -> None:
     """Fold all commits from the history's position up to `head` and add them to `seen`, which is right after a failure, too.
 
     Raises:
@@ -91,7 +91,7 @@ async def catch_up(history: History, actor: ActorId, events: EventStore, head: S
         raise EventInvalid(str(exc)) from exc
 
 
-async def _restore(actor: ActorId, model: Model, events: EventStore, snapshots: SnapshotStore, head: StoredCommit) -> History:
+async def _restore(actor: ActorId, model: Model, events: CommitLog, snapshots: SnapshotStore, head: StoredCommit) -> History:
     """Return the history of the newest snapshot that the log confirms; an unreadable one costs time and nothing else."""
     try:
         body = await snapshots.read_latest(actor, model.fold)
@@ -110,7 +110,7 @@ async def _restore(actor: ActorId, model: Model, events: EventStore, snapshots: 
         return History.empty(model)
 
 
-async def _find_commit(actor: ActorId, events: EventStore, head: StoredCommit, body: SnapshotBody) -> StoredCommit | None:
+async def _find_commit(actor: ActorId, events: CommitLog, head: StoredCommit, body: SnapshotBody) -> StoredCommit | None:
     """Return the commit that a snapshot was made at, if the log holds it still."""
     if body.sequence > head.sequence or body.incarnation != head.incarnation:
         return None
@@ -118,7 +118,7 @@ async def _find_commit(actor: ActorId, events: EventStore, head: StoredCommit, b
     return commit if commit is not None and _confirms(commit, body) else None
 
 
-async def _refill_window(history: History, actor: ActorId, events: EventStore, last: StoredCommit) -> None:
+async def _refill_window(history: History, actor: ActorId, events: CommitLog, last: StoredCommit) -> None:
     """Read the accepted commands that a snapshot of a busy actor had no room for, from the commits up to its own."""
     horizon_s = parse_time(history.position.last_time).timestamp() - WINDOW_S if history.position.last_time else 0.0
     if history.window.floor_s <= horizon_s:
@@ -131,7 +131,7 @@ async def _refill_window(history: History, actor: ActorId, events: EventStore, l
                 history.note_commands(commit.sequence, parse_second(facts[-1].time), [fact.command_id for fact in facts])
 
 
-async def _find_start(actor: ActorId, events: EventStore, last: StoredCommit, horizon_s: float) -> int:
+async def _find_start(actor: ActorId, events: CommitLog, last: StoredCommit, horizon_s: float) -> int:
     """Return the ordinal of a commit from before `horizon_s`, looking further and further back."""
     back = REFILL_COMMITS
     while back < last.n:

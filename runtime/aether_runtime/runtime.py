@@ -23,6 +23,7 @@ from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_model.load import build_model
 from aether_model.model import Model
 from aether_nats.connection import NatsConnection, Subscription
+from aether_runtime.answers import build_late
 from aether_runtime.assignments import Assignments
 from aether_runtime.clock import LoopClock
 from aether_runtime.command_feeds import CommandFeeds
@@ -30,15 +31,17 @@ from aether_runtime.core.restarts import Failures, count_failure, note_ready
 from aether_runtime.departure import Departure
 from aether_runtime.followers import COMPARE_EVERY_S, Followers
 from aether_runtime.inbox import SWEEP_S, DurableInbox
+from aether_runtime.life import LEAVE_SLACK_S, Life
 from aether_runtime.metrics import MetricSources
 from aether_runtime.passivation import MESSAGES, Passivation, SleepConfig
 from aether_runtime.pod_status import StatusAnswers
-from aether_runtime.ports import ActorReport, ActorSource, DesiredActor, EventStore, Heads, InboxStore, ReminderStore, ReportSink, SnapshotStore
+from aether_runtime.ports import ActorReport, ActorSource, CommitLog, DesiredActor, Heads, InboxStore, ReminderStore, ReportSink, SnapshotStore
 from aether_runtime.presence import Presence, choose_pod
 from aether_runtime.registry import VMRegistry
 from aether_runtime.replays import Replays
 from aether_runtime.reporter import Reporter
 from aether_runtime.router import Router
+from aether_runtime.runtime_message import RuntimeMessage, send_until
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.vm import VirtualMachine
 from aether_runtime.vm_world import VmListener, VmServices
@@ -82,13 +85,6 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class RuntimeMessage:
-    """A message to one actor, as `send_message` takes it."""
-
-    command: Command
-
-
-@dataclass(frozen=True, slots=True)
 class RuntimePorts:
     """The outside world of one runtime.
 
@@ -98,7 +94,7 @@ class RuntimePorts:
     """
 
     connection: NatsConnection
-    events: EventStore
+    events: CommitLog
     snapshots: SnapshotStore
     source: ActorSource
     sink: ReportSink
@@ -108,7 +104,7 @@ class RuntimePorts:
 
 
 class Runtime(VmListener):
-    """Holds many VMs; `run` is its whole life."""
+    """Holds many VMs; `run` is its whole life, `start` and `stop` (or `async with`) are for a program that embeds it."""
 
     def __init__(self, config: RuntimeConfig, ports: RuntimePorts) -> None:
         self.config = config
@@ -128,6 +124,7 @@ class Runtime(VmListener):
         self._tasks: asyncio.TaskGroup | None = None
         self._owned: set[asyncio.Task[None]] = set()
         self._stop_wanted = asyncio.Event()
+        self._life = Life()
         self.presence = Presence(ports.connection, config.namespace, config.pool, config.pod, pod_name=config.pod_name, held=lambda: len(self.registry.desired))
         self._reporter = Reporter(ports.sink, budget_per_s=self._status_budget)
         self._assignments = Assignments(ports.connection, config.namespace, config.pod, self.registry, self)
@@ -175,6 +172,35 @@ class Runtime(VmListener):
 
     # What the seed names.
 
+    async def start(self) -> None:
+        """Run beside the caller; returns when commands can be sent. One runtime starts once.
+
+        Raises:
+            PermanentError: it was started before.
+            RetryableError: NATS does not answer; nothing is left running.
+        """
+        await self._life.start(self.run)
+        try:
+            await self._ports.connection.flush()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self, *, timeout_s: float | None = None) -> None:
+        """Leave in order: say so, take nothing new, stop every VM with a snapshot; after `timeout_s` what is left is cut short.
+
+        Without `timeout_s` it is the `stop_timeout_s` of the configuration. Harmless to repeat, and before `start`. Raises what the
+        runtime failed with, if it did.
+        """
+        await self._life.stop(self.request_stop, timeout_s=self.config.stop_timeout_s + LEAVE_SLACK_S if timeout_s is None else timeout_s)
+
+    async def __aenter__(self) -> Runtime:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
     def load_model(self, model: ActorModel | Model) -> None:
         """Register a model, as a resource or ready to run: its actors can start, those that run take it over.
 
@@ -187,21 +213,34 @@ class Runtime(VmListener):
         self._touch_model(compiled.name)
 
     async def send_message(self, message: RuntimeMessage) -> Reply:
-        """Route a message to the actor's VM, wherever it lives, and return the reply."""
+        """Route a message to the actor's VM, wherever it lives, and return the reply; nothing is stored of what does not fit the model.
+
+        The reply comes within the message's `timeout_s`, for as long as which the message is tried again while its actor moves or is
+        busy. Where nobody could tell, the outcome is `Unknown`, and a repeat with the same id tells it.
+        """
+        return await send_until(self._try_message, message.command, may_go_on=lambda: self.is_running)
+
+    async def _try_message(self, command: Command) -> Reply:
         reply: asyncio.Future[Reply] = self._loop.create_future()
-        self.router.serve(message.command, lambda answer: None if reply.done() else reply.set_result(answer))
-        return await reply
+        self.router.serve(command, lambda answer: None if reply.done() else reply.set_result(answer))
+        try:
+            async with asyncio.timeout(command.timeout_s):
+                return await reply
+        except TimeoutError:
+            return build_late(command.id)
 
     def get_active_vms(self) -> Mapping[ActorId, VirtualMachine]:
         """Return the VMs of this process by actor, read only."""
         return self.registry.vms
 
-    def create_vm(self, desired: DesiredActor) -> VirtualMachine:
-        """Hold an actor: return its VM, making one that begins to replay.
+    def create_vm(self, actor: ActorId | DesiredActor) -> VirtualMachine:
+        """Hold an actor: return its VM, making one that begins to replay; `is_ready` tells when it has.
 
         Raises:
             ModelInvalid: the actor's model is not there or does not compile.
+            Busy: the runtime does not run.
         """
+        desired = actor if isinstance(actor, DesiredActor) else DesiredActor(actor)
         self.registry.want(desired)
         vm = self.registry.get(desired.actor)
         if vm is None:

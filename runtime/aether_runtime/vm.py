@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 from aether_api import logs
-from aether_api.envelope import Commit
+from aether_api.envelope import Commit, StoredCommit
 from aether_api.errors import EventInvalid, Reason, VersionConflictError, reason_of
 from aether_api.identity import Epoch
 from aether_api.messages import build_error
@@ -38,7 +38,7 @@ from aether_runtime.ports import DesiredActor
 from aether_runtime.reminders import choose_changes, end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
 from aether_runtime.replays import ReplayWatch
 from aether_runtime.snapshotter import SnapshotMark
-from aether_runtime.vm_reading import Tail, answer_repeats, read_history, read_tail
+from aether_runtime.vm_reading import Tail, answer_repeats, fold_announced, read_history, read_tail
 from aether_runtime.vm_world import build_commit
 
 logger = logging.getLogger(__name__)
@@ -98,6 +98,26 @@ class VirtualMachine(Activation):
             self._mailbox.append(waiting)
             if not self._busy:
                 self._step()
+
+    def process_event(self, commit: StoredCommit) -> bool:
+        """Apply a commit that the server announced as stored, if it is the next one and nothing is under way.
+
+        What is newer and does not follow makes an idle VM read the log. Returns whether the VM stands at the commit or beyond it; after
+        False, look at its version again later. It is a root like `_step`.
+        """
+        if commit.sequence <= self.sequence:
+            return True
+        if not self.is_ready or self._busy:
+            return False
+        try:
+            if not fold_announced(self._history, commit):
+                self.look_again()
+                return False
+            self._after_progress()
+            self._go_on_or_end(Tail("moved", [commit], commit))
+        except Exception as exc:
+            self._fail(exc)
+        return True
 
     def take_placement(self, desired: DesiredActor) -> None:
         """Go on under a newer placement of the same actor; what is under way keeps its epoch.

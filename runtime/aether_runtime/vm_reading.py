@@ -20,7 +20,7 @@ from aether_model.model import Model
 from aether_runtime.answers import MOVING_RETRY_MS, build_moving, send_all
 from aether_runtime.core.group import Waiting
 from aether_runtime.core.history import History, Position
-from aether_runtime.ports import EventStore
+from aether_runtime.ports import CommitLog
 from aether_runtime.replay import Replayed, catch_up, replay
 from aether_runtime.replays import ReplayWatch
 from aether_runtime.vm_world import VmServices
@@ -54,8 +54,8 @@ class Tail:
         return any(commit.id == commit_id for commit in self.commits)
 
     def has_rival(self, epoch: Epoch, pod_uid: str) -> bool:
-        """Tell whether another pod wrote at our own epoch."""
-        return any(commit.epoch == epoch and commit.pod.partition("/")[0] != pod_uid for commit in self.commits)
+        """Tell whether another pod wrote at our own epoch; a program that is no pod owns no actor."""
+        return any(commit.epoch == epoch and commit.pod.partition("/")[0] not in ("", pod_uid) for commit in self.commits)
 
 
 async def read_history(actor: ActorId, model: Model, services: VmServices, watch: ReplayWatch) -> tuple[Replayed, float]:
@@ -75,7 +75,7 @@ async def read_history(actor: ActorId, model: Model, services: VmServices, watch
             await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
 
 
-async def read_tail(history: History, actor: ActorId, events: EventStore, *, may_be_empty: bool, is_stopping: Callable[[], bool]) -> Tail:
+async def read_tail(history: History, actor: ActorId, events: CommitLog, *, may_be_empty: bool, is_stopping: Callable[[], bool]) -> Tail:
     """Read and fold what the log holds beyond the history; waits while the log cannot be read.
 
     Args:
@@ -114,7 +114,26 @@ def _continues(position: Position, head: StoredCommit | None) -> bool:
     return head.incarnation == position.incarnation and head.sequence >= position.sequence and not (head.tombstone and head.sequence != position.sequence)
 
 
-async def answer_repeats(actor: ActorId, events: EventStore, repeats: Sequence[tuple[Waiting, int]]) -> None:
+def fold_announced(history: History, commit: StoredCommit) -> bool:
+    """Fold a commit that the server announced, if it can only be the one that follows; returns False where the log must be asked.
+
+    The index of a commit names the actor's commits before it, so one of another past, or after a gap, never fits. One whose events
+    cannot be applied changes nothing: only what is read from the log may put an actor into quarantine.
+    """
+    position = history.position
+    if commit.tombstone or commit.incarnation != position.incarnation or commit.sequence <= position.sequence:
+        return False
+    if (commit.first_version, commit.n, commit.index_text) != (position.version + 1, position.index.n, position.index.text):
+        return False
+    try:
+        history.fold_commit(commit)
+    except EventInvalid as exc:
+        logger.debug("an announced commit cannot be applied", extra={logs.SEQUENCE: commit.sequence, logs.REASON: str(exc)})
+        return False
+    return True
+
+
+async def answer_repeats(actor: ActorId, events: CommitLog, repeats: Sequence[tuple[Waiting, int]]) -> None:
     """Answer commands whose ids took effect before, from the commits at these sequences, which hold them."""
     for place, (item, sequence) in enumerate(repeats):
         try:
@@ -127,7 +146,7 @@ async def answer_repeats(actor: ActorId, events: EventStore, repeats: Sequence[t
         item.answer(reply)
 
 
-async def _read_first_answer(actor: ActorId, events: EventStore, item: Waiting, sequence: int) -> Reply:
+async def _read_first_answer(actor: ActorId, events: CommitLog, item: Waiting, sequence: int) -> Reply:
     commit = await events.read_at(actor, sequence)
     found = [event for event in commit.events() if event.command_id == item.command.id] if commit else []
     if not found:

@@ -11,7 +11,7 @@ from aether_api.identity import ActorId
 from aether_model.model import Model
 from aether_runtime.core.group import Group, Now
 from aether_runtime.core.history import History
-from aether_runtime.ports import ActorReport, DesiredActor, EventStore, ReminderStore, Spawn
+from aether_runtime.ports import ActorReport, CommitLog, DesiredActor, ReminderStore, Spawn
 from aether_runtime.replays import Replays
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.tally import Tally
@@ -36,7 +36,7 @@ class VmServices:
         replays: those under way in this process.
     """
 
-    events: EventStore
+    events: CommitLog
     snapshotter: Snapshotter
     writer: str
     now: Callable[[], Now]

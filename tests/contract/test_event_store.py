@@ -1,224 +1,334 @@
-"""The contract of the log of commits: in memory, on one server, and on three."""
+"""The contract of the event store for programs without a VM, on memory and on JetStream."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import suppress
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import pytest
 from msgspec.structs import replace
 
-from aether_api.commit_index import NO_COMMITS
-from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
-from aether_api.errors import VersionConflictError
-from aether_api.identity import ActorId, Epoch, parse_actor_id
+from aether_api.envelope import encode_event, join_events
+from aether_api.errors import EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, VersionConflictError
+from aether_api.identity import Epoch, parse_actor_id
+from aether_api.messages import format_time
+from aether_model.model import Model
+from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
-from aether_runtime.adapters.memory import MemoryEventStore
-from aether_runtime.ports import EventStore
-from tests.histories.places import PLACES, open_place, until_equal
+from aether_nats.streams import StreamPlan, ensure_streams
+from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
+from aether_runtime.core.new_events import NewEvent
+from aether_runtime.event_store import EventStore, EventStoreSettings
+from aether_runtime.ports import CommitLog
+from tests.histories.bank import ALICE, compile_account, load_python_account
+from tests.histories.cluster import connected
+from tests.histories.commits import build_events, build_next
+from tests.histories.faults import Fate, FaultyCommitLog
 
-ALICE, BOB = parse_actor_id("default", "account", "alice"), parse_actor_id("default", "account", "bob")
+BOB = parse_actor_id("default", "account", "bob")
+OPENED = NewEvent("Opened", {"owner": "alice"})
 
 
-@pytest.fixture(params=["memory", *PLACES])
-async def events(request: pytest.FixtureRequest) -> AsyncIterator[EventStore]:
+def deposited(amount: int, **parts: str) -> NewEvent:
+    return NewEvent("Deposited", {"amount": amount}, **parts)  # type: ignore[arg-type]  # the parts are texts
+
+
+@dataclass
+class Rig:
+    """One log, and stores of several programs on it."""
+
+    log: CommitLog
+
+    def build(self, *models: Model, **settings: object) -> EventStore:
+        return EventStore(self.log, MemorySnapshotStore(), "default", models=models, settings=EventStoreSettings(**settings))  # type: ignore[arg-type]  # the names are those of the fields
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     if request.param == "memory":
-        yield MemoryEventStore()
+        yield Rig(MemoryCommitLog())
         return
-    async with open_place(request.param, request) as place, place.with_streams() as connection:
-        yield Journal(JetStream(connection), 1)
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
+        layout = await ensure_streams(connection, "default", StreamPlan(partitions=1))
+        yield Rig(Journal(JetStream(connection), layout.partitions))
 
 
-def build_commit(head: StoredCommit | None, *, actor: ActorId = ALICE, events: int = 1, id: str = "", epoch: int = 1, size: int = 0) -> Commit:
-    """Return the commit that follows `head`."""
-    first = (head.last_version if head else 0) + 1
-    incarnation = head.incarnation if head else 0
-    encoded = [
-        encode_event(
-            Event(
-                "1.0", build_event_id(incarnation, version), build_source(actor), "Deposited", "2026-07-01T12:00:00.000000Z", encode_fields({"amount": version, "note": "x" * size})
-            )
-        )
-        for version in range(first, first + events)
+async def test_events_are_saved_and_read_back_with_their_versions(rig: Rig) -> None:
+    store = rig.build()
+    saved = await store.save_event(ALICE, OPENED)
+    await store.save_events(ALICE, [deposited(5, command_id="c", correlation_id="flow"), deposited(7)])
+    events = await store.get_events(ALICE)
+    assert [(event.version, event.type, event.fields()) for event in events] == [
+        (1, "Opened", {"owner": "alice"}),
+        (2, "Deposited", {"amount": 5}),
+        (3, "Deposited", {"amount": 7}),
     ]
-    index = head.next_index() if head else NO_COMMITS
-    id = id or f"{actor.id}-{incarnation}-{index.n}"
-    return Commit(id, actor, head.sequence if head else 0, first, first + events - 1, index, Epoch(epoch), "pod/boot", "account@x", join_events(encoded), incarnation)
+    assert events[0] == saved
+    assert (events[1].command_id, events[1].correlation_id) == ("c", "flow")
+    assert [event.version for event in await store.get_events(ALICE, 3)] == [3]
+    assert await store.get_events(ALICE, 4) == await store.get_events(BOB) == []
+    assert await store.save_events(ALICE, []) == ()
 
 
-async def append(store: EventStore, *, actor: ActorId = ALICE, count: int = 1, events: int = 1) -> StoredCommit:
-    """Append commits one after the other and return the last as it was stored."""
-    head = await store.read_head(actor)
-    for _ in range(count):
-        commit = build_commit(head, actor=actor, events=events)
-        sequence = await store.append(commit)
-        head = StoredCommit(
-            commit.id,
-            sequence,
-            commit.index.n,
-            commit.index.text,
-            commit.first_version,
-            commit.last_version,
-            commit.epoch,
-            commit.pod,
-            commit.model,
-            commit.incarnation,
-            False,
-            commit.payload,
-        )
+async def test_all_events_of_one_call_are_one_commit(rig: Rig) -> None:
+    await rig.build().save_events(ALICE, [OPENED, deposited(5), deposited(7)])
+    head = await rig.log.read_head(ALICE)
     assert head is not None
-    return head
+    assert (head.n, head.first_version, head.last_version, head.pod, head.model) == (0, 1, 3, "/event-store", "")
 
 
-async def read(store: EventStore, actor: ActorId = ALICE, from_n: int = 0) -> list[StoredCommit]:
-    head = await store.read_head(actor)
-    if head is None:
-        return []
-    return [commit async for batch in store.read_commits(actor, head, from_n=from_n) for commit in batch]
+async def test_an_expected_version_is_kept(rig: Rig) -> None:
+    store = rig.build()
+    await store.save_events(ALICE, [OPENED, deposited(5)], expected_version=0)
+    await store.save_event(ALICE, deposited(7), expected_version=2)
+    assert await store.get_latest_version(ALICE, fresh=True) == 3
 
 
-async def test_an_actor_without_commits_has_no_head(events: EventStore) -> None:
-    assert await events.read_head(ALICE) is None
-    assert await events.read_at(ALICE, 1) is None
+@pytest.mark.parametrize("expected", [0, 1, 3])
+async def test_a_conflict_names_actor_attempted_and_current_version_and_saves_nothing(rig: Rig, expected: int) -> None:
+    await rig.build().save_events(ALICE, [OPENED, deposited(5)])
+    for store in (rig.build(), rig.build(compile_account())):
+        with pytest.raises(VersionConflictError, match=f"after version {expected} was refused, the log is at version 2") as raised:
+            await store.save_event(ALICE, deposited(7), expected_version=expected)
+        assert (raised.value.actor, raised.value.attempted, raised.value.current) == ("default/account/alice", expected, 2)
+        assert await store.get_latest_version(ALICE) == 2
 
 
-async def test_a_commit_reads_back_as_it_was_written(events: EventStore) -> None:
-    commit = build_commit(None, events=3, epoch=7)
-    sequence = await events.append(commit)
-    head = await events.read_head(ALICE)
-    assert head == await events.read_at(ALICE, sequence)
+async def test_a_writer_whose_version_is_old_is_refused_with_the_version_that_is_there(rig: Rig) -> None:
+    mine, theirs = rig.build(), rig.build()
+    await mine.save_event(ALICE, OPENED)
+    await theirs.save_events(ALICE, [deposited(1), deposited(2)])
+    with pytest.raises(VersionConflictError) as raised:
+        await mine.save_event(ALICE, deposited(7), expected_version=1)
+    assert (raised.value.attempted, raised.value.current) == (1, 3)
+    await mine.save_event(ALICE, deposited(7), expected_version=3)
+    assert len(await mine.get_events(ALICE)) == 4
+
+
+async def test_without_an_expected_version_events_follow_whatever_is_there(rig: Rig) -> None:
+    mine, theirs = rig.build(), rig.build(compile_account())
+    await mine.save_event(ALICE, OPENED)
+    for amount in range(1, 6):
+        await theirs.save_event(ALICE, deposited(amount))
+        await mine.save_event(ALICE, deposited(amount))
+    assert [event.version for event in await mine.get_events(ALICE)] == list(range(1, 12))
+
+
+@pytest.mark.parametrize("models", [(), (compile_account,)], ids=["without models", "with models"])
+async def test_saves_of_many_tasks_and_programs_at_once_are_all_kept(rig: Rig, models: tuple[Callable[[], Model], ...]) -> None:
+    stores = [rig.build(*(model() for model in models)) for _ in range(3)]
+    await stores[0].save_event(ALICE, OPENED)
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(30):
+            tasks.create_task(stores[number % 3].save_event(ALICE, deposited(number + 1)))
+    events = await stores[0].get_events(ALICE)
+    assert [event.version for event in events] == list(range(1, 32))
+    assert sorted(event.fields()["amount"] for event in events[1:]) == list(range(1, 31))
+
+
+@pytest.mark.parametrize("model", [compile_account, load_python_account])
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (NewEvent("Robbed", {"amount": 1}), "Robbed"),
+        (deposited("five"), "amount"),  # type: ignore[arg-type]  # what is wrong with it
+        (NewEvent("Deposited", {}), "amount"),
+        (NewEvent("no event", {}), "name of an event"),
+        (NewEvent("Deposited", {"amount": {1, 2}.__iter__()}), "no JSON"),
+    ],
+    ids=["unknown", "type", "missing", "name", "no json"],
+)
+async def test_what_does_not_fit_the_model_is_refused_before_anything_is_written(rig: Rig, model: Callable[[], Model], wrong: NewEvent, why: str) -> None:
+    store = rig.build(model())
+    with pytest.raises(EventInvalid, match=rf"version 3, is refused: .*{why}.* Nothing was saved"):
+        await store.save_events(ALICE, [OPENED, deposited(5), wrong])
+    assert await rig.log.read_head(ALICE) is None
+    await store.save_event(ALICE, OPENED, expected_version=0)
+
+
+async def test_events_are_applied_to_the_state_that_others_left(rig: Rig) -> None:
+    """An overflow shows that the state was followed: only together the two deposits are too large."""
+    mine, theirs = rig.build(compile_account()), rig.build()
+    await mine.save_event(ALICE, OPENED)
+    await theirs.save_event(ALICE, deposited(2**63 - 10))
+    with pytest.raises(EventInvalid, match="version 3"):
+        await mine.save_event(ALICE, deposited(100))
+    assert await mine.get_latest_version(ALICE, fresh=True) == 2
+
+
+async def test_a_store_with_models_takes_no_other_actors(rig: Rig) -> None:
+    stranger = parse_actor_id("default", "acount", "alice")
+    with pytest.raises(ModelInvalid, match=r"acount.*only account"):
+        await rig.build(compile_account()).save_event(stranger, OPENED)
+
+
+async def test_a_store_is_of_one_namespace(rig: Rig) -> None:
+    store, elsewhere = rig.build(), parse_actor_id("shop", "account", "alice")
+    with pytest.raises(InvalidName, match="namespace shop"):
+        await store.save_event(elsewhere, OPENED)
+    with pytest.raises(InvalidName):
+        await store.get_events(elsewhere)
+    with pytest.raises(InvalidName):
+        await store.get_latest_version(elsewhere)
+    with pytest.raises(InvalidName):
+        store.update_version_cache(elsewhere, 1)
+
+
+async def test_events_keep_their_own_times_in_order(rig: Rig) -> None:
+    store = rig.build()
+    await store.save_events(ALICE, [NewEvent("Opened", {}, time="2020-01-01T01:00:00+01:00"), NewEvent("Deposited", {}, time="2020-01-02T00:00:00Z")])
+    with pytest.raises(EventInvalid, match="lies before 2020-01-02"):
+        await store.save_event(ALICE, NewEvent("Deposited", {}, time="2020-01-01T12:00:00Z"))
+    with pytest.raises(EventInvalid, match="future"):
+        await store.save_event(ALICE, NewEvent("Deposited", {}, time="2999-01-01T12:00:00Z"))
+    with pytest.raises(EventInvalid, match="RFC 3339"):
+        await store.save_event(ALICE, NewEvent("Deposited", {}, time="yesterday"))
+    before = format_time(time.time())
+    await store.save_event(ALICE, deposited(1))
+    times = [event.time for event in await store.get_events(ALICE)]
+    assert times[:2] == ["2020-01-01T00:00:00.000000Z", "2020-01-02T00:00:00.000000Z"]
+    assert before <= times[2] <= format_time(time.time())
+
+
+async def test_what_a_store_saves_passes_the_epoch_of_the_owner_on(rig: Rig) -> None:
+    first = replace(build_next(ALICE, None), epoch=Epoch(7))
+    await rig.log.append(first)
+    await rig.build().save_event(ALICE, deposited(1))
+    head = await rig.log.read_head(ALICE)
     assert head is not None
-    assert (head.id, head.sequence, head.n, head.first_version, head.last_version, head.epoch, head.pod, head.model) == (commit.id, sequence, 0, 1, 3, 7, "pod/boot", "account@x")
-    assert head.payload == commit.payload
-    assert [event.version for event in head.events()] == [1, 2, 3]
+    assert (head.epoch, head.pod) == (7, "/event-store")
 
 
-async def test_commits_are_read_in_order_up_to_the_head_that_is_asked_for(events: EventStore) -> None:
-    middle = await append(events, count=5)
-    await append(events, count=3)
-    assert [commit.n for commit in await read(events)] == list(range(8))
-    assert [commit.n async for batch in events.read_commits(ALICE, middle) for commit in batch] == list(range(5))
-    assert [commit.n async for batch in events.read_commits(ALICE, middle, from_n=3) for commit in batch] == [3, 4]
-    assert [commit.n async for batch in events.read_commits(ALICE, middle, from_n=5) for commit in batch] == []
+async def test_after_a_purge_versions_count_from_one_again(rig: Rig) -> None:
+    stores = [rig.build(), rig.build(compile_account())]
+    await stores[0].save_events(ALICE, [OPENED, deposited(5)])
+    assert [await store.get_latest_version(ALICE) for store in stores] == [2, 2]
+    await stores[1].save_event(ALICE, deposited(5))
+    await rig.log.purge(ALICE, epoch=Epoch(2), writer="operator")
+    with pytest.raises(VersionConflictError) as raised:
+        await stores[0].save_event(ALICE, deposited(1), expected_version=2)
+    assert raised.value.current == 0
+    await stores[1].save_event(ALICE, OPENED)
+    assert [(event.id, event.version) for event in await stores[0].get_events(ALICE)] == [("1.1", 1)]
+    assert [await store.get_latest_version(ALICE, fresh=True) for store in stores] == [1, 1]
 
 
-async def test_an_actor_sees_only_its_own_commits(events: EventStore) -> None:
-    mine = await append(events, actor=ALICE)
-    other = await append(events, actor=BOB)
-    assert await events.read_at(ALICE, other.sequence) is None
-    assert [commit.id for commit in await read(events, ALICE)] == [mine.id]
-    assert [commit.id for commit in await read(events, BOB)] == [other.id]
+# The version cache.
 
 
-async def test_an_append_after_another_sequence_than_the_last_is_refused(events: EventStore) -> None:
-    head = await append(events, count=2)
-    stale = build_commit(await events.read_at(ALICE, (await read(events))[0].sequence), id="stale")
-    with pytest.raises(VersionConflictError):
-        await events.append(stale)
-    with pytest.raises(VersionConflictError):
-        await events.append(build_commit(None, id="first"))
-    with pytest.raises(VersionConflictError):
-        await events.append(replace(build_commit(head, id="ahead"), expected_sequence=head.sequence + 1))
-    assert [commit.id for commit in await read(events)] == ["alice-0-0", "alice-0-1"]
+async def test_the_version_comes_from_the_cache_where_it_can(rig: Rig) -> None:
+    mine, theirs = rig.build(), rig.build()
+    assert await mine.get_latest_version(ALICE) == 0
+    await mine.save_event(ALICE, OPENED)
+    assert await mine.get_latest_version(ALICE) == 1
+    await theirs.save_event(ALICE, deposited(1))
+    assert await mine.get_latest_version(ALICE) == 1, "nobody has told it"
+    mine.update_version_cache(ALICE, 2)
+    assert await mine.get_latest_version(ALICE) == 2
+    mine.update_version_cache(ALICE, 1)
+    assert await mine.get_latest_version(ALICE) == 2, "a lower one tells nothing"
+    mine.forget_version(ALICE)
+    assert await mine.get_latest_version(ALICE) == 2
 
 
-async def test_an_identical_resend_is_refused_and_the_tail_holds_its_id(events: EventStore) -> None:
-    """So a writer that lost the ack finds out that its commit was stored."""
-    head = await append(events)
-    commit = build_commit(head, id="mine")
-    await events.append(commit)
-    with pytest.raises(VersionConflictError):
-        await events.append(commit)
-    await append(events, count=40)
-    assert (await read(events, from_n=commit.index.n))[0].id == "mine"
+async def test_a_told_version_saves_a_refused_append_and_never_lets_a_wrong_one_through(rig: Rig) -> None:
+    log = FaultyCommitLog(rig.log)
+    mine, theirs = EventStore(log, MemorySnapshotStore(), "default"), rig.build()
+    await mine.save_event(ALICE, OPENED)
+    await theirs.save_event(ALICE, deposited(1))
+    mine.update_version_cache(ALICE, 2)
+    await mine.save_event(ALICE, deposited(2), expected_version=2)
+    assert len(log.appends) == 2, "none was refused"
+    mine.update_version_cache(ALICE, 99)
+    with pytest.raises(VersionConflictError) as raised:
+        await mine.save_event(ALICE, deposited(3), expected_version=99)
+    assert raised.value.current == 3
+    await mine.save_event(ALICE, deposited(3))
+    assert await mine.get_latest_version(ALICE) == 4
 
 
-async def test_of_many_appends_at_once_one_is_stored(events: EventStore) -> None:
-    head = await append(events)
-    outcomes = [events.append(build_commit(head, id=f"writer-{number}")) for number in range(20)]
-    stored = 0
-    for outcome in outcomes:
-        try:
-            await outcome
-            stored += 1
-        except VersionConflictError:
-            continue
-    assert stored == 1
-    assert len(await read(events)) == 2
+async def test_the_cache_is_bounded(rig: Rig) -> None:
+    log = FaultyCommitLog(rig.log)
+    store = EventStore(log, MemorySnapshotStore(), "default", settings=EventStoreSettings(actors_max=2))
+    for id in ("a", "b", "c"):
+        store.update_version_cache(parse_actor_id("default", "account", id), 5)
+    assert [await store.get_latest_version(parse_actor_id("default", "account", id)) for id in ("b", "c")] == [5, 5]
+    assert await store.get_latest_version(parse_actor_id("default", "account", "a")) == 0, "it was forgotten, and the log asked"
 
 
-@pytest.mark.slow
-async def test_two_thousand_commits_between_those_of_others_read_back_whole_and_from_the_middle(events: EventStore) -> None:
-    await append(events, actor=BOB, count=5)
-    for _ in range(20):
-        await append(events, actor=ALICE, count=100)
-        await append(events, actor=BOB, count=7)
-    commits = await read(events)
-    assert [(commit.n, commit.first_version) for commit in commits] == [(n, n + 1) for n in range(2000)]
-    assert [event.fields()["amount"] for commit in commits for event in commit.events()] == list(range(1, 2001))
-    for from_n in (1, 31, 32, 1000, 1023, 1024, 1025, 1999, 2000):
-        assert [commit.n for commit in await read(events, from_n=from_n)] == list(range(from_n, 2000))
-    if isinstance(events, Journal):
-        assert events.scans == 0
+# Lost acks.
 
 
-async def test_a_purge_leaves_a_tombstone_that_begins_a_new_life(events: EventStore) -> None:
-    before = await append(events, count=40)
-    await append(events, actor=BOB, count=3)
-    await events.purge(ALICE, epoch=Epoch(9), writer="operator")
-    head = await events.read_head(ALICE)
-    assert head is not None
-    assert (head.tombstone, head.incarnation, head.n, head.epoch, head.index_text, head.events()) == (True, 1, 0, 9, "", [])
-    assert head.sequence > before.sequence
-    await until_equal(lambda: events.read_at(ALICE, before.sequence), None)
-    assert [commit.tombstone for commit in await read(events)] == [True]
-    assert len(await read(events, BOB)) == 3
+@pytest.mark.parametrize("models", [(), (compile_account,)], ids=["without models", "with models"])
+@pytest.mark.parametrize("fate", [Fate.STORED_ACK_LOST, Fate.REFUSED])
+async def test_whatever_becomes_of_an_append_its_events_are_saved_once(models: tuple[Callable[[], Model], ...], fate: Fate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.vm_reading.RETRY_S", 0.0)
+    fates = [Fate.STORED, fate]
+    log = FaultyCommitLog(MemoryCommitLog(), lambda commit: fates.pop(0) if fates else Fate.STORED)
+    store = EventStore(log, MemorySnapshotStore(), "default", models=[model() for model in models])
+    await store.save_event(ALICE, OPENED)
+    await store.save_event(ALICE, deposited(1), expected_version=1)
+    await store.save_event(ALICE, deposited(2), expected_version=2)
+    assert [event.version for event in await store.get_events(ALICE)] == [1, 2, 3]
 
 
-async def test_versions_count_from_one_again_after_a_purge(events: EventStore) -> None:
-    await append(events, count=3)
-    await events.purge(ALICE, epoch=Epoch(2), writer="operator")
-    await append(events, count=35)
-    commits = await read(events)
-    assert [(commit.n, commit.first_version, commit.tombstone) for commit in commits] == [(0, 0, True), *((n, n, False) for n in range(1, 36))]
-    assert [event.id for event in commits[1].events()] == ["1.1"]
+async def test_an_ack_that_never_comes_leaves_the_outcome_unknown_and_the_store_usable(rig: Rig) -> None:
+    log = FaultyCommitLog(rig.log, lambda commit: Fate.HELD)
+    store = EventStore(log, MemorySnapshotStore(), "default", settings=EventStoreSettings(timeout_s=0.05))
+    with pytest.raises(RequestTimeout, match="may or may not be saved"):
+        await store.save_event(ALICE, OPENED)
+    log.choose = lambda commit: Fate.STORED
+    await store.save_event(ALICE, OPENED, expected_version=0)
+    assert await store.get_latest_version(ALICE) == 1
 
 
-async def test_a_writer_from_before_a_purge_is_refused(events: EventStore) -> None:
-    head = await append(events, count=3)
-    await events.purge(ALICE, epoch=Epoch(2), writer="operator")
-    with pytest.raises(VersionConflictError):
-        await events.append(build_commit(head, id="zombie"))
+# Reading what is broken.
 
 
-async def test_a_purge_may_be_repeated_and_never_takes_a_new_life(events: EventStore) -> None:
-    await append(events, count=3)
-    await events.purge(ALICE, epoch=Epoch(2), writer="operator")
-    first = await events.read_head(ALICE)
-    await events.purge(ALICE, epoch=Epoch(2), writer="operator")
-    assert await events.read_head(ALICE) == first
+async def test_a_long_history_is_read_in_batches_from_any_version(rig: Rig) -> None:
+    store = rig.build()
+    for _ in range(650):
+        await store.save_events(ALICE, [deposited(1), deposited(2)])
+    for from_version in (0, 1, 2, 599, 600, 1300, 1301):
+        results = [result async for result in store.read_results(ALICE, from_version)]
+        assert [event.version for result in results for event in result.events] == list(range(max(1, from_version), 1301))
+        assert max((len(result.events) for result in results), default=0) <= 1024
+        whole = await store.get_events_with_errors(ALICE, from_version)
+        assert (len(whole.events), whole.is_whole) == (1301 - max(1, from_version), True)
 
 
-async def test_a_purge_of_nothing_does_nothing(events: EventStore) -> None:
-    await events.purge(ALICE, epoch=Epoch(2), writer="operator")
-    assert await events.read_head(ALICE) is None
+async def test_a_commit_that_cannot_be_read_is_told_with_its_place_and_the_rest_is_read(rig: Rig) -> None:
+    store = rig.build()
+    await store.save_events(ALICE, [OPENED, deposited(1)])
+    broken = build_next(ALICE, await rig.log.read_head(ALICE))
+    await rig.log.append(replace(broken, payload=b"no events"))
+    await rig.log.append(build_next(ALICE, await rig.log.read_head(ALICE)))
+    result = await store.get_events_with_errors(ALICE)
+    assert [event.version for event in result.events] == [1, 2, 4]
+    assert [(error.actor, error.sequence) for error in result.errors] == [(ALICE, 2)]
+    assert "not a batch of events" in result.errors[0].reason
+    assert (await store.get_events_with_errors(ALICE, 4)).is_whole
+    with pytest.raises(InvalidEnvelope, match=r"sequence 2 .*get_events_with_errors"):
+        await store.get_events(ALICE)
 
 
-async def test_a_purge_never_lowers_the_epoch(events: EventStore) -> None:
-    await events.append(build_commit(None, epoch=9))
-    await events.purge(ALICE, epoch=Epoch(2), writer="operator")
-    head = await events.read_head(ALICE)
-    assert head is not None
-    assert head.epoch == 9
+async def test_a_gap_in_the_versions_is_told(rig: Rig) -> None:
+    store = rig.build()
+    await store.save_event(ALICE, OPENED)
+    payload = join_events([encode_event(event) for event in build_events(ALICE, 3, 1)])
+    await rig.log.append(replace(build_next(ALICE, await rig.log.read_head(ALICE)), first_version=3, last_version=3, payload=payload))
+    result = await store.get_events_with_errors(ALICE)
+    assert [event.version for event in result.events] == [1, 3]
+    assert [(error.sequence, error.reason) for error in result.errors] == [(2, "versions 2 to 2, which should come before it, are missing")]
 
 
-async def test_an_append_that_is_given_up_leaves_the_log_usable(events: EventStore) -> None:
-    outcome = events.append(build_commit(None))
-    outcome.cancel()
-    for _ in range(10):  # what was given up may still be on its way, so the first try may lose to it
-        head = await events.read_head(ALICE)
-        with suppress(VersionConflictError):
-            await events.append(build_commit(head, id="next"))
-            break
-    assert [commit.id for commit in await read(events)][-1] == "next"
+async def test_a_broken_end_of_the_log_refuses_saves(rig: Rig) -> None:
+    store = rig.build()
+    await store.save_event(ALICE, OPENED)
+    await rig.log.append(replace(build_next(ALICE, await rig.log.read_head(ALICE)), payload=b"no events"))
+    for fresh in (rig.build(), rig.build(compile_account())):
+        with pytest.raises(EventInvalid):
+            await fresh.save_event(ALICE, deposited(1))

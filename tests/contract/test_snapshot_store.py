@@ -17,11 +17,11 @@ from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
-from aether_runtime.adapters.memory import MemoryEventStore, MemorySnapshotStore
+from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.snapshots import Snapshot, build_snapshot
 from aether_runtime.core.window import CommandWindow
-from aether_runtime.ports import EventStore, SnapshotStore
+from aether_runtime.ports import CommitLog, SnapshotStore
 from tests.histories.bank import compile_account
 from tests.histories.places import PLACES, open_place, until_equal
 
@@ -29,17 +29,17 @@ ALICE, BOB = parse_actor_id("default", "account", "alice"), parse_actor_id("defa
 
 
 @pytest.fixture(params=["memory", *PLACES])
-async def stores(request: pytest.FixtureRequest) -> AsyncIterator[tuple[SnapshotStore, EventStore]]:
+async def stores(request: pytest.FixtureRequest) -> AsyncIterator[tuple[SnapshotStore, CommitLog]]:
     if request.param == "memory":
         memory = MemorySnapshotStore()
-        yield memory, MemoryEventStore(memory)
+        yield memory, MemoryCommitLog(memory)
         return
     async with open_place(request.param, request) as place, place.with_streams() as connection:
         yield JetStreamSnapshotStore(JetStream(connection)), Journal(JetStream(connection), 1)
 
 
 @pytest.fixture
-def snapshots(stores: tuple[SnapshotStore, EventStore]) -> SnapshotStore:
+def snapshots(stores: tuple[SnapshotStore, CommitLog]) -> SnapshotStore:
     return stores[0]
 
 
@@ -103,7 +103,7 @@ async def test_a_broken_snapshot_is_ignored(snapshots: SnapshotStore) -> None:
     await until_version(snapshots, 4)
 
 
-async def test_a_purge_takes_the_snapshots_of_all_folds_with_it(stores: tuple[SnapshotStore, EventStore]) -> None:
+async def test_a_purge_takes_the_snapshots_of_all_folds_with_it(stores: tuple[SnapshotStore, CommitLog]) -> None:
     snapshots, events = stores
     await snapshots.write(ALICE, build(3))
     await snapshots.write(ALICE, replace(build(3), fold="another"))

@@ -9,7 +9,8 @@ from enum import Enum, auto
 from aether_api.envelope import Commit, StoredCommit
 from aether_api.errors import AetherError, Disconnected, VersionConflictError
 from aether_api.identity import ActorId, Epoch
-from aether_runtime.adapters.memory import MemoryEventStore
+from aether_nats.deliveries import Unreadable
+from aether_runtime.adapters.memory import MemoryCommitLog
 
 
 class Fate(Enum):
@@ -24,8 +25,8 @@ class Fate(Enum):
     """Nothing happens until `release`."""
 
 
-class FaultyEventStore:
-    """An `EventStore` around one in memory.
+class FaultyCommitLog:
+    """An `CommitLog` around one in memory.
 
     Attributes:
         choose: decides the fate of each append, in order.
@@ -34,7 +35,7 @@ class FaultyEventStore:
         read_error: what every read fails with.
     """
 
-    def __init__(self, inner: MemoryEventStore, choose: Callable[[Commit], Fate] = lambda commit: Fate.STORED) -> None:
+    def __init__(self, inner: MemoryCommitLog, choose: Callable[[Commit], Fate] = lambda commit: Fate.STORED) -> None:
         self.inner = inner
         self.choose = choose
         self.away = False
@@ -100,6 +101,11 @@ class FaultyEventStore:
                         self.away_after = None
                         raise Disconnected("the link dropped")
                 yield [commit]
+
+    def scan(self, actor: ActorId, *, after_sequence: int = 0) -> AsyncIterator[Sequence[StoredCommit | Unreadable]]:
+        """Scan the inner one, unless the log is away."""
+        self._check()
+        return self.inner.scan(actor, after_sequence=after_sequence)
 
     async def purge(self, actor: ActorId, *, epoch: Epoch, writer: str) -> None:
         """Purge as the inner one does."""

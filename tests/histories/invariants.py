@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from aether_api.envelope import Event, StoredCommit
 from aether_api.identity import ActorId
 from aether_api.messages import Reply
-from aether_runtime.ports import EventStore
+from aether_runtime.ports import CommitLog
 
 
-async def read_history(events: EventStore, actor: ActorId) -> list[StoredCommit]:
+async def read_history(events: CommitLog, actor: ActorId) -> list[StoredCommit]:
     """Read every commit of an actor, oldest first."""
     head = await events.read_head(actor)
     if head is None:

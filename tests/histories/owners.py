@@ -13,7 +13,7 @@ from aether_api.identity import ActorId, parse_actor_id
 from aether_api.messages import Command, Reply
 from aether_nats.journal import Journal
 from aether_runtime.core.group import Waiting
-from aether_runtime.ports import EventStore
+from aether_runtime.ports import CommitLog
 from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import build_command
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
@@ -73,7 +73,7 @@ async def open_accounts(owner: Owner) -> None:
             opening.create_task(owner.run(build_command("Open", {"owner": "all"}, id="open", actor=actor)), name=f"open {actor}")
 
 
-async def check_owners(events: EventStore, owners: Sequence[Owner], actors: Sequence[ActorId] = SHARED) -> list[StoredCommit]:
+async def check_owners(events: CommitLog, owners: Sequence[Owner], actors: Sequence[ActorId] = SHARED) -> list[StoredCommit]:
     """Check each actor's log against what its owners were told: all accepted, each stored once; returns all commits."""
     found: list[StoredCommit] = []
     for actor in actors:

@@ -11,7 +11,7 @@ from aether_api.messages import Command, Reply
 from aether_model.model import Model
 from aether_runtime.adapters.memory import MemorySnapshotStore
 from aether_runtime.core.group import Now, Waiting
-from aether_runtime.ports import ActorReport, DesiredActor, EventStore, ReminderStore
+from aether_runtime.ports import ActorReport, CommitLog, DesiredActor, ReminderStore
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.tally import Tally
 from aether_runtime.vm import VirtualMachine
@@ -50,7 +50,7 @@ class Pod(VmListener):
     def __init__(
         self,
         name: str,
-        events: EventStore,
+        events: CommitLog,
         snapshots: MemorySnapshotStore | None = None,
         *,
         clock: Clock | None = None,

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from aether_api.envelope import Commit, Event, build_event_id, build_source, encode_event, encode_fields, join_events
+from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
 from aether_api.identity import ActorId, Epoch, PodUid, parse_actor_id
 from aether_api.messages import Reply
 from aether_nats.client import CommandClient
@@ -22,6 +22,7 @@ from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE, build_command
 from tests.histories.cluster import NAMESPACE, PARTITIONS, WAIT_S, Placements, RunningPod, connected, open_journal, running_pod
 from tests.histories.commits import append_events
+from tests.integration.links import CutLink
 
 pytestmark = pytest.mark.asyncio
 
@@ -73,6 +74,27 @@ async def test_a_vm_that_took_over_hears_of_what_a_former_owner_still_appends(na
         assert pod.runtime.get_active_vms()[ALICE] is vm
 
 
+async def test_what_is_announced_in_order_is_taken_without_a_read(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[Journal] = []
+    read_head = Journal.read_head
+
+    async def note_and_read(journal: Journal, actor: ActorId) -> StoredCommit | None:
+        readers.append(journal)
+        return await read_head(journal, actor)
+
+    monkeypatch.setattr(Journal, "read_head", note_and_read)
+    async with holding(nats_server) as (pod, vm, journal):
+        first = await deposit_behind_its_back(journal)
+        await until(lambda: vm.get_version() == first and vm.can_sleep)  # by then it has looked once at what came since its replay
+        readers.clear()
+        before = pod.runtime.followers.behind
+        for number in range(1, 11):
+            version = await deposit_behind_its_back(journal)
+            await until(lambda version=version: vm.get_version() == version)  # type: ignore[misc]  # the lambda's default only binds the loop's value
+            assert pod.runtime.followers.behind == before + number
+        assert set(readers) == {journal}, "the pod itself has read nothing"
+
+
 async def test_following_ends_and_leaves_no_subscription(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aether_runtime.followers.FOLLOW_S", 0.05)
     async with holding(nats_server) as (pod, vm, journal):
@@ -90,6 +112,19 @@ async def test_a_comparison_finds_what_nobody_announced(nats_server: EmbeddedSer
         for _ in range(2):
             version = await deposit_behind_its_back(journal)
             await until(lambda version=version: vm.get_version() == version)  # type: ignore[misc]  # the lambda's default only binds the loop's value
+
+
+async def test_what_others_stored_while_the_node_was_cut_off_is_found_at_once(nats_server: EmbeddedServer) -> None:
+    async with CutLink.to(nats_server.port) as link, running_pod(link.url, "a") as pod, connected(nats_server.url) as connection:
+        await CommandClient(pod.connection).send(ALICE, "Open", {"owner": "alice"})
+        vm = pod.runtime.get_active_vms()[ALICE]
+        await link.cut()
+        journal = await open_journal(connection)
+        await deposit_behind_its_back(journal)
+        version = await deposit_behind_its_back(journal)
+        link.mend()
+        await until(lambda: vm.get_version() == version)
+        assert vm.get_state()["balance"] == 10
 
 
 async def test_a_purge_behind_its_back_starts_the_actor_anew(nats_server: EmbeddedServer) -> None:

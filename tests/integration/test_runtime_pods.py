@@ -19,7 +19,7 @@ from aether_nats.embedded import EmbeddedServer
 from aether_runtime.core.group import Waiting
 from aether_runtime.ports import DesiredActor, Home
 from aether_runtime.presence import choose_pod
-from aether_runtime.runtime import RuntimeMessage
+from aether_runtime.runtime_message import RuntimeMessage
 from tests.histories.bank import ALICE, build_command, load_python_account, read_account
 from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until_live
 from tests.histories.invariants import check_answers, check_log, events_of, read_history

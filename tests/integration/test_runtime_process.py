@@ -23,6 +23,7 @@ from aether_nats.jetstream import JetStream
 from aether_nats.streams import read_layout
 from tests.histories.bank import FOLDER
 from tests.histories.cluster import WAIT_S, Load, RuntimeProcess, connected, open_journal, running_pod
+from tests.histories.commits import append_broken
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 
 ACTORS = [parse_actor_id("default", "account", id) for id in ("alice", "bob", "carol", "dave", "erin")]
@@ -236,6 +237,9 @@ async def test_the_command_line_explains_itself_and_prints_histories(nats_server
         code, output, _ = await run_cli("history", "account/alice", "--nats", nats_server.url)
         assert (code, output.count("\n"), '"type":"Opened"' in output) == (0, 1, True)
         assert (await run_cli("history", "account/nobody", "--nats", nats_server.url))[:2] == (0, "")
+        await append_broken(await open_journal(connection), ALICE)
+        code, output, errors = await run_cli("history", "account/alice", "--nats", nats_server.url)
+        assert (code, output.count("\n"), "cannot be read" in errors) == (1, 1, True)
     code, output, _ = await run_cli("--help")
     assert (code, "demo" in output, "send" in output) == (0, True, True)
     code, _, errors = await run_cli("fly")

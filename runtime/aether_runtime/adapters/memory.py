@@ -9,6 +9,7 @@ from aether_api.envelope import Commit, StoredCommit, build_tombstone, decode_co
 from aether_api.errors import InvalidEnvelope, VersionConflictError
 from aether_api.headers import FIRST_LINE
 from aether_api.identity import ActorId, Epoch
+from aether_nats.deliveries import Unreadable
 from aether_runtime.core.snapshots import Snapshot, SnapshotBody, decode_snapshot
 
 BATCH_COMMITS = 256
@@ -18,7 +19,7 @@ SNAPSHOTS_KEPT = 2
 """Snapshots kept for an actor and fold."""
 
 
-class MemoryEventStore:
+class MemoryCommitLog:
     """One shared log of all actors, as a stream has it."""
 
     def __init__(self, snapshots: MemorySnapshotStore | None = None) -> None:
@@ -55,6 +56,10 @@ class MemoryEventStore:
             raise InvalidEnvelope(f"{actor}: commits between {from_n} and {head.n} are missing from the log")
         for start in range(0, len(commits), BATCH_COMMITS):
             yield commits[start : start + BATCH_COMMITS]
+
+    async def scan(self, actor: ActorId, *, after_sequence: int = 0) -> AsyncIterator[Sequence[StoredCommit | Unreadable]]:
+        """Yield the commits after a sequence; nothing else can stand here."""
+        yield [commit for commit in self._commits.get(actor, ()) if commit.sequence > after_sequence]
 
     async def purge(self, actor: ActorId, *, epoch: Epoch, writer: str) -> None:
         """Leave only a tombstone."""

@@ -11,14 +11,14 @@ from aether_api.errors import CommandFailed, Disconnected, Reason, RetryableErro
 from aether_api.identity import ActorId
 from aether_api.messages import Command, Reply
 from aether_nats.schedules import Reminder
-from aether_runtime.adapters.memory import MemoryEventStore
+from aether_runtime.adapters.memory import MemoryCommitLog
 from aether_runtime.core.group import InboxEntry, Waiting
 from aether_runtime.core.reminders import REMINDER_GONE
 from aether_runtime.core.window import AGE_MAX_S
 from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import START_S, build_command
-from tests.histories.faults import Fate, FaultyEventStore
+from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.invariants import read_history
 from tests.histories.world import Call, Pod, run_commands, settle
 
@@ -69,7 +69,7 @@ class Rig:
 
     def __init__(self, *fates: Fate, schedules: Schedules | None = None) -> None:
         waiting = list(fates)
-        self.events = FaultyEventStore(MemoryEventStore(), lambda commit: waiting.pop(0) if waiting else Fate.STORED)
+        self.events = FaultyCommitLog(MemoryCommitLog(), lambda commit: waiting.pop(0) if waiting else Fate.STORED)
         self.schedules = schedules or Schedules()
         self.pod = Pod("a", self.events, reminders=self.schedules)
 

@@ -16,13 +16,13 @@ import pytest
 from aether_api.envelope import Commit
 from aether_api.identity import ActorId
 from aether_api.messages import Command
-from aether_runtime.adapters.memory import MemoryEventStore, MemorySnapshotStore
+from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
 from aether_runtime.core.inbox import TRIES_MAX
 from aether_runtime.inbox import DurableInbox
 from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import START_S, build_command
-from tests.histories.faults import Fate, FaultyEventStore
+from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.inbox import Call, MemoryInbox
 from tests.histories.invariants import check_log, events_of, read_history
 from tests.histories.world import Pod, settle
@@ -63,7 +63,7 @@ class Life:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.peace = False
-        self.events = FaultyEventStore(MemoryEventStore(), self._choose_fate)
+        self.events = FaultyCommitLog(MemoryCommitLog(), self._choose_fate)
         self.snapshots = MemorySnapshotStore()
         self.inbox = MemoryInbox(self._choose_call)
         self.hosts: list[tuple[Host, DurableInbox]] = []

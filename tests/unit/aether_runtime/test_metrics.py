@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from aether_runtime.adapters.memory import MemoryEventStore
+from aether_runtime.adapters.memory import MemoryCommitLog
 from aether_runtime.metrics import METRICS
 from aether_runtime.tally import Timing
 from tests.histories.bank import build_command
-from tests.histories.faults import Fate, FaultyEventStore
+from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.world import Pod, run_commands
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -28,7 +28,7 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
 
 
 async def test_what_becomes_of_commands_is_counted_by_outcome() -> None:
-    pod = Pod("a", MemoryEventStore())
+    pod = Pod("a", MemoryCommitLog())
     vm = await pod.start()
     await run_commands(pod, vm, build_command("Open", {"owner": "alice"}, id="o"))
     await run_commands(pod, vm, build_command("Deposit", {"amount": 3}, id="d"), build_command("Withdraw", {"amount": 9}, id="w"), build_command("Fly", {}, id="f"))
@@ -41,7 +41,7 @@ async def test_what_becomes_of_commands_is_counted_by_outcome() -> None:
 
 async def test_a_command_that_was_decided_again_is_counted_once_and_its_conflict_too() -> None:
     fates = [Fate.STORED, Fate.STORED]
-    events = FaultyEventStore(MemoryEventStore(), lambda commit: fates.pop(0) if fates else Fate.STORED)
+    events = FaultyCommitLog(MemoryCommitLog(), lambda commit: fates.pop(0) if fates else Fate.STORED)
     one, other = Pod("a", events), Pod("b", events)
     first, second = await one.start(), await other.start()
     await run_commands(one, first, build_command("Open", {"owner": "alice"}, id="o"))
@@ -51,7 +51,7 @@ async def test_a_command_that_was_decided_again_is_counted_once_and_its_conflict
 
 
 async def test_replays_are_counted_with_their_events() -> None:
-    events = MemoryEventStore()
+    events = MemoryCommitLog()
     pod = Pod("a", events)
     await run_commands(pod, await pod.start(), build_command("Open", {"owner": "alice"}, id="o"), build_command("Deposit", {"amount": 3}, id="d"))
     later = Pod("b", events)

@@ -12,7 +12,7 @@ from aether_api.envelope import StoredCommit
 from aether_api.identity import ActorId
 from aether_api.messages import format_time
 from aether_runtime import replay as replay_module
-from aether_runtime.adapters.memory import MemoryEventStore, MemorySnapshotStore
+from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
 from aether_runtime.core import window as window_module
 from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import build_snapshot
@@ -27,7 +27,7 @@ COMMITS = 400
 WATCH = ReplayWatch(Clock().now, lambda: None)
 
 
-async def fill(events: MemoryEventStore, snapshots: MemorySnapshotStore, *, snapshot_at: int) -> None:
+async def fill(events: MemoryCommitLog, snapshots: MemorySnapshotStore, *, snapshot_at: int) -> None:
     """Store commits a second apart, and a snapshot after some of them."""
     history = History.empty(compile_account())
     for number in range(COMMITS):
@@ -42,7 +42,7 @@ async def fill(events: MemoryEventStore, snapshots: MemorySnapshotStore, *, snap
 async def test_a_window_that_was_too_big_for_its_snapshot_is_whole_after_a_replay(monkeypatch: pytest.MonkeyPatch, look_back: int) -> None:
     monkeypatch.setattr(window_module, "PACKED_MAX", 100)
     monkeypatch.setattr(replay_module, "REFILL_COMMITS", look_back)
-    events, snapshots = MemoryEventStore(), MemorySnapshotStore()
+    events, snapshots = MemoryCommitLog(), MemorySnapshotStore()
     await fill(events, snapshots, snapshot_at=COMMITS - 10)
     replayed = await replay(ALICE, compile_account(), events, snapshots, WATCH)
     assert (replayed.snapshot_version, replayed.events, replayed.history.position.version) == (COMMITS - 10, 10, COMMITS)
@@ -52,7 +52,7 @@ async def test_a_window_that_was_too_big_for_its_snapshot_is_whole_after_a_repla
     assert window.floor_s == 0
 
 
-class ReadRecorder(MemoryEventStore):
+class ReadRecorder(MemoryCommitLog):
     """Notes the ordinals from which commits were read."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ async def test_a_window_that_travelled_is_not_read_again() -> None:
 
 async def test_a_snapshot_at_a_commit_whose_index_is_broken_is_not_used() -> None:
     """What follows that commit could not be written: its index names what is not before it."""
-    events, snapshots, history = MemoryEventStore(), MemorySnapshotStore(), History.empty(compile_account())
+    events, snapshots, history = MemoryCommitLog(), MemorySnapshotStore(), History.empty(compile_account())
     for index, fact in ((NO_COMMITS, ("Opened", {"owner": "alice"})), (CommitIndex(1, "zz"), ("Deposited", {"amount": 1}))):
         commit = msgspec.structs.replace(commit_after(history, fact), index=index)
         history.fold_commit(store(commit, await events.append(commit)))

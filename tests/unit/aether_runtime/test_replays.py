@@ -10,11 +10,11 @@ from aether_api.envelope import StoredCommit
 from aether_api.errors import Disconnected
 from aether_api.identity import ActorId
 from aether_api.v1alpha1 import ActorPhase
-from aether_runtime.adapters.memory import MemoryEventStore
+from aether_runtime.adapters.memory import MemoryCommitLog
 from aether_runtime.core.group import Now
 from aether_runtime.replays import SHOW_AFTER_S, SHOW_EVERY_S, Replays, ReplayWatch, describe_progress
 from tests.histories.bank import build_command
-from tests.histories.faults import FaultyEventStore
+from tests.histories.faults import FaultyCommitLog
 from tests.histories.world import Clock, Pod, run_commands
 
 EVENTS = 40
@@ -63,10 +63,10 @@ def test_all_replays_under_way_are_added_up_and_forgotten_at_their_end() -> None
     assert (replays.to_go, replays.oldest_s) == (0, 0.0)
 
 
-class SlowEventStore(FaultyEventStore):
+class SlowCommitLog(FaultyCommitLog):
     """Takes a second for every commit that is read."""
 
-    def __init__(self, inner: MemoryEventStore, clock: Clock) -> None:
+    def __init__(self, inner: MemoryCommitLog, clock: Clock) -> None:
         super().__init__(inner)
         self.clock = clock
         self.link_lost_at: int | None = None
@@ -80,7 +80,7 @@ class SlowEventStore(FaultyEventStore):
             yield commits
 
 
-async def fill(events: MemoryEventStore) -> None:
+async def fill(events: MemoryCommitLog) -> None:
     pod = Pod("before", events)
     vm = await pod.start()
     await run_commands(pod, vm, build_command("Open", {"owner": "alice"}, id="o"))
@@ -89,9 +89,9 @@ async def fill(events: MemoryEventStore) -> None:
 
 
 async def test_while_a_long_replay_runs_the_status_tells_how_far_it_is_and_the_version_never_runs_back() -> None:
-    inner, clock = MemoryEventStore(), Clock()
+    inner, clock = MemoryCommitLog(), Clock()
     await fill(inner)
-    pod = Pod("a", SlowEventStore(inner, clock), clock=clock)
+    pod = Pod("a", SlowCommitLog(inner, clock), clock=clock)
     await pod.start()
     replaying = [report for report in pod.reports if report.phase is ActorPhase.REPLAYING]
     assert [report.message for report in replaying] == [
@@ -105,9 +105,9 @@ async def test_while_a_long_replay_runs_the_status_tells_how_far_it_is_and_the_v
 
 async def test_a_replay_that_waits_for_the_log_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aether_runtime.vm_reading.RETRY_S", 0.0)
-    inner, clock = MemoryEventStore(), Clock()
+    inner, clock = MemoryCommitLog(), Clock()
     await fill(inner)
-    events = SlowEventStore(inner, clock)
+    events = SlowCommitLog(inner, clock)
     events.link_lost_at = 10
     pod = Pod("a", events, clock=clock)
     await pod.start()

@@ -15,13 +15,13 @@ from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.decide import CompiledModel
 from aether_model.model import CommandInput, Decision, State
-from aether_runtime.adapters.memory import MemoryEventStore, MemorySnapshotStore
+from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
 from aether_runtime.answers import CONFLICTS_MAX
 from aether_runtime.core.group import COMMANDS_MAX
 from aether_runtime.core.snapshots import Snapshot
 from aether_runtime.vm import MAILBOX_MAX
 from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard
-from tests.histories.faults import Fate, FaultyEventStore
+from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 from tests.histories.world import Pod, run_commands, settle
 
@@ -36,14 +36,14 @@ def withdraw(id: str, amount: int) -> Command:
     return build_command("Withdraw", {"amount": amount}, id=id)
 
 
-def build_store(*fates: Fate) -> FaultyEventStore:
+def build_store(*fates: Fate) -> FaultyCommitLog:
     """Return a log whose appends have these fates, and then are stored."""
     waiting = list(fates)
-    return FaultyEventStore(MemoryEventStore(), lambda commit: waiting.pop(0) if waiting else Fate.STORED)
+    return FaultyCommitLog(MemoryCommitLog(), lambda commit: waiting.pop(0) if waiting else Fate.STORED)
 
 
 async def append_foreign(
-    events: FaultyEventStore, *facts: tuple[str, dict[str, object]], epoch: int = 1, writer: str = "other/boot", id: str = "foreign", command: str = ""
+    events: FaultyCommitLog, *facts: tuple[str, dict[str, object]], epoch: int = 1, writer: str = "other/boot", id: str = "foreign", command: str = ""
 ) -> None:
     """Store a commit as another owner would."""
     commits = await read_history(events.inner, ALICE)
@@ -59,7 +59,7 @@ async def append_foreign(
     await events.inner.append(commit)
 
 
-async def history_of(events: FaultyEventStore) -> list[StoredCommit]:
+async def history_of(events: FaultyCommitLog) -> list[StoredCommit]:
     found = await read_history(events.inner, ALICE)
     check_log(found)
     return found
@@ -245,7 +245,7 @@ async def test_a_log_that_lost_its_end_ends_the_vm() -> None:
     vm = await pod.start()
     await run_commands(pod, vm, OPEN)
     await run_commands(pod, vm, deposit("d1", 5))
-    older = MemoryEventStore()
+    older = MemoryCommitLog()
     await older.append(events.appends[0])
     events.inner = older
     call = pod.send(vm, withdraw("w1", 100))
@@ -258,7 +258,7 @@ async def test_a_log_that_is_empty_again_ends_the_vm() -> None:
     pod = Pod("a", events)
     vm = await pod.start()
     await run_commands(pod, vm, OPEN)
-    events.inner = MemoryEventStore()
+    events.inner = MemoryCommitLog()
     calls = [pod.send(vm, withdraw("w1", 100)), pod.send(vm, deposit("d1"))]
     await settle(pod, until=lambda: all(call.answers for call in calls))
     assert ([call.reply.reason for call in calls], pod.ended) == ([Reason.BUSY] * 2, [vm])
@@ -605,14 +605,14 @@ async def test_a_new_model_of_equal_fold_decides_from_the_next_command_on() -> N
 
 
 async def test_a_new_model_that_comes_during_replay_is_not_forgotten() -> None:
-    class Slow(FaultyEventStore):
+    class Slow(FaultyCommitLog):
         gate = asyncio.Event()
 
         async def read_head(self, actor: ActorId) -> StoredCommit | None:
             await self.gate.wait()
             return await super().read_head(actor)
 
-    events = Slow(MemoryEventStore())
+    events = Slow(MemoryCommitLog())
     await append_foreign(events, ("Opened", {"owner": "alice"}))
     pod = Pod("a", events)
     vm = pod.build()
@@ -638,7 +638,7 @@ async def test_a_model_of_another_fold_keeps_snapshots_of_its_own() -> None:
 
 @pytest.mark.parametrize("error", [CommitTooLarge("too large"), JetStreamError(503, 10023, "no space")])
 async def test_an_append_that_fails_for_good_is_answered_and_the_actor_goes_on(error: Exception) -> None:
-    class Failing(FaultyEventStore):
+    class Failing(FaultyCommitLog):
         fail = True
 
         def append(self, commit: Commit) -> asyncio.Future[int]:
@@ -648,7 +648,7 @@ async def test_an_append_that_fails_for_good_is_answered_and_the_actor_goes_on(e
             outcome.set_exception(error)
             return outcome
 
-    events = Failing(MemoryEventStore())
+    events = Failing(MemoryCommitLog())
     pod = Pod("a", events)
     vm = await pod.start()
     reply = (await run_commands(pod, vm, OPEN))[0]

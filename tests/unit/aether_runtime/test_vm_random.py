@@ -13,10 +13,10 @@ import pytest
 
 from aether_api.envelope import Commit
 from aether_api.messages import Command, Reply
-from aether_runtime.adapters.memory import MemoryEventStore, MemorySnapshotStore
+from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
 from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE, build_command
-from tests.histories.faults import Fate, FaultyEventStore
+from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 from tests.histories.world import Call, Pod, settle
 
@@ -30,7 +30,7 @@ class Life:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.events = FaultyEventStore(MemoryEventStore(), self._choose)
+        self.events = FaultyCommitLog(MemoryCommitLog(), self._choose)
         snapshots = MemorySnapshotStore()
         self.pods = [Pod(name, self.events, snapshots) for name in ("a", "b")]
         self.vms: list[VirtualMachine | None] = [None, None]

@@ -1,0 +1,172 @@
+"""Events that a program saves without a VM: how they become one commit, and what is refused before anything is written.
+
+A commit of a program is like that of a VM: the next versions, the actor's index, times that never run back. Where the
+program has the actor's model, each event is applied to the actor's state first, so that what a VM could not apply later, and
+would be quarantined for, is never stored. The commit carries the epoch that it found, and no pod: its writer owns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from aether_api.envelope import Commit, Event, build_event_id, build_source, encode_event, encode_fields, join_events
+from aether_api.errors import EventInvalid, InternalError, InvalidEnvelope, InvalidName
+from aether_api.identity import ActorId, Epoch, check_member
+from aether_api.messages import format_time, parse_second, parse_time
+from aether_model.model import CommandInput, Decision, Model, State
+from aether_runtime.core.history import History, Position
+from aether_runtime.core.window import SKEW_S
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that is to be saved.
+
+    Attributes:
+        type: its name in the model, such as `Deposited`.
+        fields: its data; whatever JSON can hold.
+        schema_version: that of the fields, for models that upcast.
+        time: when it happened, RFC 3339; empty for now. Time never runs back within an actor.
+        command_id: of the command that it comes of, if any; empty for none. `correlation_id` and `causation_id` likewise.
+    """
+
+    type: str
+    fields: Mapping[str, object] = field(default_factory=dict[str, object])
+    schema_version: int = 1
+    time: str = ""
+    command_id: str = ""
+    correlation_id: str = ""
+    causation_id: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who saves: `name` for people, and the epoch of the log's last commit, which is passed on."""
+
+    name: str
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCommit:
+    """A commit that may be appended, its events, and the actor's state after it."""
+
+    commit: Commit
+    events: tuple[Event, ...]
+    state: State
+
+    def accept(self, history: History, sequence: int) -> None:
+        """Move the history on: the commit is stored at `sequence`."""
+        commit, last = self.commit, self.events[-1]
+        position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, last.time)
+        second = parse_second(last.time)
+        history.note_commands(sequence, second, [event.command_id for event in self.events])
+        history.accept(position, second, (), self.state)
+
+
+def plan_commit(actor: ActorId, history: History, events: Sequence[NewEvent], writer: Writer, *, commit_id: str, now_s: float) -> PlannedCommit:
+    """Return the commit that saves events after the history.
+
+    Raises:
+        EventInvalid: one of them has no valid name, fields or time, or the model cannot apply it; the message names it.
+    """
+    position, model = history.position, history.model
+    state, time, planned = history.state, position.last_time, list[Event]()
+    for version, new in enumerate(events, position.version + 1):
+        try:
+            time = _choose_time(new.time, time, now_s)
+            event = _build_event(actor, position.incarnation, version, new, time)
+            state = model.apply(state, new.type, bytes(event.data), time=time, version=version, schema_version=new.schema_version)
+        except (EventInvalid, InvalidEnvelope, InvalidName) as exc:
+            raise EventInvalid(f"{actor}: event {new.type!r}, which would be version {version}, is refused: {exc}. Nothing was saved") from exc
+        planned.append(event)
+    commit = Commit(
+        id=commit_id,
+        actor=actor,
+        expected_sequence=position.sequence,
+        first_version=position.version + 1,
+        last_version=position.version + len(planned),
+        index=position.index,
+        epoch=writer.epoch,
+        pod=f"/{writer.name}",
+        model="" if isinstance(model, AnyEvents) else f"{model.name}@{model.content_hash}",
+        payload=join_events([encode_event(event) for event in planned]),
+        incarnation=position.incarnation,
+    )
+    return PlannedCommit(commit, tuple(planned), state)
+
+
+def _build_event(actor: ActorId, incarnation: int, version: int, new: NewEvent, time: str) -> Event:
+    return Event(
+        "1.0",
+        build_event_id(incarnation, version),
+        build_source(actor),
+        check_member("the name of an event", new.type),
+        time,
+        _encode(new.fields),
+        new.command_id,
+        new.correlation_id,
+        new.causation_id,
+        new.schema_version,
+        dict(new.metadata),
+    )
+
+
+def _encode(fields: Mapping[str, object]) -> msgspec.Raw:
+    try:
+        return encode_fields(fields)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise EventInvalid(f"its fields are no JSON: {exc}") from exc
+
+
+def _choose_time(wanted: str, last_time: str, now_s: float) -> str:
+    """Return the time of an event that follows one of `last_time`."""
+    if not wanted:
+        return max(format_time(now_s), last_time)
+    unix_s = parse_time(wanted).timestamp()
+    time = format_time(unix_s)
+    if time < last_time:
+        raise EventInvalid(f"its time {wanted} lies before {last_time}, that of the event before it; save events in the order of their times")
+    if unix_s > now_s + SKEW_S:
+        raise EventInvalid(f"its time {wanted} lies in the future")
+    return time
+
+
+@dataclass(frozen=True, slots=True)
+class AnyEvents:
+    """A model that takes every event and keeps no state: for a store that was given none."""
+
+    name: str = ""
+    version: str = ""
+    content_hash: str = ""
+    fold: str = ""
+    on_demand: bool = False
+
+    def initial_state(self) -> State:
+        """Return None."""
+        return None
+
+    def decide(self, state: State, command: CommandInput) -> Decision:
+        """Fail: nothing sends commands to a store."""
+        raise InternalError("a store without models decides nothing")
+
+    def apply(self, state: State, event_type: str, data: bytes, *, time: str, version: int, schema_version: int = 1) -> State:
+        """Take the event as it is."""
+        return state
+
+    def encode_state(self, state: State) -> bytes:
+        """Return an empty object."""
+        return b"{}"
+
+    def decode_state(self, encoded: bytes) -> State:
+        """Return None."""
+        return None
+
+
+ANY_EVENTS: Final[Model] = AnyEvents()
+"""The one value of its class."""

@@ -1,0 +1,46 @@
+"""`python examples/two-nodes/main.py` as a person runs it: it checks every line before it prints it, and leaves nothing running."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+
+PATIENCE_S = 240.0
+"""Seconds after which the example is given up; it takes ten on a quiet machine, and bounds each of its own waits."""
+
+STORY = [
+    "Broadcast: commands go through node a; both projections hear of every event",
+    "  node b has the balances 100, 200, 300, 400 from events alone",
+    "Version caches: each follows the events of the other",
+    "  cache and log agree on version 4",
+    "Isolation: namespace market has an account alice, too",
+    "  node b of shop has heard nothing of it, though it has heard what was stored after it",
+    "A node that joins late, and knows version 1 of alice",
+    "  it is told that it missed versions 2 to 5, and reads them from the log",
+    "A node that is cut off",
+    "  its version cache has followed",
+    "A subscriber that is too slow",
+    "  then it is told that 16 found no room",
+    "Both nodes agree with the log",
+]
+
+
+async def test_the_example_tells_its_story_to_the_end() -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "examples/two-nodes/main.py", cwd=PROJECT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            output, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert (process.returncode, errors.decode()) == (0, "")
+    told = output.decode().splitlines()
+    assert [line for line in told if line in STORY] == STORY
+    rows = re.findall(r"^\w+ +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", output.decode(), re.MULTILINE)
+    assert len(rows) == 4
+    assert all(log == a == b and balance_a == balance_b for log, a, b, balance_a, balance_b in rows)
