@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from aether_runtime.process import open_runtime
     from aether_runtime.registry import VMRegistry
     from aether_runtime.router import VmProvider
-    from aether_runtime.runtime import Runtime, RuntimeConfig, RuntimePorts
+    from aether_runtime.runtime import Runtime
+    from aether_runtime.runtime_config import RuntimeConfig, RuntimePorts
     from aether_runtime.runtime_message import RuntimeMessage
     from aether_runtime.settings import RuntimeSettings
     from aether_runtime.vm import VirtualMachine
@@ -106,7 +107,8 @@ _HOMES: Final = {
     "aether_runtime.process": ("open_runtime",),
     "aether_runtime.registry": ("VMRegistry",),
     "aether_runtime.router": ("VmProvider",),
-    "aether_runtime.runtime": ("Runtime", "RuntimeConfig", "RuntimePorts"),
+    "aether_runtime.runtime": ("Runtime",),
+    "aether_runtime.runtime_config": ("RuntimeConfig", "RuntimePorts"),
     "aether_runtime.runtime_message": ("RuntimeMessage",),
     "aether_runtime.settings": ("RuntimeSettings",),
     "aether_runtime.vm": ("VirtualMachine",),

@@ -31,7 +31,8 @@ from aether_runtime.adapters.on_demand import OnDemandSource
 from aether_runtime.memory import read_memory
 from aether_runtime.passivation import SleepConfig
 from aether_runtime.ports import ActorSource, ReportSink
-from aether_runtime.runtime import Runtime, RuntimeConfig, RuntimePorts
+from aether_runtime.runtime import Runtime
+from aether_runtime.runtime_config import RuntimeConfig, RuntimePorts
 from aether_runtime.settings import RuntimeSettings
 
 logger = logging.getLogger(__name__)

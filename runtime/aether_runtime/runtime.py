@@ -12,35 +12,35 @@ import itertools
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from aether_api import logs
 from aether_api.errors import AetherError, Busy, ModelInvalid, Reason
-from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName
+from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_model.load import build_model
 from aether_model.model import Model
-from aether_nats.connection import NatsConnection, Subscription
+from aether_nats.connection import Subscription
 from aether_runtime.answers import build_late
 from aether_runtime.assignments import Assignments
 from aether_runtime.clock import LoopClock
 from aether_runtime.command_feeds import CommandFeeds
 from aether_runtime.core.restarts import Failures, count_failure, note_ready
 from aether_runtime.departure import Departure
-from aether_runtime.followers import COMPARE_EVERY_S, Followers
-from aether_runtime.inbox import SWEEP_S, DurableInbox
+from aether_runtime.followers import Followers
+from aether_runtime.inbox import DurableInbox
 from aether_runtime.life import LEAVE_SLACK_S, Life
 from aether_runtime.metrics import MetricSources
-from aether_runtime.passivation import MESSAGES, Passivation, SleepConfig
+from aether_runtime.passivation import MESSAGES, Passivation
 from aether_runtime.pod_status import StatusAnswers
-from aether_runtime.ports import ActorReport, ActorSource, CommitLog, DesiredActor, Heads, InboxStore, ReminderStore, ReportSink, SnapshotStore
+from aether_runtime.ports import ActorReport, DesiredActor
 from aether_runtime.presence import Presence, choose_pod
 from aether_runtime.registry import VMRegistry
 from aether_runtime.replays import Replays
 from aether_runtime.reporter import Reporter
 from aether_runtime.router import Router
+from aether_runtime.runtime_config import RuntimeConfig, RuntimePorts
 from aether_runtime.runtime_message import RuntimeMessage, send_until
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.vm import VirtualMachine
@@ -53,54 +53,6 @@ COMMIT_SHARE: Final = 4
 
 PROGRESS_S: Final = 0.1
 """Seconds until a new version reaches the reporter: a report for each commit would cost a tenth of a command, and a status waits for a quiet second anyway."""
-
-STOP_TIMEOUT_S: Final = 100.0
-"""Seconds for leaving: what a pool's pods have as grace, less what the process needs besides."""
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeConfig:
-    """What one process needs to know.
-
-    Attributes:
-        pod: UID of the pod and boot id of this process.
-        recovery_permits: replays under way at once.
-        status_budget_per_s: status writes of the whole namespace, shared by its live pods.
-        sleep: how many actors stay awake, and for how long.
-        inbox_sweep_s: seconds between looks at what waits in the namespace's inboxes.
-        compare_every_s: seconds between comparisons of all VMs with the log.
-        stop_timeout_s: seconds for leaving in order; then what is left is cut short.
-    """
-
-    namespace: str
-    pool: PoolName
-    pod: PodIdentity
-    pod_name: str
-    recovery_permits: int = 50
-    status_budget_per_s: float = 50.0
-    sleep: SleepConfig = field(default_factory=SleepConfig)
-    inbox_sweep_s: float = SWEEP_S
-    compare_every_s: float = COMPARE_EVERY_S
-    stop_timeout_s: float = STOP_TIMEOUT_S
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimePorts:
-    """The outside world of one runtime.
-
-    Attributes:
-        inbox: None where there are no durable commands, and `reminders` where no command can set one.
-        heads: None where VMs need not be compared with the log, since nobody else writes.
-    """
-
-    connection: NatsConnection
-    events: CommitLog
-    snapshots: SnapshotStore
-    source: ActorSource
-    sink: ReportSink
-    inbox: InboxStore | None = None
-    reminders: ReminderStore | None = None
-    heads: Heads | None = None
 
 
 class Runtime(VmListener):

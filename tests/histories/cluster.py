@@ -31,7 +31,8 @@ from aether_runtime.followers import COMPARE_EVERY_S
 from aether_runtime.inbox import SWEEP_S
 from aether_runtime.passivation import SleepConfig
 from aether_runtime.ports import DesiredActor, DesiredListener, Home, InboxStore
-from aether_runtime.runtime import Runtime, RuntimeConfig, RuntimePorts
+from aether_runtime.runtime import Runtime
+from aether_runtime.runtime_config import RuntimeConfig, RuntimePorts
 from tests.histories.bank import read_account
 
 NAMESPACE: Final = "default"
