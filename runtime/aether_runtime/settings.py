@@ -26,7 +26,9 @@ class RuntimeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    source: Literal["folder", "kubernetes", "none"] = Field(default="folder", description="Where actors come from; from nowhere, each starts at its first command.")
+    source: Literal["folder", "kubernetes", "none"] = Field(
+        default="folder", description="Where actors come from: folder, kubernetes, or none, where each starts at its first command."
+    )
     folder: Path | None = Field(default=None, description="Folder of manifests, for source folder.")
     namespace: str = Field(default="default", pattern=NAME_PATTERN, description="Namespace whose actors this process may hold.")
     pool: str = Field(default="default", pattern=NAME_PATTERN, description="ActorPool that this process belongs to.")
