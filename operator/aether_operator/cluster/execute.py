@@ -21,7 +21,7 @@ from aether_operator.cluster.assignments import Assigner, build_item
 from aether_operator.cluster.observe import Memory
 from aether_operator.cluster.purges import Purges
 from aether_operator.cluster.statuses import StatusWriter
-from aether_operator.planning.planner import Introduction, PlacementChange, Plan
+from aether_operator.planning.plan import Introduction, PlacementChange, Plan
 from aether_operator.planning.snapshot import PodView, Snapshot
 
 CHAINS_AT_ONCE: Final = 64

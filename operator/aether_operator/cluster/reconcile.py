@@ -16,7 +16,8 @@ from aether_api import logs
 from aether_operator.cluster.execute import Executor
 from aether_operator.cluster.observe import Observer
 from aether_operator.planning.checker import check_plan
-from aether_operator.planning.planner import Plan, make_plan
+from aether_operator.planning.plan import Plan
+from aether_operator.planning.planner import make_plan
 
 logger = logging.getLogger(__name__)
 

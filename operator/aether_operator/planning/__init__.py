@@ -3,7 +3,10 @@
 snapshot   what is known of the cluster at one moment
 liveness   which pods may be trusted with actors, and which are surely gone
 placement  which pod takes which actor
+standing   what becomes of each actor, before anybody is placed
+endings    finalizers and purges
 statuses   what an actor's status says, and the words for it
+plan       what a plan consists of
 planner    from a snapshot to a plan
 checker    refuses a plan that breaks a rule, whoever wrote the planner
 """

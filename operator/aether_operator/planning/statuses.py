@@ -63,16 +63,24 @@ class DesiredStatus:
 
 def build_placed_status(actor: ActorView, placement: Placed, cause: Cause) -> DesiredStatus:
     """Return the status of an actor that just got its pod."""
-    moved = actor.home is not None
+    return join_placed_status(actor, placement, build_placed_conditions(actor, placement, cause))
+
+
+def join_placed_status(actor: ActorView, placement: Placed, conditions: tuple[DesiredCondition, ...]) -> DesiredStatus:
+    """Return the same, of conditions that were built before."""
+    return DesiredStatus(placement, ActorPhase.MOVING if actor.home is not None else ActorPhase.SCHEDULED, actor.generation, conditions)
+
+
+def build_placed_conditions(actor: ActorView, placement: Placed, cause: Cause) -> tuple[DesiredCondition, ...]:
+    """Return the conditions of an actor that just got its pod; they are the same for all that go the same way."""
     ready = {
         "Moving": f"pod {_old_pod(actor)} is leaving; pod {placement.pod} takes over",
         "PodLost": f"pod {_old_pod(actor)} is gone; pod {placement.pod} takes over",
     }.get(cause, f"pod {placement.pod} takes it")
-    conditions = (
+    return (
         DesiredCondition(SCHEDULED, "True", "Scheduled", f"placed on pod {placement.pod}"),
         DesiredCondition(READY, "Unknown", cause, ready),
     )
-    return DesiredStatus(placement, ActorPhase.MOVING if moved else ActorPhase.SCHEDULED, actor.generation, conditions)
 
 
 def build_unplaced_status(actor: ActorView, placement: Placed | None, obstacle: Obstacle) -> DesiredStatus:
@@ -89,11 +97,16 @@ def build_unplaced_status(actor: ActorView, placement: Placed | None, obstacle: 
 
 def is_written(actor: ActorView, desired: DesiredStatus) -> bool:
     """Return whether the status of an actor without a pod says already what it shall."""
-    if actor.placement != desired.placement or actor.phase != desired.phase:
+    if actor.placement != desired.placement or actor.phase != desired.phase or len(actor.conditions) != len(desired.conditions):
         return False
-    known = {condition.type: (condition.status, condition.reason, condition.message, condition.observed_generation) for condition in actor.conditions}
-    wanted = {condition.type: (condition.status, condition.reason, condition.message, desired.generation) for condition in desired.conditions}
-    return known == wanted
+    return all(_is_known(actor, item, desired.generation) for item in desired.conditions)
+
+
+def _is_known(actor: ActorView, wanted: DesiredCondition, generation: int) -> bool:
+    known = actor.condition(wanted.type)
+    if known is None:
+        return False
+    return (known.status, known.reason, known.message, known.observed_generation) == (wanted.status, wanted.reason, wanted.message, generation)
 
 
 def with_status(actor: ActorView, status: DesiredStatus) -> ActorView:

@@ -14,7 +14,8 @@ from aether_api.errors import InternalError
 from aether_api.identity import ActorId, BootId, Epoch, ModelName, Namespace, PodUid
 from aether_kube.store import ObjectKey
 from aether_operator.planning.checker import check_plan
-from aether_operator.planning.planner import Plan, make_plan
+from aether_operator.planning.plan import Plan
+from aether_operator.planning.planner import make_plan
 from aether_operator.planning.snapshot import ActorView, KnownCondition, ModelView, Placed, PodView, PoolView, Snapshot, Verdict
 from aether_operator.planning.statuses import DesiredStatus, with_status
 

@@ -1,0 +1,83 @@
+"""What a plan consists of: values that say what is to be done, and to whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aether_api.identity import ActorId, Epoch
+from aether_operator.planning.snapshot import ActorView, Placed, PodView
+from aether_operator.planning.statuses import Cause, DesiredStatus
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementChange:
+    """One actor gets, changes or loses its pod.
+
+    Attributes:
+        new: the placement with its new epoch.
+        status: what to write once the pods were told.
+    """
+
+    actor: ActorView
+    new: Placed
+    cause: Cause
+    status: DesiredStatus
+
+    @property
+    def old(self) -> Placed | None:
+        """The placement that ends, if it names a pod."""
+        return self.actor.home
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """One actor without a pod needs another status."""
+
+    actor: ActorView
+    status: DesiredStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """A process that has not been told yet what it holds: adopting is idempotent, so telling it twice does no harm."""
+
+    pod: PodView
+    actors: tuple[ActorView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FinalizerChange:
+    """Put our finalizer on an Actor, or take it off."""
+
+    actor: ActorView
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """Delete an actor's history, fenced by `epoch`; then take the finalizer off."""
+
+    actor: ActorView
+    identity: ActorId
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything to be done, each list in the order of names.
+
+    Attributes:
+        releases: Actors that are gone while a pod still holds them.
+    """
+
+    changes: tuple[PlacementChange, ...] = ()
+    statuses: tuple[StatusChange, ...] = ()
+    introductions: tuple[Introduction, ...] = ()
+    releases: tuple[ActorView, ...] = ()
+    finalizers: tuple[FinalizerChange, ...] = ()
+    purges: tuple[Purge, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.changes or self.statuses or self.introductions or self.releases or self.finalizers or self.purges)
