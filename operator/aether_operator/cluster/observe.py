@@ -201,7 +201,7 @@ class Observer:
     def _view_pod(self, pod: PodRecord, verdict: Verdict) -> PodView:
         boot_id = self._heartbeats.see(pod.uid).boot_id
         introduced = self._memory.introduced.get(pod.uid) == boot_id
-        return PodView(pod.uid, pod.key.namespace, pod.key.name, pod.pool, boot_id, verdict, pod.ready, introduced)
+        return PodView(pod.uid, pod.key.namespace, pod.key.name, pod.pool, boot_id, verdict, pod.ready, introduced, pod.labels)
 
     def _tidy(self, actors: Mapping[ObjectKey, ActorView], pods: Mapping[PodUid, PodView]) -> None:
         """Forget what no longer matters."""

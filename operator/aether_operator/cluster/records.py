@@ -8,7 +8,9 @@ model of which it is not known whether it is accepted.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, cast
 
 from pydantic import ValidationError
@@ -25,10 +27,14 @@ from aether_model.check import check_model
 from aether_model.compile import compile_model
 from aether_operator.manifests.pool import CONTAINER, POOL_LABEL
 from aether_operator.planning.liveness import PodFacts
+from aether_operator.planning.rules import NO_RULES, Labels, Preference, Rules, Spread
 from aether_operator.planning.snapshot import FINALIZER, ActorView, KnownCondition, Placed
 
 SNAPSHOT_EVERY_DEFAULT: Final = 500
 """Events; the default of the CRD, for a resource that was made before it had one."""
+
+RULES_KEPT: Final = 1024
+"""Different rules of actors that share one object each: thousands of actors have few."""
 
 _OURS: Final = frozenset({"Scheduled", "Suspended", "Ready"})
 
@@ -47,6 +53,7 @@ class PodRecord:
     ready: bool
     facts: PodFacts
     revision: str
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,8 @@ def parse_actor(document: JsonObject) -> ActorView:
         problem=problem,
         model=sys.intern(text_at(spec, "model")),
         pool=sys.intern(text_at(spec, "pool") or "default"),
+        rules=_read_rules(spec),
+        priority=integer_at(spec, "placement", "priority"),
         suspend=value_at(spec, "suspend") is True,
         purges=text_at(spec, "deletionPolicy") == "Purge",
         snapshot_every=integer_at(spec, "snapshot", "every") if value_at(spec, "snapshot", "every") is not None else SNAPSHOT_EVERY_DEFAULT,
@@ -136,6 +145,7 @@ def parse_pod(document: JsonObject) -> PodRecord:
         ready=any(text_at(item, "type") == "Ready" and text_at(item, "status") == "True" for item in objects_at(status, "conditions")),
         facts=_read_facts(metadata, status),
         revision=labels.get("pod-template-hash", ""),
+        labels=labels,
     )
 
 
@@ -208,6 +218,28 @@ def _read_identity(key: ObjectKey, spec: JsonObject) -> tuple[ActorId | None, st
     except InvalidName as exc:
         named_after_resource = not id_ and str(exc).startswith("id ")
         return None, f"metadata.name is its id: {exc}" if named_after_resource else f"spec.{exc}"
+
+
+def _read_rules(spec: JsonObject) -> Rules:
+    placement = object_at(spec, "placement")
+    if not placement:
+        return NO_RULES
+    affinity = object_at(placement, "affinity")
+    preferred = tuple(Preference(integer_at(item, "weight") or 1, _read_labels(item)) for item in objects_at(affinity, "preferred"))
+    apart = isinstance(value_at(placement, "spread"), dict)
+    # A spread without a group is over all actors of the model.
+    spread = Spread(text_at(placement, "spread", "group") or text_at(spec, "model"), text_at(placement, "spread", "topologyKey")) if apart else None
+    return _share(Rules(_read_labels(object_at(affinity, "required")), preferred, spread))
+
+
+def _read_labels(selector: JsonObject) -> Labels:
+    return tuple(sorted(texts_at(selector, "matchLabels").items()))
+
+
+@lru_cache(RULES_KEPT)
+def _share(rules: Rules) -> Rules:
+    """Return the one object for equal rules."""
+    return rules
 
 
 def _read_placement(status: JsonObject) -> Placed | None:

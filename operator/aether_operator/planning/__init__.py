@@ -2,6 +2,8 @@
 
 snapshot   what is known of the cluster at one moment
 liveness   which pods may be trusted with actors, and which are surely gone
+rules      what an actor asks of its pod
+affinity   which pods suit an actor
 placement  which pod takes which actor
 standing   what becomes of each actor, before anybody is placed
 endings    finalizers and purges

@@ -109,6 +109,8 @@ def _check_target(checked: _Checked, change: PlacementChange) -> list[str]:
         problems.append(f"{actor.key} is placed on {change.new.pod}, which takes no actors")
     elif not _is_of_pool(pod, actor):
         problems.append(f"{actor.key} is placed on {change.new.pod}, which is not of its pool")
+    elif not _carries_required(pod, actor):
+        problems.append(f"{actor.key} is placed on {change.new.pod}, which lacks a label that it requires")
     if checked.has_gap(actor):
         problems.append(f"{actor.key} is placed without its model or its pool")
     return problems
@@ -136,13 +138,13 @@ def _check_everybody(checked: _Checked, changes: Mapping[ObjectKey, PlacementCha
 
 
 def _holds_well(snapshot: Snapshot, actor: ActorView) -> bool:
-    """Return whether the actor has a pod of its pool that is neither lost nor leaving."""
+    """Return whether the actor has a pod of its pool that is neither lost nor leaving and carries what it requires."""
     if actor.home is None:
         return False
     pod = snapshot.pods.get(actor.home.pod_uid)
     if pod is None or pod.verdict == "dead":
         return not snapshot.settled
-    return pod.verdict != "leaving" and _is_of_pool(pod, actor)
+    return pod.verdict != "leaving" and _is_of_pool(pod, actor) and _carries_required(pod, actor)
 
 
 def _moved(change: PlacementChange) -> bool:
@@ -152,6 +154,10 @@ def _moved(change: PlacementChange) -> bool:
 
 def _is_of_pool(pod: PodView, actor: ActorView) -> bool:
     return pod.pool == actor.pool and pod.namespace == actor.key.namespace
+
+
+def _carries_required(pod: PodView, actor: ActorView) -> bool:
+    return all(pod.labels.get(name) == value for name, value in actor.rules.required)
 
 
 def _check_capacity(snapshot: Snapshot, changes: Mapping[ObjectKey, PlacementChange], loads: _Loads) -> Iterator[str]:
@@ -168,4 +174,4 @@ def _has_room(checked: _Checked, actor: ActorView, loads: _Loads) -> bool:
     pool = snapshot.pools.get(actor.pool_key)
     if pool is None or checked.has_gap(actor):
         return False
-    return any(pod.takes_actors and _is_of_pool(pod, actor) and loads.peak[pod.uid] < pool.capacity for pod in snapshot.pods.values())
+    return any(pod.takes_actors and _is_of_pool(pod, actor) and _carries_required(pod, actor) and loads.peak[pod.uid] < pool.capacity for pod in snapshot.pods.values())

@@ -5,19 +5,24 @@
 - *Even*: pods of equal standing end within one actor of each other, unless they began further apart.
 - *Minimal*: when a pod is lost, only its own actors find new places.
 
+An actor with preferences goes to a pod that pleases it more, however full, before an emptier one; an actor of a spread group to
+where fewest of the group are.
+
 Placements are remembered, by the resources and by the pods themselves, so nothing needs a function that finds them again: hashing
 would only make the loads uneven (42 to 53 on a pod, for a thousand on 20) and compare every actor with every pod.
 
-A heap holds the pods by load. Loads only rise while actors are placed, so an entry that is out of date is put right when it comes
-up. That makes the cost of an actor independent of the number of pods.
+A heap for each set of rules holds the pods by load. Loads only rise while actors are placed, so an entry that is out of date is
+put right when it comes up. That makes the cost of an actor independent of the number of pods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 
+from aether_operator.planning.affinity import domain_of, fits, score
+from aether_operator.planning.rules import NO_RULES, Rules, Spread
 from aether_operator.planning.snapshot import PodView
 
 
@@ -40,27 +45,53 @@ class Seat:
         return self.load < self.capacity
 
 
+_Entry = tuple[int, int, int]
+"""A seat in a heap: how little it pleases, its load, its number."""
+
+
 class Seats:
     """The pods of one pool while they are filled."""
 
     def __init__(self, seats: Iterable[Seat]) -> None:
         """Begin with the loads that the seats have."""
         self._seats = sorted(seats, key=lambda seat: seat.pod.uid)
-        self._heap = [(seat.load, number) for number, seat in enumerate(self._seats)]
-        heapify(self._heap)
+        self._heaps: dict[Rules, list[_Entry]] = {}
 
-    def take(self) -> PodView | None:
-        """Return the pod for the next actor and count it there; None when nobody has room."""
-        heap = self._heap
+    def take(self, rules: Rules = NO_RULES) -> PodView | None:
+        """Return the pod for the next actor and count it there; None when nobody that fits has room."""
+        heap = self._heap(rules)
         while heap:
-            load, number = heap[0]
+            displeasure, load, number = heap[0]
             seat = self._seats[number]
             if not seat.has_room:
                 heappop(heap)
             elif seat.load != load:
-                heapreplace(heap, (seat.load, number))
+                heapreplace(heap, (displeasure, seat.load, number))
             else:
                 seat.load += 1
-                heapreplace(heap, (seat.load, number))
+                heapreplace(heap, (displeasure, seat.load, number))
                 return seat.pod
         return None
+
+    def take_apart(self, rules: Rules, spread: Spread, crowd: Mapping[str, int]) -> PodView | None:
+        """Do the same for an actor that shall be kept apart; `crowd` counts its group in each domain."""
+        open_entries = [entry for entry in self._heap(rules) if self._seats[entry[2]].has_room]
+        if not open_entries:
+            return None
+        _, _, number = min(open_entries, key=lambda entry: self._rank_apart(entry, spread, crowd))
+        seat = self._seats[number]
+        seat.load += 1
+        return seat.pod
+
+    def _rank_apart(self, entry: _Entry, spread: Spread, crowd: Mapping[str, int]) -> tuple[int, int, int, int]:
+        displeasure, _, number = entry
+        seat = self._seats[number]
+        return displeasure, crowd.get(domain_of(spread, seat.pod), 0), seat.load, number
+
+    def _heap(self, rules: Rules) -> list[_Entry]:
+        heap = self._heaps.get(rules)
+        if heap is None:
+            fitting = [(number, seat) for number, seat in enumerate(self._seats) if fits(rules, seat.pod)]
+            heap = self._heaps[rules] = [(-score(rules, seat.pod), seat.load, number) for number, seat in fitting]
+            heapify(heap)
+        return heap

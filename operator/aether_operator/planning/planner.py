@@ -6,7 +6,8 @@ Rules, in this order:
 2. An actor is taken off its pod when its user suspends or deletes it, or when it has no identity of its own.
 3. An actor stays where it is while its pod is not surely dead. A pod that leaves keeps its actors until another has room.
    A model or pool is needed to be placed, not to stay: a mistake in a model stops nothing that runs.
-4. Everybody else gets a pod with room (`placement`), or a status that says why not.
+4. Everybody else gets a pod that fits and has room (`placement`), or a status that says why not. Where room is short, a higher
+   priority goes first; nobody who has a pod loses it to a higher priority, since displacing costs two pauses to avoid a wait.
 5. Every change of placement raises the epoch above all that anybody is known to have seen, and above the clock, since an epoch
    must outlive the resource.
 
@@ -15,14 +16,16 @@ Equal snapshots give equal plans, and a snapshot in which a plan was carried out
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 from aether_api.identity import Epoch, PodUid
 from aether_kube.store import ObjectKey
 from aether_operator.planning import statuses
+from aether_operator.planning.affinity import carries, count_by_domain, fits
 from aether_operator.planning.endings import find_endings
 from aether_operator.planning.placement import Seat, Seats
 from aether_operator.planning.plan import Introduction, PlacementChange, Plan, StatusChange
+from aether_operator.planning.rules import Rules
 from aether_operator.planning.snapshot import ActorView, Placed, PodView, Snapshot
 from aether_operator.planning.standing import Standing, find_gap, find_rivals, sort_actors
 from aether_operator.planning.statuses import Cause, DesiredCondition, Obstacle
@@ -67,8 +70,10 @@ class _Placer:
     def __init__(self, snapshot: Snapshot, standing: Standing) -> None:
         self._snapshot = snapshot
         self._standing = standing
-        self._undecided = Counter(_pod_uid(actor) for actor, cause in standing.movers if cause == "PoolChanged")
-        self._groups: dict[tuple[str, str, str], _Group] = {}
+        # Who is to leave a pod that takes others has its seat there until it is gone.
+        self._undecided = Counter(_pod_uid(actor) for actor, cause in standing.movers if cause in statuses.HAND_OVERS)
+        self._groups: dict[tuple[str, str, str, Rules], _Group] = {}
+        self._crowds = _count_crowds(standing)
         self._seats: dict[ObjectKey, Seats] = {}
         self._texts: dict[tuple[PodUid, Cause, str], tuple[DesiredCondition, ...]] = {}
         self.changes: list[PlacementChange] = []
@@ -76,15 +81,25 @@ class _Placer:
 
     def place_all(self) -> None:
         """Give each mover a pod, or say why it has none."""
-        for actor, cause in sorted(self._standing.movers, key=lambda mover: (mover[0].created, mover[0].key)):
+        for actor, cause in sorted(self._standing.movers, key=lambda mover: _precedence(mover[0])):
             group = self._group(actor)
-            pod = group.seats.take() if group.gap is None else None
+            pod = self._find_pod(actor, group.seats) if group.gap is None else None
             if pod is not None:
                 self._change(actor, pod.name, pod.uid, cause)
-            elif cause in ("Moving", "PoolChanged"):
+            elif cause in statuses.HAND_OVERS:
                 self._standing.staying[_pod_uid(actor)].append(actor)
             else:
                 self.stop(actor, group.gap or group.full)
+
+    def _find_pod(self, actor: ActorView, seats: Seats) -> PodView | None:
+        spread = actor.rules.spread
+        if spread is None:
+            return seats.take(actor.rules)
+        crowd = self._crowds[actor.key.namespace, spread.group]
+        pod = seats.take_apart(actor.rules, spread, count_by_domain(spread, crowd, self._snapshot.pods))
+        if pod is not None:
+            crowd[pod.uid] += 1
+        return pod
 
     def raise_epoch(self, actor: ActorView, cause: Cause) -> None:
         """Place an actor where it is, at a higher epoch."""
@@ -107,21 +122,31 @@ class _Placer:
         self.changes.append(PlacementChange(actor, new, cause, statuses.join_placed_status(actor, new, conditions)))
 
     def _group(self, actor: ActorView) -> _Group:
-        needs = (actor.key.namespace, actor.model, actor.pool)
+        needs = (actor.key.namespace, actor.model, actor.pool, actor.rules)
         group = self._groups.get(needs)
         if group is None:
-            pool_key = actor.pool_key
-            takers = [pod for pod in self._snapshot.pods.values() if pod.takes_actors and pod.pool_key == pool_key]
-            full = statuses.no_capacity(actor) if takers else statuses.no_ready_pods(actor)
-            group = self._groups[needs] = _Group(find_gap(self._snapshot, actor), full, self._fill(pool_key, takers))
+            takers = [pod for pod in self._snapshot.pods.values() if pod.takes_actors and pod.pool_key == actor.pool_key]
+            seats = self._fill(actor.pool_key, takers)
+            group = self._groups[needs] = _Group(find_gap(self._snapshot, actor), self._explain(actor, takers), seats)
         return group
+
+    def _explain(self, actor: ActorView, takers: list[PodView]) -> Obstacle:
+        """Return what hinders an actor that found no seat."""
+        if not takers:
+            return statuses.no_ready_pods(actor)
+        fitting = sum(fits(actor.rules, pod) for pod in takers)
+        if not fitting:
+            required = actor.rules.required
+            nowhere = tuple(label for label in required if not any(carries(pod, (label,)) for pod in takers))
+            return statuses.no_matching_pods(actor, nowhere or required)
+        pool = self._snapshot.pools.get(actor.pool_key)
+        return statuses.no_capacity(actor, fitting, pool.capacity if pool is not None else 0)
 
     def _fill(self, pool_key: ObjectKey, takers: list[PodView]) -> Seats:
         seats = self._seats.get(pool_key)
         if seats is None:
             pool = self._snapshot.pools.get(pool_key)
             capacity = pool.capacity if pool is not None else 0
-            # Who is to go to another pool still has its seat here.
             seats = self._seats[pool_key] = Seats(Seat(pod, len(self._standing.staying[pod.uid]) + self._undecided[pod.uid], capacity) for pod in takers)
         return seats
 
@@ -129,6 +154,21 @@ class _Placer:
         old = actor.placement.epoch if actor.placement is not None else 0
         known = max(self._snapshot.epoch_floors.get(actor.key, 0), actor.reported_epoch, old)
         return Epoch(max(known + 1, self._snapshot.now_ms))
+
+
+def _precedence(actor: ActorView) -> tuple[int, bool, str, ObjectKey]:
+    """Return the order in which actors get room: by priority, then who can go to fewer pods, then the oldest."""
+    return -actor.priority, not actor.rules.required, actor.created, actor.key
+
+
+def _count_crowds(standing: Standing) -> dict[tuple[str, str], Counter[PodUid]]:
+    """Return, by namespace and spread group, how many actors of it stay on each pod."""
+    crowds: dict[tuple[str, str], Counter[PodUid]] = defaultdict(Counter)
+    for uid, actors in standing.staying.items():
+        for actor in actors:
+            if actor.rules.spread is not None:
+                crowds[actor.key.namespace, actor.rules.spread.group][uid] += 1
+    return crowds
 
 
 def _pod_uid(actor: ActorView) -> PodUid:

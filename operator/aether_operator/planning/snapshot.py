@@ -15,6 +15,7 @@ from aether_api.identity import ActorId, BootId, Epoch, PodUid
 from aether_api.v1alpha1.actor import RECOVERY_TARGET_DEFAULT_S
 from aether_api.v1alpha1.meta import ConditionStatus
 from aether_kube.store import ObjectKey
+from aether_operator.planning.rules import NO_RULES, Rules
 
 FINALIZER: Final = "aether.flowmade.one/purge"
 """Holds an Actor with `deletionPolicy: Purge` until its events are gone."""
@@ -56,6 +57,7 @@ class ActorView:
     Attributes:
         created: RFC 3339; the oldest of several Actors with one identity wins.
         problem: why the spec cannot be used; empty when it can, and then `identity` is there.
+        priority: who has a higher one gets room first.
         purges: `deletionPolicy` is Purge.
         held_by_us: our finalizer is on it.
         placement: None before the first one.
@@ -74,6 +76,8 @@ class ActorView:
     problem: str = ""
     model: str = ""
     pool: str = "default"
+    rules: Rules = NO_RULES
+    priority: int = 0
     suspend: bool = False
     purges: bool = False
     snapshot_every: int = 0
@@ -113,6 +117,7 @@ class PodView:
         verdict: see `liveness`.
         ready: Kubernetes' own condition Ready.
         introduced: this very process was told of every actor that is placed on the pod.
+        labels: of its object.
     """
 
     uid: PodUid
@@ -123,6 +128,7 @@ class PodView:
     verdict: Verdict = "alive"
     ready: bool = True
     introduced: bool = True
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def pool_key(self) -> ObjectKey:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from aether_api.identity import ActorId, PodUid
 from aether_kube.store import ObjectKey
 from aether_operator.planning import statuses
+from aether_operator.planning.affinity import fits
 from aether_operator.planning.snapshot import ActorView, Snapshot
 from aether_operator.planning.statuses import Cause, Obstacle
 
@@ -101,6 +102,8 @@ def _find_cause(snapshot: Snapshot, actor: ActorView) -> Cause | None:
         return "PodLost" if snapshot.settled else None
     if pod.pool != actor.pool or pod.namespace != actor.key.namespace:
         return "PoolChanged"
+    if actor.rules.required and not fits(actor.rules, pod):
+        return "PlacementChanged"
     if pod.verdict == "leaving":
         return "Moving"
     if actor.reported_epoch > placement.epoch or (snapshot.epoch_floors and snapshot.epoch_floors.get(actor.key, 0) > placement.epoch):

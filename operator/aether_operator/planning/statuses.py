@@ -15,17 +15,23 @@ from typing import Final, Literal
 from aether_api.v1alpha1 import ActorPhase
 from aether_api.v1alpha1.meta import ConditionStatus
 from aether_kube.store import ObjectKey
+from aether_operator.planning.rules import Labels
 from aether_operator.planning.snapshot import ActorView, KnownCondition, Placed
 
 SCHEDULED: Final = "Scheduled"
 READY: Final = "Ready"
 SUSPENDED: Final = "Suspended"
 
-Cause = Literal["Scheduled", "Moving", "PodLost", "PoolChanged", "EpochRaised", "StatusRepaired", "Unscheduled"]
-"""Why a placement changes: a first or new place, a pod that leaves, a pod that is gone, another pool, a higher epoch in the log,
-a status that others damaged, or no place any more."""
+Cause = Literal["Scheduled", "Moving", "PodLost", "PoolChanged", "PlacementChanged", "EpochRaised", "StatusRepaired", "Unscheduled"]
+"""Why a placement changes: a first or new place, a pod that leaves, a pod that is gone, another pool, a pod that lacks a required
+label, a higher epoch in the log, a status that others damaged, or no place any more."""
 
-UnplacedReason = Literal["InvalidSpec", "DuplicateIdentity", "ModelNotFound", "ModelNotAccepted", "PoolNotFound", "NoReadyPods", "NoCapacity", "Suspended", "Deleting"]
+HAND_OVERS: Final[frozenset[Cause]] = frozenset({"Moving", "PoolChanged", "PlacementChanged"})
+"""Moves away from a pod that lives: until another one has room, the actor stays."""
+
+UnplacedReason = Literal[
+    "InvalidSpec", "DuplicateIdentity", "ModelNotFound", "ModelNotAccepted", "PoolNotFound", "NoReadyPods", "NoMatchingPods", "NoCapacity", "Suspended", "Deleting"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ def build_placed_conditions(actor: ActorView, placement: Placed, cause: Cause) -
     ready = {
         "Moving": f"pod {_old_pod(actor)} is leaving; pod {placement.pod} takes over",
         "PodLost": f"pod {_old_pod(actor)} is gone; pod {placement.pod} takes over",
+        "PlacementChanged": f"pod {_old_pod(actor)} lacks a label that spec.placement requires; pod {placement.pod} takes over",
     }.get(cause, f"pod {placement.pod} takes it")
     return (
         DesiredCondition(SCHEDULED, "True", "Scheduled", f"placed on pod {placement.pod}"),
@@ -150,9 +157,19 @@ def no_ready_pods(actor: ActorView) -> Obstacle:
     return Obstacle("NoReadyPods", f"no pod of pool {actor.pool} is ready yet; if it stays so: kubectl get pods -l aether.flowmade.one/pool={actor.pool}")
 
 
-def no_capacity(actor: ActorView) -> Obstacle:
-    """All pods of the pool are full."""
-    return Obstacle("NoCapacity", f"every ready pod of pool {actor.pool} holds as many actors as it may; scale the pool up or raise its actorsPerPod")
+def no_matching_pods(actor: ActorView, missing: Labels) -> Obstacle:
+    """No ready pod of the pool carries what the actor requires: the labels that nobody carries, or all if it is their combination."""
+    labels = ", ".join(f"{name}={value}" for name, value in missing)
+    where = "spec.placement.affinity.required"
+    return Obstacle(
+        "NoMatchingPods", f"no ready pod of pool {actor.pool} is labelled {labels}, as {where} asks; set it in the pool's spec.podTemplate.metadata.labels or change {where}"
+    )
+
+
+def no_capacity(actor: ActorView, pods: int, capacity: int) -> Obstacle:
+    """All pods that fit are full."""
+    fitting = "that fit " if actor.rules.required else ""
+    return Obstacle("NoCapacity", f"all {pods} ready pods {fitting}of pool {actor.pool} hold the {capacity} actors that they may; scale the pool up or raise its actorsPerPod")
 
 
 def deleting(actor: ActorView, problem: str) -> Obstacle:

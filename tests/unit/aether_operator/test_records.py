@@ -11,6 +11,7 @@ from aether_kube.documents import JsonObject
 from aether_kube.store import ObjectKey
 from aether_operator.cluster.observe import matters
 from aether_operator.cluster.records import parse_actor, parse_model, parse_pod, parse_pool
+from aether_operator.planning.rules import NO_RULES, Preference, Rules, Spread
 from aether_operator.planning.snapshot import Placed
 
 
@@ -52,6 +53,21 @@ def test_a_spec_that_cannot_be_used_is_kept_with_its_problem(spec: JsonObject, n
 
     assert view.identity is None
     assert view.problem.startswith(problem)
+
+
+def test_the_placement_of_an_actor_is_read_and_equal_rules_are_one_object() -> None:
+    placement: JsonObject = {
+        "affinity": {"required": {"matchLabels": {"zone": "a", "disk": "ssd"}}, "preferred": [{"weight": 5, "matchLabels": {"gpu": "yes"}}]},
+        "spread": {"topologyKey": "zone"},
+        "priority": -3,
+    }
+
+    view, other = parse_actor(actor({"model": "account", "placement": placement})), parse_actor(actor({"model": "account", "placement": placement}, name="bob"))
+
+    assert view.rules == Rules((("disk", "ssd"), ("zone", "a")), (Preference(5, (("gpu", "yes"),)),), Spread("account", "zone"))
+    assert view.priority == -3
+    assert other.rules is view.rules
+    assert parse_actor(actor({"model": "account"})).rules is NO_RULES
 
 
 def test_what_a_pod_reports_of_a_placed_actor_does_not_matter_to_plans() -> None:
