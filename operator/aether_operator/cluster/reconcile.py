@@ -53,10 +53,10 @@ class Reconciler:
         while True:
             self._wanted.clear()
             begun_s = time.monotonic()
-            self.turn()
+            plan = self.turn()
             self.last_turn_s = time.monotonic()
             await asyncio.sleep(max(GATHER_S, self.last_turn_s - begun_s))
-            await self._wait()
+            await self._wait(RESYNC_S if plan.again_after_s is None else plan.again_after_s)
 
     def turn(self) -> Plan:
         """Make one plan and begin to carry it out."""
@@ -69,9 +69,9 @@ class Reconciler:
         _log(plan, time.monotonic() - begun_s)
         return plan
 
-    async def _wait(self) -> None:
+    async def _wait(self, at_most_s: float) -> None:
         try:
-            async with asyncio.timeout(RESYNC_S):
+            async with asyncio.timeout(at_most_s):
                 await self._wanted.wait()
         except TimeoutError:
             return

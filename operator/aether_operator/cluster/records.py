@@ -28,10 +28,15 @@ from aether_model.compile import compile_model
 from aether_operator.manifests.pool import CONTAINER, POOL_LABEL
 from aether_operator.planning.liveness import PodFacts
 from aether_operator.planning.rules import NO_RULES, Labels, Preference, Rules, Spread
-from aether_operator.planning.snapshot import FINALIZER, ActorView, KnownCondition, Placed
+from aether_operator.planning.snapshot import FINALIZER, ActorView, Cordon, KnownCondition, Placed
+from aether_operator.planning.statuses import CORDON_ANNOTATION
 
 SNAPSHOT_EVERY_DEFAULT: Final = 500
 """Events; the default of the CRD, for a resource that was made before it had one."""
+
+HASH_LABEL: Final = "pod-template-hash"
+REVISION_ANNOTATION: Final = "deployment.kubernetes.io/revision"
+"""How Kubernetes' Deployment controller marks which pods and ReplicaSets belong together, and which are the newest."""
 
 RULES_KEPT: Final = 1024
 """Different rules of actors that share one object each: thousands of actors have few."""
@@ -54,6 +59,22 @@ class PodRecord:
     facts: PodFacts
     revision: str
     labels: Mapping[str, str]
+    cordon: Cordon
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRecord:
+    """One ReplicaSet of a pool: the pods of one pod template.
+
+    Attributes:
+        revision: hash of the template, as its pods are labelled.
+        number: rises with each rollout, and names the newest of a Deployment's ReplicaSets.
+    """
+
+    key: ObjectKey
+    pool: str
+    revision: str
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +165,17 @@ def parse_pod(document: JsonObject) -> PodRecord:
         pool=sys.intern(labels.get(POOL_LABEL, "")),
         ready=any(text_at(item, "type") == "Ready" and text_at(item, "status") == "True" for item in objects_at(status, "conditions")),
         facts=_read_facts(metadata, status),
-        revision=labels.get("pod-template-hash", ""),
+        revision=labels.get(HASH_LABEL, ""),
         labels=labels,
+        cordon=_read_cordon(metadata),
     )
+
+
+def parse_replica_set(document: JsonObject) -> RevisionRecord:
+    """Read a ReplicaSet of a pool."""
+    metadata = object_at(document, "metadata")
+    labels, number = texts_at(metadata, "labels"), texts_at(metadata, "annotations").get(REVISION_ANNOTATION, "")
+    return RevisionRecord(key_of(document), sys.intern(labels.get(POOL_LABEL, "")), labels.get(HASH_LABEL, ""), int(number) if number.isdecimal() else 0)
 
 
 def parse_model(document: JsonObject) -> ModelRecord:
@@ -258,6 +287,14 @@ def _read_condition(item: JsonObject) -> KnownCondition:
         observed_generation=integer_at(item, "observedGeneration"),
         last_transition_time=text_at(item, "lastTransitionTime"),
     )
+
+
+def _read_cordon(metadata: JsonObject) -> Cordon:
+    """Return what a pod's annotation asks; whoever writes anything but `false` or `drain` means that nobody shall come."""
+    value = texts_at(metadata, "annotations").get(CORDON_ANNOTATION, "").strip().lower()
+    if value in ("", "false"):
+        return ""
+    return "drain" if value == "drain" else "true"
 
 
 def _read_facts(metadata: JsonObject, status: JsonObject) -> PodFacts:

@@ -40,7 +40,7 @@ class ControlPlane:
         memory, wanted = Memory(), asyncio.Event()
         self._recorder = KubeEventRecorder(client, Reporter(REPORTER, settings.namespace))
         heartbeats = Heartbeats(wanted.set)
-        self._observer = Observer(client, settings.scopes, heartbeats, memory, Windows(settings.suspect_after_s, settings.detection_window_s))
+        self._observer = Observer(client, settings.scopes, heartbeats, memory, Windows(settings.suspect_after_s, settings.detection_window_s), limits=settings.limits)
         self._detector = Detector(connection, heartbeats, self._observer, on_change=wanted.set, ping_timeout_s=settings.ping_timeout_s)
         self._statuses = StatusWriter(client, memory.overlay, self._recorder, find=self._observer.actors.get, replan=wanted.set)
         self._purges = Purges(client, JetStreamPurger(connection), memory, wanted.set)

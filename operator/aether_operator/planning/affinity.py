@@ -7,12 +7,12 @@ soon as one that carries it has room.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from aether_api.identity import PodUid
 from aether_operator.planning.rules import Labels, Rules, Spread
-from aether_operator.planning.snapshot import PodView
+from aether_operator.planning.snapshot import ActorView, PodView
 
 
 def fits(rules: Rules, pod: PodView) -> bool:
@@ -35,11 +35,24 @@ def domain_of(spread: Spread, pod: PodView) -> str:
     return pod.labels.get(spread.topology_key, "") if spread.topology_key else pod.uid
 
 
-def count_by_domain(spread: Spread, holders: Mapping[PodUid, int], pods: Mapping[PodUid, PodView]) -> Counter[str]:
-    """Return how many actors of the group each domain holds, of how many each pod holds."""
-    counts: Counter[str] = Counter()
-    for uid, count in holders.items():
-        pod = pods.get(uid)
-        if pod is not None:
-            counts[domain_of(spread, pod)] += count
-    return counts
+class Crowds:
+    """How many actors of each spread group are where, while actors are placed."""
+
+    def __init__(self, pods: Mapping[PodUid, PodView]) -> None:
+        """Begin with nobody anywhere."""
+        self._pods = pods
+        self._holders: dict[tuple[str, str], Counter[PodUid]] = defaultdict(Counter)
+
+    def add(self, actor: ActorView, uid: PodUid, count: int = 1) -> None:
+        """Count an actor on a pod; -1 takes it away."""
+        if actor.rules.spread is not None:
+            self._holders[actor.key.namespace, actor.rules.spread.group][uid] += count
+
+    def count(self, namespace: str, spread: Spread) -> Counter[str]:
+        """Return how many actors of a group each domain holds."""
+        counts: Counter[str] = Counter()
+        for uid, count in self._holders[namespace, spread.group].items():
+            pod = self._pods.get(uid)
+            if pod is not None:
+                counts[domain_of(spread, pod)] += count
+        return counts

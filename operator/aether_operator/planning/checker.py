@@ -14,6 +14,7 @@ from typing import Final
 from aether_api.errors import InternalError
 from aether_api.identity import PodUid
 from aether_kube.store import ObjectKey
+from aether_operator.planning.checker_pace import find_pace_problems
 from aether_operator.planning.plan import PlacementChange, Plan
 from aether_operator.planning.snapshot import ActorView, PodView, Snapshot
 from aether_operator.planning.standing import find_gap, find_rivals, find_stop
@@ -45,6 +46,7 @@ def find_problems(snapshot: Snapshot, plan: Plan) -> Iterator[str]:
     loads = _Loads(snapshot, changes)
     yield from _check_everybody(checked, changes, loads)
     yield from _check_capacity(snapshot, changes, loads)
+    yield from find_pace_problems(snapshot, plan.changes, loads.before, loads.after)
     for purge in plan.purges:
         if not purge.actor.deleting or purge.actor.home is not None:
             yield f"{purge.actor.key} is purged while it is not being deleted, or still placed"
@@ -70,15 +72,14 @@ class _Loads:
     """How many actors each pod holds before and after the plan.
 
     Attributes:
-        after: where each actor is afterwards.
         peak: seats of each pod that somebody has before or after; what moves away is not free in the same plan.
     """
 
     def __init__(self, snapshot: Snapshot, changes: Mapping[ObjectKey, PlacementChange]) -> None:
         placements = {key: actor.placement for key, actor in snapshot.actors.items()}
-        before = Counter(placed.pod_uid for placed in placements.values() if placed is not None)
-        self.after = before.copy()
-        self.peak = before
+        self.before = Counter(placed.pod_uid for placed in placements.values() if placed is not None)
+        self.after = self.before.copy()
+        self.peak = self.before.copy()
         for change in changes.values():
             old = change.old.pod_uid if change.old is not None else PodUid("")
             if old != change.new.pod_uid:
@@ -133,18 +134,19 @@ def _check_everybody(checked: _Checked, changes: Mapping[ObjectKey, PlacementCha
                 yield f"{key} could be placed and is not"
             if change is not None and _holds_well(snapshot, actor):
                 yield f"{key} is taken off a pod that could keep it"
-        elif change is not None and _moved(change) and _holds_well(snapshot, actor):
+        elif change is not None and _moved(change) and change.cause != "Rebalanced" and _holds_well(snapshot, actor):
             yield f"{key} is moved without a cause"
 
 
 def _holds_well(snapshot: Snapshot, actor: ActorView) -> bool:
-    """Return whether the actor has a pod of its pool that is neither lost nor leaving and carries what it requires."""
+    """Return whether the actor has a pod of its pool that is neither lost, leaving nor drained, and carries what it requires."""
     if actor.home is None:
         return False
     pod = snapshot.pods.get(actor.home.pod_uid)
     if pod is None or pod.verdict == "dead":
         return not snapshot.settled
-    return pod.verdict != "leaving" and _is_of_pool(pod, actor) and _carries_required(pod, actor)
+    given_away = pod.verdict == "leaving" or (pod.verdict == "alive" and pod.cordon == "drain")
+    return not given_away and _is_of_pool(pod, actor) and _carries_required(pod, actor)
 
 
 def _moved(change: PlacementChange) -> bool:
@@ -157,7 +159,8 @@ def _is_of_pool(pod: PodView, actor: ActorView) -> bool:
 
 
 def _carries_required(pod: PodView, actor: ActorView) -> bool:
-    return all(pod.labels.get(name) == value for name, value in actor.rules.required)
+    required = actor.rules.required
+    return not required or all(pod.labels.get(name) == value for name, value in required)
 
 
 def _check_capacity(snapshot: Snapshot, changes: Mapping[ObjectKey, PlacementChange], loads: _Loads) -> Iterator[str]:

@@ -5,7 +5,8 @@
 - *Even*: pods of equal standing end within one actor of each other, unless they began further apart.
 - *Minimal*: when a pod is lost, only its own actors find new places.
 
-An actor with preferences goes to a pod that pleases it more, however full, before an emptier one; an actor of a spread group to
+Pods that will be replaced soon are a reserve: they get actors only while no other pod that fits has room, so that an actor moves once
+in a rollout. An actor with preferences goes to a pod that pleases it more, however full, before an emptier one; an actor of a spread group to
 where fewest of the group are.
 
 Placements are remembered, by the resources and by the pods themselves, so nothing needs a function that finds them again: hashing
@@ -17,7 +18,7 @@ put right when it comes up. That makes the cost of an actor independent of the n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 
@@ -33,11 +34,13 @@ class Seat:
     Attributes:
         load: actors that it has, those given to it included.
         capacity: most actors that it may have.
+        reserve: it gets actors only where nobody of a lower number has room: a rollout is going to replace it.
     """
 
     pod: PodView
     load: int
     capacity: int
+    reserve: int = 0
 
     @property
     def has_room(self) -> bool:
@@ -45,8 +48,8 @@ class Seat:
         return self.load < self.capacity
 
 
-_Entry = tuple[int, int, int]
-"""A seat in a heap: how little it pleases, its load, its number."""
+_Entry = tuple[int, int, int, int]
+"""A seat in a heap: its reserve, how little it pleases, its load, its number."""
 
 
 class Seats:
@@ -55,43 +58,56 @@ class Seats:
     def __init__(self, seats: Iterable[Seat]) -> None:
         """Begin with the loads that the seats have."""
         self._seats = sorted(seats, key=lambda seat: seat.pod.uid)
-        self._heaps: dict[Rules, list[_Entry]] = {}
+        self._lines: dict[Rules, Line] = {}
 
-    def take(self, rules: Rules = NO_RULES) -> PodView | None:
+    def __iter__(self) -> Iterator[Seat]:
+        """Iterate over the seats, in the order of UIDs."""
+        return iter(self._seats)
+
+    def line(self, rules: Rules = NO_RULES) -> Line:
+        """Return the seats that suit these rules."""
+        line = self._lines.get(rules)
+        if line is None:
+            line = self._lines[rules] = Line(self._seats, rules)
+        return line
+
+
+class Line:
+    """The seats that suit the same rules, the best first; other lines may fill them too."""
+
+    def __init__(self, seats: Sequence[Seat], rules: Rules) -> None:
+        """Line up the seats of pods that fit."""
+        self._seats = seats
+        self._heap = [(seat.reserve, -score(rules, seat.pod), seat.load, number) for number, seat in enumerate(seats) if fits(rules, seat.pod)]
+        heapify(self._heap)
+
+    def take(self) -> PodView | None:
         """Return the pod for the next actor and count it there; None when nobody that fits has room."""
-        heap = self._heap(rules)
+        heap = self._heap
         while heap:
-            displeasure, load, number = heap[0]
+            reserve, displeasure, load, number = heap[0]
             seat = self._seats[number]
-            if not seat.has_room:
+            if seat.load >= seat.capacity:
                 heappop(heap)
             elif seat.load != load:
-                heapreplace(heap, (displeasure, seat.load, number))
+                heapreplace(heap, (reserve, displeasure, seat.load, number))
             else:
                 seat.load += 1
-                heapreplace(heap, (displeasure, seat.load, number))
+                heapreplace(heap, (reserve, displeasure, seat.load, number))
                 return seat.pod
         return None
 
-    def take_apart(self, rules: Rules, spread: Spread, crowd: Mapping[str, int]) -> PodView | None:
+    def take_apart(self, spread: Spread, crowd: Mapping[str, int]) -> PodView | None:
         """Do the same for an actor that shall be kept apart; `crowd` counts its group in each domain."""
-        open_entries = [entry for entry in self._heap(rules) if self._seats[entry[2]].has_room]
+        open_entries = [entry for entry in self._heap if self._seats[entry[3]].has_room]
         if not open_entries:
             return None
-        _, _, number = min(open_entries, key=lambda entry: self._rank_apart(entry, spread, crowd))
+        _, _, _, number = min(open_entries, key=lambda entry: self._rank_apart(entry, spread, crowd))
         seat = self._seats[number]
         seat.load += 1
         return seat.pod
 
-    def _rank_apart(self, entry: _Entry, spread: Spread, crowd: Mapping[str, int]) -> tuple[int, int, int, int]:
-        displeasure, _, number = entry
+    def _rank_apart(self, entry: _Entry, spread: Spread, crowd: Mapping[str, int]) -> tuple[int, int, int, int, int]:
+        reserve, displeasure, _, number = entry
         seat = self._seats[number]
-        return displeasure, crowd.get(domain_of(spread, seat.pod), 0), seat.load, number
-
-    def _heap(self, rules: Rules) -> list[_Entry]:
-        heap = self._heaps.get(rules)
-        if heap is None:
-            fitting = [(number, seat) for number, seat in enumerate(self._seats) if fits(rules, seat.pod)]
-            heap = self._heaps[rules] = [(-score(rules, seat.pod), seat.load, number) for number, seat in fitting]
-            heapify(heap)
-        return heap
+        return reserve, displeasure, crowd.get(domain_of(spread, seat.pod), 0), seat.load, number

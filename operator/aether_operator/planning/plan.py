@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import msgspec
 
 from aether_api.identity import ActorId, Epoch
+from aether_kube.store import ObjectKey
+from aether_operator.planning.pace import Pace
 from aether_operator.planning.snapshot import ActorView, Placed, PodView
 from aether_operator.planning.statuses import Cause, DesiredStatus
 
 
-@dataclass(frozen=True, slots=True)
-class PlacementChange:
+class PlacementChange(msgspec.Struct, frozen=True):
     """One actor gets, changes or loses its pod.
 
     Attributes:
@@ -29,8 +34,7 @@ class PlacementChange:
         return self.actor.home
 
 
-@dataclass(frozen=True, slots=True)
-class StatusChange:
+class StatusChange(msgspec.Struct, frozen=True):
     """One actor without a pod needs another status."""
 
     actor: ActorView
@@ -68,6 +72,8 @@ class Plan:
 
     Attributes:
         releases: Actors that are gone while a pod still holds them.
+        paces: what each pool has spent of its budgets, for the next snapshot.
+        again_after_s: when to plan again although nothing changes, since a budget held somebody back.
     """
 
     changes: tuple[PlacementChange, ...] = ()
@@ -76,6 +82,8 @@ class Plan:
     releases: tuple[ActorView, ...] = ()
     finalizers: tuple[FinalizerChange, ...] = ()
     purges: tuple[Purge, ...] = ()
+    paces: Mapping[ObjectKey, Pace] = field(default_factory=lambda: MappingProxyType({}))
+    again_after_s: float | None = None
 
     @property
     def is_empty(self) -> bool:

@@ -104,7 +104,7 @@ def _find_cause(snapshot: Snapshot, actor: ActorView) -> Cause | None:
         return "PoolChanged"
     if actor.rules.required and not fits(actor.rules, pod):
         return "PlacementChanged"
-    if pod.verdict == "leaving":
+    if pod.hands_over:
         return "Moving"
     if actor.reported_epoch > placement.epoch or (snapshot.epoch_floors and snapshot.epoch_floors.get(actor.key, 0) > placement.epoch):
         return "EpochRaised"

@@ -12,25 +12,30 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+import msgspec
+
 from aether_api.v1alpha1 import ActorPhase
-from aether_api.v1alpha1.meta import ConditionStatus
+from aether_api.v1alpha1.meta import GROUP, ConditionStatus
 from aether_kube.store import ObjectKey
 from aether_operator.planning.rules import Labels
 from aether_operator.planning.snapshot import ActorView, KnownCondition, Placed
+
+CORDON_ANNOTATION: Final = f"{GROUP}/cordon"
+"""On a runtime pod: `true` keeps new actors away, `drain` also moves those away that are there."""
 
 SCHEDULED: Final = "Scheduled"
 READY: Final = "Ready"
 SUSPENDED: Final = "Suspended"
 
-Cause = Literal["Scheduled", "Moving", "PodLost", "PoolChanged", "PlacementChanged", "EpochRaised", "StatusRepaired", "Unscheduled"]
+Cause = Literal["Scheduled", "Moving", "PodLost", "PoolChanged", "PlacementChanged", "Rebalanced", "EpochRaised", "StatusRepaired", "Unscheduled"]
 """Why a placement changes: a first or new place, a pod that leaves, a pod that is gone, another pool, a pod that lacks a required
-label, a higher epoch in the log, a status that others damaged, or no place any more."""
+label, a pod that holds more than others, a higher epoch in the log, a status that others damaged, or no place any more."""
 
-HAND_OVERS: Final[frozenset[Cause]] = frozenset({"Moving", "PoolChanged", "PlacementChanged"})
+HAND_OVERS: Final[frozenset[Cause]] = frozenset({"Moving", "PoolChanged", "PlacementChanged", "Rebalanced"})
 """Moves away from a pod that lives: until another one has room, the actor stays."""
 
 UnplacedReason = Literal[
-    "InvalidSpec", "DuplicateIdentity", "ModelNotFound", "ModelNotAccepted", "PoolNotFound", "NoReadyPods", "NoMatchingPods", "NoCapacity", "Suspended", "Deleting"
+    "InvalidSpec", "DuplicateIdentity", "ModelNotFound", "ModelNotAccepted", "PoolNotFound", "NoReadyPods", "PodsCordoned", "NoMatchingPods", "NoCapacity", "Suspended", "Deleting"
 ]
 
 
@@ -52,8 +57,7 @@ class DesiredCondition:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredStatus:
+class DesiredStatus(msgspec.Struct, frozen=True):
     """The operator's part of a status, whole: what is not in here is given up.
 
     Attributes:
@@ -80,8 +84,9 @@ def join_placed_status(actor: ActorView, placement: Placed, conditions: tuple[De
 def build_placed_conditions(actor: ActorView, placement: Placed, cause: Cause) -> tuple[DesiredCondition, ...]:
     """Return the conditions of an actor that just got its pod; they are the same for all that go the same way."""
     ready = {
-        "Moving": f"pod {_old_pod(actor)} is leaving; pod {placement.pod} takes over",
+        "Moving": f"pod {_old_pod(actor)} hands over; pod {placement.pod} takes over",
         "PodLost": f"pod {_old_pod(actor)} is gone; pod {placement.pod} takes over",
+        "Rebalanced": f"pod {_old_pod(actor)} holds more than its share; pod {placement.pod} takes over",
         "PlacementChanged": f"pod {_old_pod(actor)} lacks a label that spec.placement requires; pod {placement.pod} takes over",
     }.get(cause, f"pod {placement.pod} takes it")
     return (
@@ -155,6 +160,12 @@ def pool_not_found(actor: ActorView) -> Obstacle:
 def no_ready_pods(actor: ActorView) -> Obstacle:
     """The pool has no pod that could take anything."""
     return Obstacle("NoReadyPods", f"no pod of pool {actor.pool} is ready yet; if it stays so: kubectl get pods -l aether.flowmade.one/pool={actor.pool}")
+
+
+def pods_cordoned(actor: ActorView) -> Obstacle:
+    """People keep all pods of the pool from taking actors."""
+    undo = f"kubectl annotate pods -l aether.flowmade.one/pool={actor.pool} {CORDON_ANNOTATION}-"
+    return Obstacle("PodsCordoned", f"every ready pod of pool {actor.pool} is cordoned; take the annotation off or scale the pool up: {undo}")
 
 
 def no_matching_pods(actor: ActorView, missing: Labels) -> Obstacle:

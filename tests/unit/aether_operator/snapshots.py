@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from aether_api.identity import ActorId, BootId, Epoch, ModelName, Namespace, PodUid
 from aether_kube.store import ObjectKey
 from aether_operator.planning.checker import check_plan
-from aether_operator.planning.plan import Plan
+from aether_operator.planning.plan import PlacementChange, Plan
 from aether_operator.planning.planner import make_plan
 from aether_operator.planning.snapshot import ActorView, KnownCondition, ModelView, Placed, PodView, PoolView, Snapshot, Verdict
 from aether_operator.planning.statuses import DesiredStatus, with_status
@@ -62,9 +63,27 @@ def executed(before: Snapshot, plan: Plan) -> Snapshot:
     for purge in plan.purges:
         del after[purge.actor.key]
     pods = {uid: replace(item, introduced=item.introduced or item.hears) for uid, item in before.pods.items()}
-    return replace(before, now_ms=before.now_ms + 1000, actors=after, pods=pods, vanished=())
+    return replace(before, now_ms=before.now_ms + 1000, now_s=before.now_s + 1, actors=after, pods=pods, vanished=(), paces=plan.paces)
 
 
 def condition_of(plan: Plan, name: str, type_: str = "Scheduled") -> tuple[str, str, str]:
     status = next(status for item, status in statuses_of(plan) if item.key.name == name)
     return next((item.status, item.reason, item.message) for item in status.conditions if item.type == type_)
+
+
+def settled(before: Snapshot, *, plans_max: int = 400) -> tuple[Snapshot, list[PlacementChange]]:
+    """Plan and carry out until nothing is left to do, and return all changes of placements on the way."""
+    changes: list[PlacementChange] = []
+    for _ in range(plans_max):
+        plan = planned(before)
+        changes += plan.changes
+        before = executed(before, plan)
+        if plan.is_empty and plan.again_after_s is None:
+            return before, changes
+    raise AssertionError(f"still not at rest after {plans_max} plans")
+
+
+def loads_of(cluster: Snapshot) -> dict[str, int]:
+    """Return how many actors each pod holds."""
+    held = Counter(item.placement.pod_uid for item in cluster.actors.values() if item.placement is not None)
+    return {uid: held[uid] for uid in cluster.pods}

@@ -18,7 +18,7 @@ def seats(*held: int, capacity: int = 1000) -> list[Seat]:
 
 def fill(count: int, given_seats: list[Seat]) -> list[PodUid]:
     """Place a number of actors and return the pods of those that found one."""
-    room = Seats(given_seats)
+    room = Seats(given_seats).line()
     return [pod.uid for _ in range(count) if (pod := room.take()) is not None]
 
 

@@ -14,6 +14,7 @@ from aether_api.errors import InternalError
 from aether_api.identity import Epoch, PodUid
 from aether_kube.store import ObjectKey
 from aether_operator.planning.checker import check_plan
+from aether_operator.planning.pace import Limits
 from aether_operator.planning.plan import Plan
 from aether_operator.planning.planner import make_plan
 from aether_operator.planning.rules import Preference, Rules, Spread
@@ -293,7 +294,7 @@ def test_actors_of_a_spread_group_are_kept_apart_by_zone() -> None:
     pods = [pod("a", labels={"zone": "1"}), pod("b", labels={"zone": "1"}), pod("c", labels={"zone": "2"})]
     others = [actor(f"other-{i}", on="c") for i in range(9)]
 
-    plan = planned(snapshot([*others, actor("first", on="a", rules=apart), actor("second", rules=apart), actor("third", rules=apart)], pods))
+    plan = planned(snapshot([*others, actor("first", on="a", rules=apart), actor("second", rules=apart), actor("third", rules=apart)], pods, limits=Limits(rebalance_per_s=0)))
 
     assert [change.new.pod_uid for change in plan.changes] == ["c", "b"]
 

@@ -9,8 +9,8 @@ import pytest
 from aether_api.identity import Epoch, PodUid
 from aether_kube.documents import JsonObject
 from aether_kube.store import ObjectKey
-from aether_operator.cluster.observe import matters
-from aether_operator.cluster.records import parse_actor, parse_model, parse_pod, parse_pool
+from aether_operator.cluster.observe import find_newest, matters
+from aether_operator.cluster.records import parse_actor, parse_model, parse_pod, parse_pool, parse_replica_set
 from aether_operator.planning.rules import NO_RULES, Preference, Rules, Spread
 from aether_operator.planning.snapshot import Placed
 
@@ -101,6 +101,22 @@ def test_a_pod_tells_whether_its_process_runs() -> None:
         return parse_pod({"metadata": {"name": "p", "uid": "u"}, "status": {"containerStatuses": [container]}}).facts.process_down
 
     assert [down(running), down(crashed), down(starting)] == [False, True, False]
+
+
+@pytest.mark.parametrize(("value", "cordon"), [("true", "true"), ("drain", "drain"), ("Drain", "drain"), ("yes", "true"), ("false", ""), ("", "")])
+def test_a_pod_says_by_annotation_whether_it_takes_actors(value: str, cordon: str) -> None:
+    assert parse_pod({"metadata": {"name": "p", "uid": "u", "annotations": {"aether.flowmade.one/cordon": value}}}).cordon == cordon
+
+
+def test_a_replica_set_says_how_new_its_pods_are() -> None:
+    labels: JsonObject = {"aether.flowmade.one/pool": "default", "pod-template-hash": "abc"}
+    metadata: JsonObject = {"namespace": "shop", "name": "aether-default-abc", "labels": labels, "annotations": {"deployment.kubernetes.io/revision": "12"}}
+
+    record = parse_replica_set({"metadata": metadata})
+    older = replace(record, revision="old", number=9)
+
+    assert (record.pool, record.revision, record.number) == ("default", "abc", 12)
+    assert find_newest([record, older]) == {ObjectKey("shop", "default"): "abc"}
 
 
 def test_a_pod_that_is_being_deleted_says_how_long_it_has() -> None:
