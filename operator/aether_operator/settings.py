@@ -59,6 +59,7 @@ class OperatorSettings(BaseModel):
     rebalance_per_s: float = Field(default=REBALANCE_PER_S, ge=0, allow_inf_nan=False)
     mass_moves_per_s: float = Field(default=MASS_MOVES_PER_S, ge=1, allow_inf_nan=False)
     hand_overs_at_once: int = Field(default=HAND_OVERS_AT_ONCE, ge=1)
+    deletion_costs: bool = True
 
     @property
     def nats_servers(self) -> tuple[str, ...]:

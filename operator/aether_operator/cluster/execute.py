@@ -18,6 +18,7 @@ from aether_api.errors import InternalError
 from aether_api.identity import PodUid
 from aether_kube.store import ObjectKey
 from aether_operator.cluster.assignments import Assigner, build_item
+from aether_operator.cluster.deletion_costs import DeletionCosts
 from aether_operator.cluster.observe import Memory
 from aether_operator.cluster.purges import Purges
 from aether_operator.cluster.statuses import StatusWriter
@@ -35,7 +36,7 @@ INTRODUCE_AGAIN_S: Final = 1.0
 class Executor:
     """Carries plans out, several at once if they come so fast."""
 
-    def __init__(self, assigner: Assigner, statuses: StatusWriter, purges: Purges, memory: Memory, replan: Callable[[], None]) -> None:
+    def __init__(self, assigner: Assigner, statuses: StatusWriter, purges: Purges, memory: Memory, replan: Callable[[], None], *, costs: DeletionCosts) -> None:
         """Make an executor; `run` gives its work a home.
 
         Args:
@@ -46,6 +47,7 @@ class Executor:
         self._purges = purges
         self._memory = memory
         self._replan = replan
+        self._costs = costs
         self._owed: dict[PodUid, dict[ObjectKey, AssignmentItem]] = defaultdict(dict)
         self._permits = asyncio.Semaphore(CHAINS_AT_ONCE)
         self._tasks: asyncio.TaskGroup | None = None
@@ -77,6 +79,7 @@ class Executor:
             self._purges.submit(finalizer)
         for purge in plan.purges:
             self._purges.submit(purge)
+        self._costs.submit(plan.costs)
 
     async def _run_chain(self, old: PodView | None, new: PodView | None, changes: Sequence[PlacementChange]) -> None:
         async with self._permits:

@@ -36,6 +36,7 @@ from aether_operator.cluster.records import (
     parse_replica_set,
 )
 from aether_operator.manifests.pool import POOL_LABEL
+from aether_operator.planning.damping import is_damped
 from aether_operator.planning.liveness import Links, Windows, is_silent, judge_pod
 from aether_operator.planning.pace import Limits, Pace
 from aether_operator.planning.snapshot import ActorView, ModelView, PodView, PoolView, Snapshot, Verdict
@@ -64,6 +65,14 @@ class Memory:
     purge_problems: dict[ObjectKey, str] = field(default_factory=dict[ObjectKey, str])
     paces: Mapping[ObjectKey, Pace] = field(default_factory=dict[ObjectKey, Pace])
     under_way: Counter[PodUid] = field(default_factory=Counter[PodUid])
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """What settings say of moves: how fast they go, and whether pods are told what their deletion costs."""
+
+    limits: Limits
+    writes_costs: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +126,7 @@ class Collection(Generic[T]):
 class Observer:
     """The informers of one operator, and what is heard of pods."""
 
-    def __init__(self, client: KubeClient, scopes: tuple[str | None, ...], heartbeats: Heartbeats, memory: Memory, windows: Windows, *, limits: Limits) -> None:
+    def __init__(self, client: KubeClient, scopes: tuple[str | None, ...], heartbeats: Heartbeats, memory: Memory, windows: Windows, *, motion: Motion) -> None:
         """Make the informers; `run` starts them, after whoever wants to hear of changes has set `listeners`.
 
         Args:
@@ -128,7 +137,7 @@ class Observer:
         self._heartbeats = heartbeats
         self._memory = memory
         self._windows = windows
-        self._limits = limits
+        self._motion = motion
         self._informers: list[tuple[str, AnyInformer]] = []
         self.actors = self._collect(ACTORS, parse_actor, self._on_actor)
         self.pods = self._collect(PODS, parse_pod, self._on_pod, POOL_LABEL)
@@ -203,7 +212,8 @@ class Observer:
             vanished=tuple(self._memory.vanished.values()),
             purge_problems=dict(self._memory.purge_problems),
             now_s=time.monotonic(),
-            limits=self._limits,
+            limits=self._motion.limits,
+            writes_costs=self._motion.writes_costs,
             paces=dict(self._memory.paces),
             under_way=dict(self._memory.under_way),
         )
@@ -214,9 +224,22 @@ class Observer:
         return sum(1 for actor in self.actors if actor.home is not None and actor.home.pod_uid in uids)
 
     def _view_pod(self, pod: PodRecord, verdict: Verdict) -> PodView:
-        boot_id = self._heartbeats.see(pod.uid).boot_id
-        introduced = self._memory.introduced.get(pod.uid) == boot_id
-        return PodView(pod.uid, pod.key.namespace, pod.key.name, pod.pool, boot_id, verdict, pod.ready, introduced, pod.labels, pod.cordon, pod.revision)
+        process = self._heartbeats.see(pod.uid)
+        return PodView(
+            uid=pod.uid,
+            namespace=pod.key.namespace,
+            name=pod.key.name,
+            pool=pod.pool,
+            boot_id=process.boot_id,
+            verdict=verdict,
+            ready=pod.ready,
+            introduced=self._memory.introduced.get(pod.uid) == process.boot_id,
+            labels=pod.labels,
+            cordon=pod.cordon,
+            revision=pod.revision,
+            damped=is_damped(process.flaps, time.monotonic()),
+            deletion_cost=pod.deletion_cost,
+        )
 
     def _tidy(self, actors: Mapping[ObjectKey, ActorView], pods: Mapping[PodUid, PodView]) -> None:
         """Forget what no longer matters."""

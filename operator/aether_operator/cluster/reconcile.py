@@ -18,6 +18,7 @@ from aether_operator.cluster.observe import Observer
 from aether_operator.planning.checker import check_plan
 from aether_operator.planning.plan import Plan
 from aether_operator.planning.planner import make_plan
+from aether_operator.planning.render import render_plan
 
 logger = logging.getLogger(__name__)
 
@@ -80,4 +81,6 @@ class Reconciler:
 def _log(plan: Plan, duration_s: float) -> None:
     causes = sorted({change.cause for change in plan.changes})
     level = logging.INFO if plan.changes else logging.DEBUG
+    if not plan.is_empty and logger.isEnabledFor(logging.DEBUG):
+        logger.debug("the plan:\n%s", render_plan(plan))
     logger.log(level, "planned", extra={logs.COUNT: len(plan.changes), logs.REASON: ", ".join(causes), logs.DURATION_S: round(duration_s, 4)})

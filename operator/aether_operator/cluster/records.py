@@ -38,6 +38,9 @@ HASH_LABEL: Final = "pod-template-hash"
 REVISION_ANNOTATION: Final = "deployment.kubernetes.io/revision"
 """How Kubernetes' Deployment controller marks which pods and ReplicaSets belong together, and which are the newest."""
 
+COST_ANNOTATION: Final = "controller.kubernetes.io/pod-deletion-cost"
+"""How Kubernetes is told which pods of a ReplicaSet to delete first: those with the lowest number."""
+
 RULES_KEPT: Final = 1024
 """Different rules of actors that share one object each: thousands of actors have few."""
 
@@ -60,6 +63,7 @@ class PodRecord:
     revision: str
     labels: Mapping[str, str]
     cordon: Cordon
+    deletion_cost: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +172,7 @@ def parse_pod(document: JsonObject) -> PodRecord:
         revision=labels.get(HASH_LABEL, ""),
         labels=labels,
         cordon=_read_cordon(metadata),
+        deletion_cost=_read_number(texts_at(metadata, "annotations").get(COST_ANNOTATION, "")),
     )
 
 
@@ -175,7 +180,7 @@ def parse_replica_set(document: JsonObject) -> RevisionRecord:
     """Read a ReplicaSet of a pool."""
     metadata = object_at(document, "metadata")
     labels, number = texts_at(metadata, "labels"), texts_at(metadata, "annotations").get(REVISION_ANNOTATION, "")
-    return RevisionRecord(key_of(document), sys.intern(labels.get(POOL_LABEL, "")), labels.get(HASH_LABEL, ""), int(number) if number.isdecimal() else 0)
+    return RevisionRecord(key_of(document), sys.intern(labels.get(POOL_LABEL, "")), labels.get(HASH_LABEL, ""), _read_number(number))
 
 
 def parse_model(document: JsonObject) -> ModelRecord:
@@ -295,6 +300,14 @@ def _read_cordon(metadata: JsonObject) -> Cordon:
     if value in ("", "false"):
         return ""
     return "drain" if value == "drain" else "true"
+
+
+def _read_number(text: str) -> int:
+    """Return a number that people may have written, 0 for what is none."""
+    try:
+        return int(text)
+    except ValueError:
+        return 0
 
 
 def _read_facts(metadata: JsonObject, status: JsonObject) -> PodFacts:

@@ -47,6 +47,9 @@ def find_problems(snapshot: Snapshot, plan: Plan) -> Iterator[str]:
     yield from _check_everybody(checked, changes, loads)
     yield from _check_capacity(snapshot, changes, loads)
     yield from find_pace_problems(snapshot, plan.changes, loads.before, loads.after)
+    for cost in plan.costs:
+        if snapshot.pods.get(cost.pod.uid) is not cost.pod or cost.cost == cost.pod.deletion_cost:
+            yield f"the deletion cost of pod {cost.pod.name} is written without need"
     for purge in plan.purges:
         if not purge.actor.deleting or purge.actor.home is not None:
             yield f"{purge.actor.key} is purged while it is not being deleted, or still placed"

@@ -5,8 +5,7 @@
 - *Even*: pods of equal standing end within one actor of each other, unless they began further apart.
 - *Minimal*: when a pod is lost, only its own actors find new places.
 
-Pods that will be replaced soon are a reserve: they get actors only while no other pod that fits has room, so that an actor moves once
-in a rollout. An actor with preferences goes to a pod that pleases it more, however full, before an emptier one; an actor of a spread group to
+Pods that will be replaced soon, or that flap, are a reserve: they get actors only while no other pod that fits has room. An actor with preferences goes to a pod that pleases it more, however full, before an emptier one; an actor of a spread group to
 where fewest of the group are.
 
 Placements are remembered, by the resources and by the pods themselves, so nothing needs a function that finds them again: hashing
@@ -34,7 +33,7 @@ class Seat:
     Attributes:
         load: actors that it has, those given to it included.
         capacity: most actors that it may have.
-        reserve: it gets actors only where nobody of a lower number has room: a rollout is going to replace it.
+        reserve: it gets actors only where nobody of a lower number has room: 1 for a pod that a rollout replaces, 2 more for one that flaps.
     """
 
     pod: PodView

@@ -73,6 +73,16 @@ class Placer:
             else:
                 self.stop(actor, group.gap or group.full)
 
+    def count_after(self) -> Counter[PodUid]:
+        """Return how many actors each pod holds once all changes so far are carried out."""
+        loads = Counter({uid: len(actors) for uid, actors in self._standing.staying.items()})
+        for change in self.changes:
+            if change.cause in ("EpochRaised", "StatusRepaired"):
+                continue  # it is counted among those that stay
+            loads[change.new.pod_uid] += 1
+            loads[pod_uid_of(change.actor)] -= change.cause == "Rebalanced"
+        return loads
+
     def rebalance(self) -> None:
         """Move actors from full pods to emptier ones, in pools in which nothing else is going on."""
         fixed = self._kept | {change.actor.key for change in self.changes}
@@ -181,7 +191,7 @@ class Placer:
         if seats is None:
             pool = self._snapshot.pools.get(key, PoolView(0))
             takers = [pod for pod in self._pods[key] if pod.takes_actors]
-            seats = self._seats[key] = Seats(Seat(pod, self._held(pod.uid), pool.capacity, int(pool.replaces(pod))) for pod in takers)
+            seats = self._seats[key] = Seats(Seat(pod, self._held(pod.uid), pool.capacity, pool.replaces(pod) + 2 * pod.damped) for pod in takers)
         return seats
 
     def _next_epoch(self, actor: ActorView) -> Epoch:

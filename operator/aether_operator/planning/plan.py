@@ -67,6 +67,14 @@ class Purge:
 
 
 @dataclass(frozen=True, slots=True)
+class CostChange:
+    """Say at a pod what its deletion costs: scaling down takes the cheapest."""
+
+    pod: PodView
+    cost: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything to be done, each list in the order of names.
 
@@ -82,10 +90,11 @@ class Plan:
     releases: tuple[ActorView, ...] = ()
     finalizers: tuple[FinalizerChange, ...] = ()
     purges: tuple[Purge, ...] = ()
+    costs: tuple[CostChange, ...] = ()
     paces: Mapping[ObjectKey, Pace] = field(default_factory=lambda: MappingProxyType({}))
     again_after_s: float | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.changes or self.statuses or self.introductions or self.releases or self.finalizers or self.purges)
+        return not (self.changes or self.statuses or self.introductions or self.releases or self.finalizers or self.purges or self.costs)

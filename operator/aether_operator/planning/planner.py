@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from aether_kube.store import ObjectKey
 from aether_operator.planning import statuses
+from aether_operator.planning.deletion_cost import find_cost_changes
 from aether_operator.planning.endings import find_endings
 from aether_operator.planning.placer import Placer, pod_uid_of
 from aether_operator.planning.plan import Introduction, Plan, StatusChange
@@ -49,6 +50,7 @@ def make_plan(snapshot: Snapshot) -> Plan:
         releases=tuple(actor for actor in snapshot.vanished if _hears(snapshot, actor)),
         finalizers=finalizers,
         purges=purges,
+        costs=find_cost_changes(snapshot, placer.count_after()) if snapshot.writes_costs else (),
         paces=placer.budgets.paces,
         again_after_s=placer.budgets.again_after_s,
     )

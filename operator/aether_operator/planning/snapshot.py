@@ -132,6 +132,8 @@ class PodView:
         labels: of its object.
         cordon: what its annotation asks.
         revision: hash of the pod template that it was made from.
+        damped: it flapped lately, so it gets actors only where nobody else has room.
+        deletion_cost: as its annotation says; 0 without one.
     """
 
     uid: PodUid
@@ -145,6 +147,8 @@ class PodView:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     cordon: Cordon = ""
     revision: str = ""
+    damped: bool = False
+    deletion_cost: int = 0
 
     @property
     def pool_key(self) -> ObjectKey:
@@ -210,6 +214,7 @@ class Snapshot:
         limits: how fast actors may move.
         paces: what each pool has spent of them.
         under_way: hand-overs of earlier plans that are not over yet, by the pod that gives.
+        writes_costs: pods shall say what their deletion costs.
     """
 
     now_ms: int
@@ -225,3 +230,4 @@ class Snapshot:
     limits: Limits = field(default_factory=Limits)
     paces: Mapping[ObjectKey, Pace] = field(default_factory=lambda: MappingProxyType({}))
     under_way: Mapping[PodUid, int] = field(default_factory=lambda: MappingProxyType({}))
+    writes_costs: bool = True

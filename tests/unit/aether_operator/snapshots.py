@@ -62,7 +62,8 @@ def executed(before: Snapshot, plan: Plan) -> Snapshot:
         after[finalizer.actor.key] = replace(after[finalizer.actor.key], held_by_us=finalizer.wanted)
     for purge in plan.purges:
         del after[purge.actor.key]
-    pods = {uid: replace(item, introduced=item.introduced or item.hears) for uid, item in before.pods.items()}
+    costs = {change.pod.uid: change.cost for change in plan.costs}
+    pods = {uid: replace(item, introduced=item.introduced or item.hears, deletion_cost=costs.get(uid, item.deletion_cost)) for uid, item in before.pods.items()}
     return replace(before, now_ms=before.now_ms + 1000, now_s=before.now_s + 1, actors=after, pods=pods, vanished=(), paces=plan.paces)
 
 
