@@ -8,6 +8,7 @@ from typing import Final
 
 from bench.broadcast import run_broadcast
 from bench.commands import ACTORS, Workload, run_commands
+from bench.planning import run_planning
 from bench.replays import run_cold_start, run_idle_vm, run_replay_million, run_replay_one
 from bench.results import Line
 from bench.scale import Scale
@@ -29,4 +30,5 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "replay-million": run_replay_million,
     "idle-vm": run_idle_vm,
     "broadcast": run_broadcast,
+    "planning": run_planning,
 }

@@ -28,7 +28,7 @@ RECURSION_DEPTH_MAX: Final = 3
 ANYTHING: Final = "x-kubernetes-preserve-unknown-fields"
 
 _CONDITION: Final = "Condition"
-_COPIED: Final = ("type", "format", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "maxProperties")
+_COPIED: Final = ("type", "format", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "minProperties", "maxProperties")
 _TRANSLATED: Final = ("$ref", "anyOf", "const", "title", "description", "default", "properties", "required", "items", "additionalProperties")
 _HANDLED: Final = frozenset({*_COPIED, *_TRANSLATED})
 

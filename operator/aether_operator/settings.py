@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from aether_api.errors import InvalidName, SettingsInvalid
 from aether_api.identity import check_name
 from aether_api.subjects import PARTITIONS_MAX
+from aether_operator.planning.pace import HAND_OVERS_AT_ONCE, MASS_MOVES_PER_S, REBALANCE_PER_S, Limits
 
 PREFIX: Final = "AETHER_"
 
@@ -55,11 +56,20 @@ class OperatorSettings(BaseModel):
     suspect_after_s: float = Field(default=SUSPECT_AFTER_S, gt=0)
     ping_timeout_s: float = Field(default=PING_TIMEOUT_S, gt=0)
     detection_window_s: float = Field(default=DETECTION_WINDOW_S, ge=0)
+    rebalance_per_s: float = Field(default=REBALANCE_PER_S, ge=0, allow_inf_nan=False)
+    mass_moves_per_s: float = Field(default=MASS_MOVES_PER_S, ge=1, allow_inf_nan=False)
+    hand_overs_at_once: int = Field(default=HAND_OVERS_AT_ONCE, ge=1)
+    deletion_costs: bool = True
 
     @property
     def nats_servers(self) -> tuple[str, ...]:
         """The NATS servers, one URL each."""
         return tuple(url.strip() for url in self.nats_url.split(",") if url.strip())
+
+    @property
+    def limits(self) -> Limits:
+        """How fast actors may move."""
+        return Limits(self.rebalance_per_s, self.mass_moves_per_s, self.hand_overs_at_once)
 
     @property
     def scopes(self) -> tuple[str | None, ...]:

@@ -108,6 +108,8 @@ def test_the_operator_may_do_its_work(operator: Account) -> None:
         assert operator.may("watch", f"{resource}.aether.flowmade.one")
         assert operator.may("patch", f"{resource}.aether.flowmade.one", subresource="status")
     assert operator.may("watch", "pods")
+    assert operator.may("patch", "pods")
+    assert operator.may("watch", "replicasets.apps")
     assert operator.may("patch", "deployments.apps")
     assert operator.may("create", "events.events.k8s.io")
     assert operator.may("update", "leases.coordination.k8s.io")

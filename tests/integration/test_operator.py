@@ -17,7 +17,7 @@ from aether_api.identity import Epoch, PodUid, PoolName, parse_actor_id
 from aether_api.subjects import assign_subject, heartbeat_subject, ping_subject
 from aether_kube.client import KubeClient
 from aether_kube.connection import anonymous_connection
-from aether_kube.documents import JsonObject, integer_at, objects_at, text_at, value_at
+from aether_kube.documents import JsonObject, integer_at, object_at, objects_at, text_at, value_at
 from aether_kube.kinds import ACTOR_MODELS, ACTOR_POOLS, ACTORS, DEPLOYMENTS, PODS
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
@@ -34,7 +34,8 @@ NAMESPACE = "shop"
 HEARTBEAT_S = 0.05
 """Seconds; six times as often as a runtime, as the test's windows are shorter."""
 
-SETTINGS = OperatorSettings(suspect_after_s=0.3, ping_timeout_s=0.2, detection_window_s=0.4, watch_namespaces=(NAMESPACE,))
+SETTINGS = OperatorSettings(suspect_after_s=0.3, ping_timeout_s=0.2, detection_window_s=0.4, watch_namespaces=(NAMESPACE,), hand_overs_at_once=1, rebalance_per_s=0)
+"""Without rebalancing, so that a pod that comes back stays empty unless a test wants otherwise."""
 MODEL: JsonObject = {"commands": {"Open": {"emits": [{"event": "Opened"}]}}, "events": {"Opened": {}}}
 
 
@@ -199,6 +200,25 @@ async def test_an_actor_is_told_to_its_pod_and_written_to_its_status(nats_server
         assert pod.held == {"alice": integer_at(status, "placement", "epoch")}
         assert (text_at(status, "placement", "podUID"), text_at(status, "phase")) == (pod.uid, "Scheduled")
         assert stage.reason_of("alice") == "Scheduled"
+
+
+async def test_a_drained_pod_hands_its_actors_over_one_by_one(nats_server: EmbeddedServer) -> None:
+    def drain(document: JsonObject) -> None:
+        object_at(document, "metadata")["annotations"] = {"aether.flowmade.one/cordon": "drain"}
+
+    async with staged(nats_server) as stage:
+        first = await stage.add_pod("a")
+        names = ["alice", "bob", "carol"]
+        for name in names:
+            await stage.add_actor(name)
+        await stage.until(lambda: all(stage.pod_of(name) == "a" for name in names))
+        second = await stage.add_pod("b")
+
+        await stage.change(PODS.path(NAMESPACE, "a"), drain)
+        await stage.until(lambda: all(stage.pod_of(name) == "b" for name in names))
+
+        assert (first.held, sorted(second.held)) == ({}, names)
+        assert max(len(assignment.items) for assignment in second.heard) == 1
 
 
 async def test_a_report_that_came_before_the_status_is_not_written_over(nats_server: EmbeddedServer) -> None:

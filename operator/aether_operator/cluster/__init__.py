@@ -9,6 +9,7 @@ keyed_queue  work by name: the newest wins, failures come back later
 assignments  tells pods what to hold
 statuses     writes the operator's part of a status
 purges       deletes the history of an actor, then lets its resource go
+deletion_costs  tells Kubernetes which pods a scale-down shall take
 execute      carries a plan out
 reconcile    the loop: observe, plan, check, execute
 """

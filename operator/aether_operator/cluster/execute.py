@@ -9,7 +9,7 @@ it, and told when it is heard again.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
@@ -18,11 +18,13 @@ from aether_api.errors import InternalError
 from aether_api.identity import PodUid
 from aether_kube.store import ObjectKey
 from aether_operator.cluster.assignments import Assigner, build_item
+from aether_operator.cluster.deletion_costs import DeletionCosts
 from aether_operator.cluster.observe import Memory
 from aether_operator.cluster.purges import Purges
 from aether_operator.cluster.statuses import StatusWriter
-from aether_operator.planning.planner import Introduction, PlacementChange, Plan
+from aether_operator.planning.plan import Introduction, PlacementChange, Plan
 from aether_operator.planning.snapshot import PodView, Snapshot
+from aether_operator.planning.statuses import HAND_OVERS
 
 CHAINS_AT_ONCE: Final = 64
 """Chains under way: more than pairs of pods in most pools; the rest waits, which costs a loss of 64 pods at once some time."""
@@ -34,17 +36,18 @@ INTRODUCE_AGAIN_S: Final = 1.0
 class Executor:
     """Carries plans out, several at once if they come so fast."""
 
-    def __init__(self, assigner: Assigner, statuses: StatusWriter, purges: Purges, memory: Memory, replan: Callable[[], None]) -> None:
+    def __init__(self, assigner: Assigner, statuses: StatusWriter, purges: Purges, memory: Memory, replan: Callable[[], None], *, costs: DeletionCosts) -> None:
         """Make an executor; `run` gives its work a home.
 
         Args:
-            replan: asked for when a pod was not told what it holds, or knows of a higher epoch.
+            replan: asked for when a pod was not told what it holds, or knows of a higher epoch, and when hand-overs are done.
         """
         self._assigner = assigner
         self._statuses = statuses
         self._purges = purges
         self._memory = memory
         self._replan = replan
+        self._costs = costs
         self._owed: dict[PodUid, dict[ObjectKey, AssignmentItem]] = defaultdict(dict)
         self._permits = asyncio.Semaphore(CHAINS_AT_ONCE)
         self._tasks: asyncio.TaskGroup | None = None
@@ -62,8 +65,10 @@ class Executor:
         for status in plan.statuses:
             self._memory.overlay.decide(status.actor, status.status)
             self._statuses.submit(status.actor, status.status)
+        self._memory.paces = plan.paces
         for (old, new), changes in _by_pods(plan).items():
             self._owe(snapshot, changes)
+            self._memory.under_way.update(_hand_overs(changes))
             self._spawn(self._run_chain(snapshot.pods.get(old), snapshot.pods.get(new), changes), f"move from {old or 'nowhere'} to {new or 'nowhere'}")
         for introduction in plan.introductions:
             self._memory.introduced[introduction.pod.uid] = introduction.pod.boot_id
@@ -74,6 +79,7 @@ class Executor:
             self._purges.submit(finalizer)
         for purge in plan.purges:
             self._purges.submit(purge)
+        self._costs.submit(plan.costs)
 
     async def _run_chain(self, old: PodView | None, new: PodView | None, changes: Sequence[PlacementChange]) -> None:
         async with self._permits:
@@ -84,7 +90,16 @@ class Executor:
                 await self._assigner.send(new, [build_item("adopt", change.actor, change.new.epoch) for change in current])
         for change in changes:
             self._statuses.submit(change.actor, change.status)
+        self._end_hand_overs(changes)
         if any(self._memory.epoch_floors.get(change.actor.key, 0) > change.new.epoch for change in changes):
+            self._replan()
+
+    def _end_hand_overs(self, changes: Sequence[PlacementChange]) -> None:
+        """Let the next ones begin."""
+        ended = _hand_overs(changes)
+        # What is left at zero would be kept for pods that are long gone.
+        self._memory.under_way = self._memory.under_way - ended
+        if ended:
             self._replan()
 
     async def _introduce(self, introduction: Introduction) -> None:
@@ -130,6 +145,11 @@ class Executor:
             work.close()
             raise InternalError("a plan is carried out before the executor runs")
         self._tasks.create_task(work, name=name)
+
+
+def _hand_overs(changes: Sequence[PlacementChange]) -> Counter[PodUid]:
+    """Return how many of the changes take an actor off a pod that lives, by that pod."""
+    return Counter(change.old.pod_uid for change in changes if change.old is not None and change.cause in HAND_OVERS)
 
 
 def _by_pods(plan: Plan) -> dict[tuple[PodUid, PodUid], list[PlacementChange]]:

@@ -19,6 +19,7 @@ from aether_api.identity import BootId, PodUid
 from aether_api.subjects import heartbeat_wildcard, parse_heartbeat_subject
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
+from aether_operator.planning.damping import STEADY, Flaps, note_flap
 from aether_operator.planning.liveness import Pulse
 from aether_operator.planning.snapshot import NO_BOOT
 
@@ -34,6 +35,7 @@ class Process:
 
     pulse: Pulse
     boot_id: BootId = NO_BOOT
+    flaps: Flaps = STEADY
 
 
 class Heartbeats:
@@ -65,9 +67,11 @@ class Heartbeats:
         """Note a heartbeat or the answer to a ping."""
         uid, boot_id = PodUid(heartbeat.pod_uid), BootId(heartbeat.boot_id)
         known = self.see(uid)
-        first = known.pulse.heard_s is None or _was_given_up(known.pulse)
-        changed = first or known.boot_id != boot_id or known.pulse.state != heartbeat.state
-        self._processes[uid] = Process(replace(known.pulse, heard_s=self._monotonic(), state=heartbeat.state), boot_id)
+        first, given_up, now_s = known.pulse.heard_s is None, _was_given_up(known.pulse), self._monotonic()
+        changed = first or given_up or known.boot_id != boot_id or known.pulse.state != heartbeat.state
+        flapped = not first and (given_up or known.boot_id != boot_id)
+        flaps = note_flap(known.flaps, now_s) if flapped else known.flaps
+        self._processes[uid] = Process(replace(known.pulse, heard_s=now_s, state=heartbeat.state), boot_id, flaps)
         if changed:
             self._on_change()
 

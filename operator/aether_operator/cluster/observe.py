@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -16,7 +17,7 @@ from aether_api.identity import BootId, Epoch, PodUid
 from aether_kube.client import KubeClient
 from aether_kube.documents import JsonObject
 from aether_kube.informer import Informer, InformerHealth, Selection
-from aether_kube.kinds import ACTOR_MODELS, ACTOR_POOLS, ACTORS, DEPLOYMENTS, PODS, ResourceKind
+from aether_kube.kinds import ACTOR_MODELS, ACTOR_POOLS, ACTORS, DEPLOYMENTS, PODS, REPLICA_SETS, ResourceKind
 from aether_kube.store import Change, ObjectKey
 from aether_operator.cluster.detector import Suspect
 from aether_operator.cluster.heartbeats import Heartbeats
@@ -26,14 +27,18 @@ from aether_operator.cluster.records import (
     ModelRecord,
     PodRecord,
     PoolRecord,
+    RevisionRecord,
     parse_actor,
     parse_deployment,
     parse_model,
     parse_pod,
     parse_pool,
+    parse_replica_set,
 )
 from aether_operator.manifests.pool import POOL_LABEL
+from aether_operator.planning.damping import is_damped
 from aether_operator.planning.liveness import Links, Windows, is_silent, judge_pod
+from aether_operator.planning.pace import Limits, Pace
 from aether_operator.planning.snapshot import ActorView, ModelView, PodView, PoolView, Snapshot, Verdict
 
 T = TypeVar("T")
@@ -49,6 +54,8 @@ class Memory:
         introduced: the process of each pod that was told all that it holds.
         vanished: Actors that were deleted while placed, and whose pods were not told.
         purge_problems: why purges under way failed last.
+        paces: what the pools have spent of their budgets.
+        under_way: hand-overs that are not over yet, by the pod that gives.
     """
 
     overlay: Overlay = field(default_factory=Overlay)
@@ -56,6 +63,16 @@ class Memory:
     introduced: dict[PodUid, BootId] = field(default_factory=dict[PodUid, BootId])
     vanished: dict[ObjectKey, ActorView] = field(default_factory=dict[ObjectKey, ActorView])
     purge_problems: dict[ObjectKey, str] = field(default_factory=dict[ObjectKey, str])
+    paces: Mapping[ObjectKey, Pace] = field(default_factory=dict[ObjectKey, Pace])
+    under_way: Counter[PodUid] = field(default_factory=Counter[PodUid])
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """What settings say of moves: how fast they go, and whether pods are told what their deletion costs."""
+
+    limits: Limits
+    writes_costs: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +126,7 @@ class Collection(Generic[T]):
 class Observer:
     """The informers of one operator, and what is heard of pods."""
 
-    def __init__(self, client: KubeClient, scopes: tuple[str | None, ...], heartbeats: Heartbeats, memory: Memory, windows: Windows) -> None:
+    def __init__(self, client: KubeClient, scopes: tuple[str | None, ...], heartbeats: Heartbeats, memory: Memory, windows: Windows, *, motion: Motion) -> None:
         """Make the informers; `run` starts them, after whoever wants to hear of changes has set `listeners`.
 
         Args:
@@ -120,12 +137,14 @@ class Observer:
         self._heartbeats = heartbeats
         self._memory = memory
         self._windows = windows
+        self._motion = motion
         self._informers: list[tuple[str, AnyInformer]] = []
         self.actors = self._collect(ACTORS, parse_actor, self._on_actor)
         self.pods = self._collect(PODS, parse_pod, self._on_pod, POOL_LABEL)
         self.models = self._collect(ACTOR_MODELS, parse_model, self._on_model)
         self.pools = self._collect(ACTOR_POOLS, parse_pool, self._on_pool)
         self.deployments = self._collect(DEPLOYMENTS, parse_deployment, self._on_deployment, POOL_LABEL)
+        self.revisions = self._collect(REPLICA_SETS, parse_replica_set, self._on_revision, POOL_LABEL)
         self._watches: tuple[AnyInformer, ...] = (*self.actors.informers, *self.pods.informers)
         self.listeners = Listeners()
         self.nats_since_s: Callable[[], float | None] = lambda: None
@@ -181,16 +200,22 @@ class Observer:
         self._heartbeats.forget_others(pods)
         actors = {actor.key: self._memory.overlay.apply(actor) for actor in self.actors}
         self._tidy(actors, pods)
+        newest = find_newest(self.revisions)
         return Snapshot(
             now_ms=now_ms,
             actors=actors,
             pods=pods,
-            pools={pool.key: PoolView(pool.spec.actors_per_pod) for pool in self.pools if pool.spec is not None and not pool.deleting},
+            pools={pool.key: PoolView(pool.spec.actors_per_pod, newest.get(pool.key, "")) for pool in self.pools if pool.spec is not None and not pool.deleting},
             models={model.key: ModelView(not model.problems) for model in self.models},
             settled=self.is_settled(),
             epoch_floors=dict(self._memory.epoch_floors),
             vanished=tuple(self._memory.vanished.values()),
             purge_problems=dict(self._memory.purge_problems),
+            now_s=time.monotonic(),
+            limits=self._motion.limits,
+            writes_costs=self._motion.writes_costs,
+            paces=dict(self._memory.paces),
+            under_way=dict(self._memory.under_way),
         )
 
     def count_actors(self, pool: ObjectKey) -> int:
@@ -199,9 +224,22 @@ class Observer:
         return sum(1 for actor in self.actors if actor.home is not None and actor.home.pod_uid in uids)
 
     def _view_pod(self, pod: PodRecord, verdict: Verdict) -> PodView:
-        boot_id = self._heartbeats.see(pod.uid).boot_id
-        introduced = self._memory.introduced.get(pod.uid) == boot_id
-        return PodView(pod.uid, pod.key.namespace, pod.key.name, pod.pool, boot_id, verdict, pod.ready, introduced)
+        process = self._heartbeats.see(pod.uid)
+        return PodView(
+            uid=pod.uid,
+            namespace=pod.key.namespace,
+            name=pod.key.name,
+            pool=pod.pool,
+            boot_id=process.boot_id,
+            verdict=verdict,
+            ready=pod.ready,
+            introduced=self._memory.introduced.get(pod.uid) == process.boot_id,
+            labels=pod.labels,
+            cordon=pod.cordon,
+            revision=pod.revision,
+            damped=is_damped(process.flaps, time.monotonic()),
+            deletion_cost=pod.deletion_cost,
+        )
 
     def _tidy(self, actors: Mapping[ObjectKey, ActorView], pods: Mapping[PodUid, PodView]) -> None:
         """Forget what no longer matters."""
@@ -250,6 +288,10 @@ class Observer:
         self.listeners.pool(change.key)
         self.listeners.plan()
 
+    def _on_revision(self, change: Change[RevisionRecord]) -> None:
+        if change.old != change.new:
+            self.listeners.plan()
+
     def _on_deployment(self, change: Change[DeploymentRecord]) -> None:
         deployment = change.new or change.old
         if deployment is not None:
@@ -259,6 +301,16 @@ class Observer:
 def matters(old: ActorView, new: ActorView) -> bool:
     """Return whether the difference between two states of an Actor can change a plan."""
     return _decisive(old) != _decisive(new)
+
+
+def find_newest(revisions: Iterable[RevisionRecord]) -> Mapping[ObjectKey, str]:
+    """Return the hash of the newest pod template of each pool."""
+    newest: dict[ObjectKey, RevisionRecord] = {}
+    for record in revisions:
+        pool = ObjectKey(record.key.namespace, record.pool)
+        if pool not in newest or record.number > newest[pool].number:
+            newest[pool] = record
+    return {pool: record.revision for pool, record in newest.items()}
 
 
 def _decisive(actor: ActorView) -> ActorView:

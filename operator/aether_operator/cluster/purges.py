@@ -20,7 +20,7 @@ from aether_nats.journal import purge_actor
 from aether_nats.streams import read_layout
 from aether_operator.cluster.keyed_queue import KeyedQueue
 from aether_operator.cluster.observe import Memory
-from aether_operator.planning.planner import FinalizerChange, Purge
+from aether_operator.planning.plan import FinalizerChange, Purge
 from aether_operator.planning.snapshot import FINALIZER
 
 WORKERS: Final = 8

@@ -16,7 +16,9 @@ from aether_api import logs
 from aether_operator.cluster.execute import Executor
 from aether_operator.cluster.observe import Observer
 from aether_operator.planning.checker import check_plan
-from aether_operator.planning.planner import Plan, make_plan
+from aether_operator.planning.plan import Plan
+from aether_operator.planning.planner import make_plan
+from aether_operator.planning.render import render_plan
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +54,10 @@ class Reconciler:
         while True:
             self._wanted.clear()
             begun_s = time.monotonic()
-            self.turn()
+            plan = self.turn()
             self.last_turn_s = time.monotonic()
             await asyncio.sleep(max(GATHER_S, self.last_turn_s - begun_s))
-            await self._wait()
+            await self._wait(RESYNC_S if plan.again_after_s is None else plan.again_after_s)
 
     def turn(self) -> Plan:
         """Make one plan and begin to carry it out."""
@@ -68,9 +70,9 @@ class Reconciler:
         _log(plan, time.monotonic() - begun_s)
         return plan
 
-    async def _wait(self) -> None:
+    async def _wait(self, at_most_s: float) -> None:
         try:
-            async with asyncio.timeout(RESYNC_S):
+            async with asyncio.timeout(at_most_s):
                 await self._wanted.wait()
         except TimeoutError:
             return
@@ -79,4 +81,6 @@ class Reconciler:
 def _log(plan: Plan, duration_s: float) -> None:
     causes = sorted({change.cause for change in plan.changes})
     level = logging.INFO if plan.changes else logging.DEBUG
+    if not plan.is_empty and logger.isEnabledFor(logging.DEBUG):
+        logger.debug("the plan:\n%s", render_plan(plan))
     logger.log(level, "planned", extra={logs.COUNT: len(plan.changes), logs.REASON: ", ".join(causes), logs.DURATION_S: round(duration_s, 4)})

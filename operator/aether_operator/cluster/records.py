@@ -8,7 +8,9 @@ model of which it is not known whether it is accepted.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, cast
 
 from pydantic import ValidationError
@@ -25,10 +27,22 @@ from aether_model.check import check_model
 from aether_model.compile import compile_model
 from aether_operator.manifests.pool import CONTAINER, POOL_LABEL
 from aether_operator.planning.liveness import PodFacts
-from aether_operator.planning.snapshot import FINALIZER, ActorView, KnownCondition, Placed
+from aether_operator.planning.rules import NO_RULES, Labels, Preference, Rules, Spread
+from aether_operator.planning.snapshot import FINALIZER, ActorView, Cordon, KnownCondition, Placed
+from aether_operator.planning.statuses import CORDON_ANNOTATION
 
 SNAPSHOT_EVERY_DEFAULT: Final = 500
 """Events; the default of the CRD, for a resource that was made before it had one."""
+
+HASH_LABEL: Final = "pod-template-hash"
+REVISION_ANNOTATION: Final = "deployment.kubernetes.io/revision"
+"""How Kubernetes' Deployment controller marks which pods and ReplicaSets belong together, and which are the newest."""
+
+COST_ANNOTATION: Final = "controller.kubernetes.io/pod-deletion-cost"
+"""How Kubernetes is told which pods of a ReplicaSet to delete first: those with the lowest number."""
+
+RULES_KEPT: Final = 1024
+"""Different rules of actors that share one object each: thousands of actors have few."""
 
 _OURS: Final = frozenset({"Scheduled", "Suspended", "Ready"})
 
@@ -47,6 +61,24 @@ class PodRecord:
     ready: bool
     facts: PodFacts
     revision: str
+    labels: Mapping[str, str]
+    cordon: Cordon
+    deletion_cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRecord:
+    """One ReplicaSet of a pool: the pods of one pod template.
+
+    Attributes:
+        revision: hash of the template, as its pods are labelled.
+        number: rises with each rollout, and names the newest of a Deployment's ReplicaSets.
+    """
+
+    key: ObjectKey
+    pool: str
+    revision: str
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +145,8 @@ def parse_actor(document: JsonObject) -> ActorView:
         problem=problem,
         model=sys.intern(text_at(spec, "model")),
         pool=sys.intern(text_at(spec, "pool") or "default"),
+        rules=_read_rules(spec),
+        priority=integer_at(spec, "placement", "priority"),
         suspend=value_at(spec, "suspend") is True,
         purges=text_at(spec, "deletionPolicy") == "Purge",
         snapshot_every=integer_at(spec, "snapshot", "every") if value_at(spec, "snapshot", "every") is not None else SNAPSHOT_EVERY_DEFAULT,
@@ -135,8 +169,18 @@ def parse_pod(document: JsonObject) -> PodRecord:
         pool=sys.intern(labels.get(POOL_LABEL, "")),
         ready=any(text_at(item, "type") == "Ready" and text_at(item, "status") == "True" for item in objects_at(status, "conditions")),
         facts=_read_facts(metadata, status),
-        revision=labels.get("pod-template-hash", ""),
+        revision=labels.get(HASH_LABEL, ""),
+        labels=labels,
+        cordon=_read_cordon(metadata),
+        deletion_cost=_read_number(texts_at(metadata, "annotations").get(COST_ANNOTATION, "")),
     )
+
+
+def parse_replica_set(document: JsonObject) -> RevisionRecord:
+    """Read a ReplicaSet of a pool."""
+    metadata = object_at(document, "metadata")
+    labels, number = texts_at(metadata, "labels"), texts_at(metadata, "annotations").get(REVISION_ANNOTATION, "")
+    return RevisionRecord(key_of(document), sys.intern(labels.get(POOL_LABEL, "")), labels.get(HASH_LABEL, ""), _read_number(number))
 
 
 def parse_model(document: JsonObject) -> ModelRecord:
@@ -210,6 +254,28 @@ def _read_identity(key: ObjectKey, spec: JsonObject) -> tuple[ActorId | None, st
         return None, f"metadata.name is its id: {exc}" if named_after_resource else f"spec.{exc}"
 
 
+def _read_rules(spec: JsonObject) -> Rules:
+    placement = object_at(spec, "placement")
+    if not placement:
+        return NO_RULES
+    affinity = object_at(placement, "affinity")
+    preferred = tuple(Preference(integer_at(item, "weight") or 1, _read_labels(item)) for item in objects_at(affinity, "preferred"))
+    apart = isinstance(value_at(placement, "spread"), dict)
+    # A spread without a group is over all actors of the model.
+    spread = Spread(text_at(placement, "spread", "group") or text_at(spec, "model"), text_at(placement, "spread", "topologyKey")) if apart else None
+    return _share(Rules(_read_labels(object_at(affinity, "required")), preferred, spread))
+
+
+def _read_labels(selector: JsonObject) -> Labels:
+    return tuple(sorted(texts_at(selector, "matchLabels").items()))
+
+
+@lru_cache(RULES_KEPT)
+def _share(rules: Rules) -> Rules:
+    """Return the one object for equal rules."""
+    return rules
+
+
 def _read_placement(status: JsonObject) -> Placed | None:
     if not isinstance(value_at(status, "placement"), dict):
         return None
@@ -226,6 +292,22 @@ def _read_condition(item: JsonObject) -> KnownCondition:
         observed_generation=integer_at(item, "observedGeneration"),
         last_transition_time=text_at(item, "lastTransitionTime"),
     )
+
+
+def _read_cordon(metadata: JsonObject) -> Cordon:
+    """Return what a pod's annotation asks; whoever writes anything but `false` or `drain` means that nobody shall come."""
+    value = texts_at(metadata, "annotations").get(CORDON_ANNOTATION, "").strip().lower()
+    if value in ("", "false"):
+        return ""
+    return "drain" if value == "drain" else "true"
+
+
+def _read_number(text: str) -> int:
+    """Return a number that people may have written, 0 for what is none."""
+    try:
+        return int(text)
+    except ValueError:
+        return 0
 
 
 def _read_facts(metadata: JsonObject, status: JsonObject) -> PodFacts:

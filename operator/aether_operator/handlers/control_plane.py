@@ -13,10 +13,11 @@ from aether_kube.kube_events import KubeEventRecorder, Reporter
 from aether_kube.store import ObjectKey
 from aether_nats.connection import NatsConnection
 from aether_operator.cluster.assignments import Assigner
+from aether_operator.cluster.deletion_costs import DeletionCosts
 from aether_operator.cluster.detector import Detector
 from aether_operator.cluster.execute import Executor
 from aether_operator.cluster.heartbeats import Heartbeats
-from aether_operator.cluster.observe import Listeners, Memory, Observer
+from aether_operator.cluster.observe import Listeners, Memory, Motion, Observer
 from aether_operator.cluster.purges import JetStreamPurger, Purges
 from aether_operator.cluster.reconcile import RESYNC_S, Reconciler
 from aether_operator.cluster.statuses import StatusWriter
@@ -40,11 +41,13 @@ class ControlPlane:
         memory, wanted = Memory(), asyncio.Event()
         self._recorder = KubeEventRecorder(client, Reporter(REPORTER, settings.namespace))
         heartbeats = Heartbeats(wanted.set)
-        self._observer = Observer(client, settings.scopes, heartbeats, memory, Windows(settings.suspect_after_s, settings.detection_window_s))
+        windows, motion = Windows(settings.suspect_after_s, settings.detection_window_s), Motion(settings.limits, settings.deletion_costs)
+        self._observer = Observer(client, settings.scopes, heartbeats, memory, windows, motion=motion)
         self._detector = Detector(connection, heartbeats, self._observer, on_change=wanted.set, ping_timeout_s=settings.ping_timeout_s)
         self._statuses = StatusWriter(client, memory.overlay, self._recorder, find=self._observer.actors.get, replan=wanted.set)
         self._purges = Purges(client, JetStreamPurger(connection), memory, wanted.set)
-        self._executor = Executor(Assigner(connection, _now_ms(), memory), self._statuses, self._purges, memory, wanted.set)
+        self._costs = DeletionCosts(client)
+        self._executor = Executor(Assigner(connection, _now_ms(), memory), self._statuses, self._purges, memory, wanted.set, costs=self._costs)
         self._reconciler = Reconciler(self._observer, self._executor, wanted)
         self._models = ModelKeeper(client, self._observer, self._recorder)
         self._pools = PoolKeeper(client, self._observer, connection, self._recorder, _defaults(settings))
@@ -62,6 +65,7 @@ class ControlPlane:
             "reconciler": self._reconciler.run(),
             "statuses": self._statuses.queue.run(),
             "finalizers": self._purges.queue.run(),
+            "deletion costs": self._costs.queue.run(),
             "actormodels": self._after_sync(self._models.queue.run),
             "actorpools": self._after_sync(self._pools.queue.run),
             "kube events": self._recorder.run(),

@@ -12,20 +12,31 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+import msgspec
+
 from aether_api.v1alpha1 import ActorPhase
-from aether_api.v1alpha1.meta import ConditionStatus
+from aether_api.v1alpha1.meta import GROUP, ConditionStatus
 from aether_kube.store import ObjectKey
+from aether_operator.planning.rules import Labels
 from aether_operator.planning.snapshot import ActorView, KnownCondition, Placed
+
+CORDON_ANNOTATION: Final = f"{GROUP}/cordon"
+"""On a runtime pod: `true` keeps new actors away, `drain` also moves those away that are there."""
 
 SCHEDULED: Final = "Scheduled"
 READY: Final = "Ready"
 SUSPENDED: Final = "Suspended"
 
-Cause = Literal["Scheduled", "Moving", "PodLost", "PoolChanged", "EpochRaised", "StatusRepaired", "Unscheduled"]
-"""Why a placement changes: a first or new place, a pod that leaves, a pod that is gone, another pool, a higher epoch in the log,
-a status that others damaged, or no place any more."""
+Cause = Literal["Scheduled", "Moving", "PodLost", "PoolChanged", "PlacementChanged", "Rebalanced", "EpochRaised", "StatusRepaired", "Unscheduled"]
+"""Why a placement changes: a first or new place, a pod that leaves, a pod that is gone, another pool, a pod that lacks a required
+label, a pod that holds more than others, a higher epoch in the log, a status that others damaged, or no place any more."""
 
-UnplacedReason = Literal["InvalidSpec", "DuplicateIdentity", "ModelNotFound", "ModelNotAccepted", "PoolNotFound", "NoReadyPods", "NoCapacity", "Suspended", "Deleting"]
+HAND_OVERS: Final[frozenset[Cause]] = frozenset({"Moving", "PoolChanged", "PlacementChanged", "Rebalanced"})
+"""Moves away from a pod that lives: until another one has room, the actor stays."""
+
+UnplacedReason = Literal[
+    "InvalidSpec", "DuplicateIdentity", "ModelNotFound", "ModelNotAccepted", "PoolNotFound", "NoReadyPods", "PodsCordoned", "NoMatchingPods", "NoCapacity", "Suspended", "Deleting"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +57,7 @@ class DesiredCondition:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredStatus:
+class DesiredStatus(msgspec.Struct, frozen=True):
     """The operator's part of a status, whole: what is not in here is given up.
 
     Attributes:
@@ -63,16 +73,26 @@ class DesiredStatus:
 
 def build_placed_status(actor: ActorView, placement: Placed, cause: Cause) -> DesiredStatus:
     """Return the status of an actor that just got its pod."""
-    moved = actor.home is not None
+    return join_placed_status(actor, placement, build_placed_conditions(actor, placement, cause))
+
+
+def join_placed_status(actor: ActorView, placement: Placed, conditions: tuple[DesiredCondition, ...]) -> DesiredStatus:
+    """Return the same, of conditions that were built before."""
+    return DesiredStatus(placement, ActorPhase.MOVING if actor.home is not None else ActorPhase.SCHEDULED, actor.generation, conditions)
+
+
+def build_placed_conditions(actor: ActorView, placement: Placed, cause: Cause) -> tuple[DesiredCondition, ...]:
+    """Return the conditions of an actor that just got its pod; they are the same for all that go the same way."""
     ready = {
-        "Moving": f"pod {_old_pod(actor)} is leaving; pod {placement.pod} takes over",
+        "Moving": f"pod {_old_pod(actor)} hands over; pod {placement.pod} takes over",
         "PodLost": f"pod {_old_pod(actor)} is gone; pod {placement.pod} takes over",
+        "Rebalanced": f"pod {_old_pod(actor)} holds more than its share; pod {placement.pod} takes over",
+        "PlacementChanged": f"pod {_old_pod(actor)} lacks a label that spec.placement requires; pod {placement.pod} takes over",
     }.get(cause, f"pod {placement.pod} takes it")
-    conditions = (
+    return (
         DesiredCondition(SCHEDULED, "True", "Scheduled", f"placed on pod {placement.pod}"),
         DesiredCondition(READY, "Unknown", cause, ready),
     )
-    return DesiredStatus(placement, ActorPhase.MOVING if moved else ActorPhase.SCHEDULED, actor.generation, conditions)
 
 
 def build_unplaced_status(actor: ActorView, placement: Placed | None, obstacle: Obstacle) -> DesiredStatus:
@@ -89,11 +109,16 @@ def build_unplaced_status(actor: ActorView, placement: Placed | None, obstacle: 
 
 def is_written(actor: ActorView, desired: DesiredStatus) -> bool:
     """Return whether the status of an actor without a pod says already what it shall."""
-    if actor.placement != desired.placement or actor.phase != desired.phase:
+    if actor.placement != desired.placement or actor.phase != desired.phase or len(actor.conditions) != len(desired.conditions):
         return False
-    known = {condition.type: (condition.status, condition.reason, condition.message, condition.observed_generation) for condition in actor.conditions}
-    wanted = {condition.type: (condition.status, condition.reason, condition.message, desired.generation) for condition in desired.conditions}
-    return known == wanted
+    return all(_is_known(actor, item, desired.generation) for item in desired.conditions)
+
+
+def _is_known(actor: ActorView, wanted: DesiredCondition, generation: int) -> bool:
+    known = actor.condition(wanted.type)
+    if known is None:
+        return False
+    return (known.status, known.reason, known.message, known.observed_generation) == (wanted.status, wanted.reason, wanted.message, generation)
 
 
 def with_status(actor: ActorView, status: DesiredStatus) -> ActorView:
@@ -137,9 +162,25 @@ def no_ready_pods(actor: ActorView) -> Obstacle:
     return Obstacle("NoReadyPods", f"no pod of pool {actor.pool} is ready yet; if it stays so: kubectl get pods -l aether.flowmade.one/pool={actor.pool}")
 
 
-def no_capacity(actor: ActorView) -> Obstacle:
-    """All pods of the pool are full."""
-    return Obstacle("NoCapacity", f"every ready pod of pool {actor.pool} holds as many actors as it may; scale the pool up or raise its actorsPerPod")
+def pods_cordoned(actor: ActorView) -> Obstacle:
+    """People keep all pods of the pool from taking actors."""
+    undo = f"kubectl annotate pods -l aether.flowmade.one/pool={actor.pool} {CORDON_ANNOTATION}-"
+    return Obstacle("PodsCordoned", f"every ready pod of pool {actor.pool} is cordoned; take the annotation off or scale the pool up: {undo}")
+
+
+def no_matching_pods(actor: ActorView, missing: Labels) -> Obstacle:
+    """No ready pod of the pool carries what the actor requires: the labels that nobody carries, or all if it is their combination."""
+    labels = ", ".join(f"{name}={value}" for name, value in missing)
+    where = "spec.placement.affinity.required"
+    return Obstacle(
+        "NoMatchingPods", f"no ready pod of pool {actor.pool} is labelled {labels}, as {where} asks; set it in the pool's spec.podTemplate.metadata.labels or change {where}"
+    )
+
+
+def no_capacity(actor: ActorView, pods: int, capacity: int) -> Obstacle:
+    """All pods that fit are full."""
+    fitting = "that fit " if actor.rules.required else ""
+    return Obstacle("NoCapacity", f"all {pods} ready pods {fitting}of pool {actor.pool} hold the {capacity} actors that they may; scale the pool up or raise its actorsPerPod")
 
 
 def deleting(actor: ActorView, problem: str) -> Obstacle:

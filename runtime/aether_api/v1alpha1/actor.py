@@ -8,7 +8,7 @@ late writer can be told from the owner.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,12 @@ from aether_api.v1alpha1.meta import Condition, ResourceClass, ReturnedByCluster
 
 RECOVERY_TARGET_DEFAULT_S: Final = 1.0
 """Seconds that a replay may take where nobody says otherwise: callers repeat after one, and a fail-over takes as long."""
+
+
+LABELS_MAX: Final = 16
+"""Labels or preferences of one rule: more than people write, and each costs a look at every pod."""
+
+LabelValue = Annotated[str, Field(max_length=63)]
 
 
 class DeletionPolicy(StrEnum):
@@ -74,6 +80,46 @@ class PassivationSpec(TypedByPeople):
         return parse_duration_s(self.idle_after, default_s=0.0)
 
 
+class LabelSelector(TypedByPeople):
+    """Labels of a runtime pod, all of them."""
+
+    match_labels: dict[str, LabelValue] = Field(description="Labels that a pod carries, all of them.", min_length=1, max_length=LABELS_MAX)
+
+
+class PreferredLabels(LabelSelector):
+    """Labels that a pod had better carry."""
+
+    weight: int = Field(default=1, ge=1, le=100, description="What these labels count beside other preferences.", json_schema_extra={"format": "int32"})
+
+
+class AffinitySpec(TypedByPeople):
+    """Which pods of the pool suit the actor, by the pods' labels."""
+
+    required: LabelSelector | None = Field(default=None, description="Labels without which a pod does not get the actor, and does not keep it once another one has room.")
+    preferred: tuple[PreferredLabels, ...] = Field(
+        default=(), description="A new place is where the weights of the preferences met are highest and there is room, however full it is.", max_length=LABELS_MAX
+    )
+
+
+class SpreadSpec(TypedByPeople):
+    """Which actors are kept apart, as far as there is room elsewhere."""
+
+    group: str = Field(default="", description="Name of the actors of this namespace that are kept apart; empty takes the model's name.", max_length=63)
+    topology_key: str = Field(
+        default="", description="Label of the pods by whose values actors are kept apart, such as topology.kubernetes.io/zone; empty keeps pods apart.", max_length=317
+    )
+
+
+class PlacementSpec(TypedByPeople):
+    """Where the actor may be, and who goes first."""
+
+    affinity: AffinitySpec = Field(default_factory=AffinitySpec, description="Which pods of the pool suit the actor.")
+    spread: SpreadSpec | None = Field(default=None, description="Place the actor where fewest of its group are; preferences go before, an even load after.")
+    priority: int = Field(
+        default=0, ge=-1_000_000, le=1_000_000, description="Who has a higher one gets room first; nobody loses a pod by it.", json_schema_extra={"format": "int32"}
+    )
+
+
 class ActorSpec(TypedByPeople):
     """What a user wants."""
 
@@ -82,6 +128,7 @@ class ActorSpec(TypedByPeople):
         default=None, description="Id of the actor within its model; the resource's name by default. Immutable.", pattern=ID_PATTERN, min_length=1, max_length=ID_LENGTH_MAX
     )
     pool: str = Field(default="default", description="Name of the ActorPool whose pods hold the actor.", pattern=NAME_PATTERN, max_length=63)
+    placement: PlacementSpec = Field(default_factory=PlacementSpec, description="Which pods of the pool suit the actor, and who goes first where room is short.")
     suspend: bool = Field(default=False, description="True takes the actor off its pod and keeps it off; its events stay.")
     snapshot: SnapshotSpec = Field(default_factory=SnapshotSpec, description="When snapshots are taken.")
     passivation: PassivationSpec = Field(default_factory=PassivationSpec, description="When the actor leaves memory until it is used again.")

@@ -11,69 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aether_api.errors import InternalError
-from aether_api.identity import ActorId, BootId, Epoch, ModelName, Namespace, PodUid
+from aether_api.identity import Epoch, PodUid
 from aether_kube.store import ObjectKey
 from aether_operator.planning.checker import check_plan
-from aether_operator.planning.planner import Plan, make_plan
-from aether_operator.planning.snapshot import ActorView, KnownCondition, ModelView, Placed, PodView, PoolView, Snapshot, Verdict
-from aether_operator.planning.statuses import DesiredStatus, with_status
+from aether_operator.planning.pace import Limits
+from aether_operator.planning.plan import Plan
+from aether_operator.planning.planner import make_plan
+from aether_operator.planning.rules import Preference, Rules, Spread
+from aether_operator.planning.snapshot import ModelView, Placed, PoolView, Snapshot, Verdict
+from tests.unit.aether_operator.snapshots import MODEL, NOW_MS, POOL, actor, condition_of, executed, planned, pod, snapshot
 
-NOW_MS = 1_000_000
-MODEL = ObjectKey("shop", "account")
-POOL = ObjectKey("shop", "default")
-
-
-def actor(name: str, *, on: str = "", epoch: int = 5, created: str = "2026-01-01T00:00:00Z", id: str = "", **changes: object) -> ActorView:
-    """Make an Actor; `on` names the pod that holds it."""
-    placement = Placed(f"pod-{on}", PodUid(on), Epoch(epoch)) if on else None
-    conditions = (KnownCondition("Scheduled", "True", "Scheduled", "", 1, ""),) if on else ()
-    identity = ActorId(Namespace("shop"), ModelName("account"), id or name)
-    made = ActorView(key=ObjectKey("shop", name), uid=f"uid-{name}", generation=1, created=created, identity=identity, model="account", placement=placement, conditions=conditions)
-    return replace(made, **changes)  # type: ignore[arg-type]  # the tests name fields of ActorView only
-
-
-def pod(uid: str, verdict: Verdict = "alive", **changes: object) -> PodView:
-    made = PodView(uid=PodUid(uid), namespace="shop", name=f"pod-{uid}", pool="default", boot_id=BootId("boot"), verdict=verdict)
-    return replace(made, **changes)  # type: ignore[arg-type]  # the tests name fields of PodView only
-
-
-def snapshot(actors: list[ActorView], pods: list[PodView], *, capacity: int = 100, **changes: object) -> Snapshot:
-    made = Snapshot(
-        now_ms=NOW_MS,
-        actors={item.key: item for item in actors},
-        pods={item.uid: item for item in pods},
-        pools={POOL: PoolView(capacity)},
-        models={MODEL: ModelView(accepted=True)},
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]  # the tests name fields of Snapshot only
-
-
-def planned(before: Snapshot) -> Plan:
-    plan = make_plan(before)
-    check_plan(before, plan)
-    return plan
-
-
-def statuses_of(plan: Plan) -> list[tuple[ActorView, DesiredStatus]]:
-    return [(change.actor, change.status) for change in plan.changes] + [(change.actor, change.status) for change in plan.statuses]
-
-
-def executed(before: Snapshot, plan: Plan) -> Snapshot:
-    """Return the snapshot as it is when everything in the plan was done."""
-    after = dict(before.actors)
-    for actor_, status in statuses_of(plan):
-        after[actor_.key] = with_status(actor_, status)
-    for finalizer in plan.finalizers:
-        after[finalizer.actor.key] = replace(after[finalizer.actor.key], held_by_us=finalizer.wanted)
-    for purge in plan.purges:
-        del after[purge.actor.key]
-    pods = {uid: replace(item, introduced=item.introduced or item.hears) for uid, item in before.pods.items()}
-    return replace(before, now_ms=before.now_ms + 1000, actors=after, pods=pods, vanished=())
-
-
-def condition_of(plan: Plan, name: str, type_: str = "Scheduled") -> tuple[str, str, str]:
-    status = next(status for item, status in statuses_of(plan) if item.key.name == name)
-    return next((item.status, item.reason, item.message) for item in status.conditions if item.type == type_)
+SSD = Rules(required=(("disk", "ssd"),))
+RULES = [
+    Rules(),
+    Rules(),
+    SSD,
+    Rules(required=(("disk", "none"),)),
+    Rules(preferred=(Preference(3, (("disk", "ssd"),)),)),
+    Rules(spread=Spread("g")),
+    Rules(spread=Spread("g", "disk")),
+]
 
 
 def test_a_new_actor_is_placed_with_the_clock_as_epoch() -> None:
@@ -283,6 +240,90 @@ def test_the_checker_refuses_a_plan_that_leaves_somebody_out() -> None:
         check_plan(snapshot([actor("alice")], [pod("a")]), Plan())
 
 
+def test_an_actor_goes_only_to_a_pod_that_carries_its_required_labels() -> None:
+    pods = [pod("a"), pod("b", labels={"disk": "ssd"}), pod("c", labels={"disk": "hdd"})]
+
+    plan = planned(snapshot([actor(name, rules=SSD) for name in ("alice", "bob")], pods))
+
+    assert [change.new.pod_uid for change in plan.changes] == ["b", "b"]
+
+
+def test_a_label_that_no_pod_carries_is_named() -> None:
+    plan = planned(snapshot([actor("alice", rules=Rules(required=(("disk", "ssd"), ("zone", "a"))))], [pod("a", labels={"zone": "a"})]))
+
+    status, reason, message = condition_of(plan, "alice")
+    assert (status, reason) == ("False", "NoMatchingPods")
+    assert message.startswith("no ready pod of pool default is labelled disk=ssd, as spec.placement.affinity.required asks; set it in the pool's")
+
+
+def test_labels_that_only_different_pods_carry_are_all_named() -> None:
+    pods = [pod("a", labels={"zone": "a"}), pod("b", labels={"disk": "ssd"})]
+
+    plan = planned(snapshot([actor("alice", rules=Rules(required=(("disk", "ssd"), ("zone", "a"))))], pods))
+
+    assert "is labelled disk=ssd, zone=a," in condition_of(plan, "alice")[2]
+
+
+def test_a_full_pool_says_how_full_it_is() -> None:
+    plan = planned(snapshot([actor("alice", rules=SSD), actor("bob", rules=SSD)], [pod("a", labels={"disk": "ssd"}), pod("b")], capacity=1))
+
+    assert condition_of(plan, "bob")[1:] == ("NoCapacity", "all 1 ready pods that fit of pool default hold the 1 actors that they may; scale the pool up or raise its actorsPerPod")
+
+
+def test_an_actor_whose_pod_lacks_a_required_label_moves_once_another_has_room() -> None:
+    there = [actor("alice", on="a", rules=SSD), actor("bob", on="b")]
+
+    full = planned(snapshot(there, [pod("a"), pod("b", labels={"disk": "ssd"})], capacity=1))
+    plan = planned(snapshot(there, [pod("a"), pod("b", labels={"disk": "ssd"})], capacity=2))
+
+    assert full.changes == ()
+    assert [(change.actor.key.name, change.cause, change.new.pod_uid) for change in plan.changes] == [("alice", "PlacementChanged", "b")]
+
+
+def test_preferences_weigh_more_than_an_even_load_while_there_is_room() -> None:
+    near = Rules(preferred=(Preference(10, (("zone", "a"),)), Preference(1, (("disk", "ssd"),))))
+    pods = [pod("a", labels={"zone": "a"}), pod("b", labels={"disk": "ssd"}), pod("c")]
+
+    plan = planned(snapshot([actor(f"actor-{i}", rules=near) for i in range(5)], pods, capacity=2))
+
+    assert [change.new.pod_uid for change in plan.changes] == ["a", "a", "b", "b", "c"]
+
+
+def test_actors_of_a_spread_group_are_kept_apart_by_zone() -> None:
+    apart = Rules(spread=Spread("orders", "zone"))
+    pods = [pod("a", labels={"zone": "1"}), pod("b", labels={"zone": "1"}), pod("c", labels={"zone": "2"})]
+    others = [actor(f"other-{i}", on="c") for i in range(9)]
+
+    plan = planned(snapshot([*others, actor("first", on="a", rules=apart), actor("second", rules=apart), actor("third", rules=apart)], pods, limits=Limits(rebalance_per_s=0)))
+
+    assert [change.new.pod_uid for change in plan.changes] == ["c", "b"]
+
+
+def test_who_has_a_higher_priority_gets_room_first_and_displaces_nobody() -> None:
+    waiting = [actor("low"), actor("high", priority=5, created="2026-02-01T00:00:00Z")]
+
+    plan = planned(snapshot(waiting, [pod("a")], capacity=1))
+    held = planned(snapshot([actor("low", on="a"), waiting[1]], [pod("a")], capacity=1))
+
+    assert [change.actor.key.name for change in plan.changes] == ["high"]
+    assert held.changes == ()
+    assert condition_of(held, "high")[1] == "NoCapacity"
+
+
+def test_who_can_go_to_fewer_pods_chooses_first() -> None:
+    plan = planned(snapshot([actor("anywhere"), actor("picky", rules=SSD, created="2026-02-01T00:00:00Z")], [pod("a", labels={"disk": "ssd"}), pod("b")], capacity=1))
+
+    assert [(change.actor.key.name, change.new.pod_uid) for change in plan.changes] == [("anywhere", "b"), ("picky", "a")]
+
+
+def test_the_checker_refuses_a_pod_that_lacks_a_required_label() -> None:
+    before = snapshot([actor("alice", rules=SSD)], [pod("a", labels={"disk": "ssd"})])
+    unlabelled = replace(before, pods={PodUid("a"): pod("a")})
+
+    with pytest.raises(InternalError, match="lacks a label that it requires"):
+        check_plan(unlabelled, make_plan(before))
+
+
 VERDICTS: list[Verdict] = ["alive", "alive", "alive", "suspect", "dead", "leaving", "starting"]
 
 
@@ -291,7 +332,15 @@ def clusters(draw: st.DrawFn) -> Snapshot:
     """Draw clusters in any state, most of them strange."""
     names = draw(st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=6))
     pods = [
-        pod(name, draw(st.sampled_from(VERDICTS)), ready=draw(st.booleans()), introduced=draw(st.booleans()), pool=draw(st.sampled_from(["default", "fast"]))) for name in names
+        pod(
+            name,
+            draw(st.sampled_from(VERDICTS)),
+            ready=draw(st.booleans()),
+            introduced=draw(st.booleans()),
+            pool=draw(st.sampled_from(["default", "fast"])),
+            labels=draw(st.sampled_from([{}, {"disk": "ssd"}, {"disk": "hdd"}])),
+        )
+        for name in names
     ]
     actors = [
         actor(
@@ -305,6 +354,8 @@ def clusters(draw: st.DrawFn) -> Snapshot:
             purges=draw(st.booleans()),
             held_by_us=draw(st.booleans()),
             reported_epoch=draw(st.integers(0, 2 * NOW_MS)),
+            rules=draw(st.sampled_from(RULES)),
+            priority=draw(st.integers(-1, 1)),
         )
         for i in range(draw(st.integers(0, 12)))
     ]

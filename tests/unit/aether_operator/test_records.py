@@ -9,8 +9,9 @@ import pytest
 from aether_api.identity import Epoch, PodUid
 from aether_kube.documents import JsonObject
 from aether_kube.store import ObjectKey
-from aether_operator.cluster.observe import matters
-from aether_operator.cluster.records import parse_actor, parse_model, parse_pod, parse_pool
+from aether_operator.cluster.observe import find_newest, matters
+from aether_operator.cluster.records import parse_actor, parse_model, parse_pod, parse_pool, parse_replica_set
+from aether_operator.planning.rules import NO_RULES, Preference, Rules, Spread
 from aether_operator.planning.snapshot import Placed
 
 
@@ -54,6 +55,21 @@ def test_a_spec_that_cannot_be_used_is_kept_with_its_problem(spec: JsonObject, n
     assert view.problem.startswith(problem)
 
 
+def test_the_placement_of_an_actor_is_read_and_equal_rules_are_one_object() -> None:
+    placement: JsonObject = {
+        "affinity": {"required": {"matchLabels": {"zone": "a", "disk": "ssd"}}, "preferred": [{"weight": 5, "matchLabels": {"gpu": "yes"}}]},
+        "spread": {"topologyKey": "zone"},
+        "priority": -3,
+    }
+
+    view, other = parse_actor(actor({"model": "account", "placement": placement})), parse_actor(actor({"model": "account", "placement": placement}, name="bob"))
+
+    assert view.rules == Rules((("disk", "ssd"), ("zone", "a")), (Preference(5, (("gpu", "yes"),)),), Spread("account", "zone"))
+    assert view.priority == -3
+    assert other.rules is view.rules
+    assert parse_actor(actor({"model": "account"})).rules is NO_RULES
+
+
 def test_what_a_pod_reports_of_a_placed_actor_does_not_matter_to_plans() -> None:
     scheduled: JsonObject = {"type": "Scheduled", "status": "True"}
     before = parse_actor(actor({"model": "account"}, {"placement": {"pod": "p", "podUID": "u", "epoch": 7}, "conditions": [scheduled]}))
@@ -85,6 +101,22 @@ def test_a_pod_tells_whether_its_process_runs() -> None:
         return parse_pod({"metadata": {"name": "p", "uid": "u"}, "status": {"containerStatuses": [container]}}).facts.process_down
 
     assert [down(running), down(crashed), down(starting)] == [False, True, False]
+
+
+@pytest.mark.parametrize(("value", "cordon"), [("true", "true"), ("drain", "drain"), ("Drain", "drain"), ("yes", "true"), ("false", ""), ("", "")])
+def test_a_pod_says_by_annotation_whether_it_takes_actors(value: str, cordon: str) -> None:
+    assert parse_pod({"metadata": {"name": "p", "uid": "u", "annotations": {"aether.flowmade.one/cordon": value}}}).cordon == cordon
+
+
+def test_a_replica_set_says_how_new_its_pods_are() -> None:
+    labels: JsonObject = {"aether.flowmade.one/pool": "default", "pod-template-hash": "abc"}
+    metadata: JsonObject = {"namespace": "shop", "name": "aether-default-abc", "labels": labels, "annotations": {"deployment.kubernetes.io/revision": "12"}}
+
+    record = parse_replica_set({"metadata": metadata})
+    older = replace(record, revision="old", number=9)
+
+    assert (record.pool, record.revision, record.number) == ("default", "abc", 12)
+    assert find_newest([record, older]) == {ObjectKey("shop", "default"): "abc"}
 
 
 def test_a_pod_that_is_being_deleted_says_how_long_it_has() -> None:

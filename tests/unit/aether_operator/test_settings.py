@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aether_api.errors import SettingsInvalid
+from aether_operator.planning.pace import Limits
 from aether_operator.settings import read_settings
 
 
@@ -33,11 +34,20 @@ def test_lists_are_separated_by_commas() -> None:
         ("AETHER_LOG_LEVEL", "loud"),
         ("AETHER_WATCH_NAMESPACES", "Shop"),
         ("AETHER_SUSPECT_AFTER_S", "0"),
+        ("AETHER_REBALANCE_PER_S", "inf"),
+        ("AETHER_MASS_MOVES_PER_S", "0"),
+        ("AETHER_HAND_OVERS_AT_ONCE", "0"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(variable: str, value: str) -> None:
     with pytest.raises(SettingsInvalid, match=variable):
         read_settings({variable: value})
+
+
+def test_how_fast_actors_move_is_set() -> None:
+    settings = read_settings({"AETHER_REBALANCE_PER_S": "0", "AETHER_MASS_MOVES_PER_S": "50", "AETHER_HAND_OVERS_AT_ONCE": "4", "AETHER_DELETION_COSTS": "false"})
+
+    assert (settings.limits, settings.deletion_costs) == (Limits(0, 50, 4), False)
 
 
 def test_numbers_and_levels_are_read_as_people_write_them() -> None:

@@ -396,6 +396,15 @@ def test_every_object_carries_the_common_labels(render: Render) -> None:
         assert "team" not in document.get("spec", {}).get("selector", {}).get("matchLabels", {})
 
 
+@pytest.mark.parametrize(("setting", "allowed"), [("true", True), ("false", False)])
+def test_the_operator_may_patch_pods_only_to_say_what_their_deletion_costs(render: Render, setting: str, allowed: bool) -> None:
+    documents = render("--set", f"operator.podDeletionCosts={setting}")
+
+    verbs = {verb for rule in rules_of(documents, "aether-operator") for verb in rule["verbs"] if "pods" in rule["resources"]}
+    told = next(item["value"] for pod in pods_of(documents) for item in pod["containers"][0].get("env", []) if item["name"] == "AETHER_DELETION_COSTS")
+    assert (verbs - {"get", "list", "watch"}, told) == ({"patch"} if allowed else set(), setting)
+
+
 @pytest.mark.parametrize("words", [("--set", "operator.podLabels.app=x,nats.podLabels.app=x"), ("--set", "operator.affinity.nodeAffinity.x=y,nats.nodeSelector.disk=ssd")])
 def test_pods_can_be_labelled_and_placed(render: Render, words: tuple[str, ...]) -> None:
     assert json.dumps(render(*words)) != json.dumps(render())
