@@ -7,11 +7,12 @@ here, once; beyond this module nothing of JetStream is untyped.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from aether_api.errors import MALFORMED, AetherError, InvalidEnvelope, JetStreamError, StreamUnavailable, WrongLastSequence
+from aether_api.errors import MALFORMED, AetherError, InvalidEnvelope, JetStreamError, RequestTimeout, StreamUnavailable, WrongLastSequence
 from aether_api.headers import COUNT_DIGITS_MAX
 from aether_nats.message import Message
 
@@ -246,7 +247,26 @@ def build_status_error(message: Message) -> AetherError:
 
 def find_pending(message: Message) -> int:
     """Return how many matches the server left out of a batch, from its last message."""
-    value = _find_header(message.raw_headers, b"\r\nNats-Num-Pending:")
+    return _find_count(message, b"\r\nNats-Num-Pending:")
+
+
+def check_batch(messages: Sequence[Message], end: Message) -> None:
+    """Make sure that a batch came whole: each message, and the end, names the sequence of the message before.
+
+    Raises:
+        RequestTimeout: something was lost between servers; ask again.
+    """
+    before = 0
+    for message in messages:
+        if _find_count(message, b"\r\nNats-Last-Sequence:") != before:
+            raise RequestTimeout(f"a batch of a Direct Get has a hole after sequence {before}")
+        before = _find_count(message, b"\r\nNats-Sequence:")
+    if _find_count(end, b"\r\nNats-Last-Sequence:") != before:
+        raise RequestTimeout(f"a batch of a Direct Get lost its end after sequence {before}")
+
+
+def _find_count(message: Message, marker: bytes) -> int:
+    value = _find_header(message.raw_headers, marker)
     return int(value) if value.isdigit() and len(value) <= COUNT_DIGITS_MAX else 0
 
 
