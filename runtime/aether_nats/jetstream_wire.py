@@ -20,6 +20,9 @@ ERROR_WRONG_LAST_SEQUENCE: Final = 10071
 ERROR_WRITE_UNDER_WAY: Final = 10164
 """On replicated streams a conflict mostly has this number: a write to the subject is still in flight, its sequence unknown."""
 
+ERROR_ID_UNDER_WAY: Final = 10158
+"""On replicated streams: a message with the same `Nats-Msg-Id` is being written, and nobody knows yet whether it will be stored."""
+
 ERROR_NO_MESSAGE: Final = 10037
 ERROR_NO_SEQUENCE: Final = 10043
 """A message that is to be deleted is not there."""
@@ -213,6 +216,8 @@ def build_error(error: ApiError) -> AetherError:
         return WrongLastSequence(int(found.group()) if found else None)
     if error.err_code == ERROR_WRITE_UNDER_WAY:
         return WrongLastSequence(None)
+    if error.err_code == ERROR_ID_UNDER_WAY:
+        return StreamUnavailable("an earlier try is still being written; repeat it with its id")
     if error.code == CODE_UNAVAILABLE:
         return StreamUnavailable(f"JetStream is not available: {error.description} (error {error.err_code})")
     return JetStreamError(error.code, error.err_code, error.description)
