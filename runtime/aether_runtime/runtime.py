@@ -528,8 +528,7 @@ class Runtime(VmListener):
             await self.feeds.drain(self.feeds.take(actor))
             await vm.stop(snapshot=snapshot)
         finally:
-            self.registry.remove(vm)
-            self.passivation.on_gone()
+            self._drop(vm)  # with the subscription that a passivation may have taken up again meanwhile
 
     def _drop(self, vm: VirtualMachine) -> None:
         """Forget a VM, and its subscription unless another VM has taken its place; the dead VM still answers what is on its way."""
