@@ -539,7 +539,14 @@ class Runtime(VmListener):
             self.spawn(self.feeds.drain(self.feeds.take(actor)), f"drain {actor}")
 
     def _may_keep(self, actor: ActorId) -> bool:
-        """Among owners of equal epoch, the pod that rendezvous hashing names stays."""
+        """Among owners of equal epoch, stay where the placement is, since each has an epoch of its own; without a resource, where rendezvous hashing says.
+
+        An owner without a resource that took its epoch from the log cannot know whether the actor has a resource again: it goes, and whoever
+        is asked next looks.
+        """
+        vm = self.registry.get(actor)
+        if vm is not None and (vm.desired.name or vm.desired.epoch):
+            return bool(vm.desired.name)
         return choose_pod(actor, self.presence.pods.live()) in (self.config.pod.uid, None)
 
     def _status_budget(self) -> float:
