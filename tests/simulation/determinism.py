@@ -34,17 +34,22 @@ def determined(loop: VirtualLoop, seed: int) -> Iterator[None]:
     def draw_hex(nbytes: int | None = None) -> str:
         return ids.randbytes(nbytes or 32).hex()
 
+    def draw_uuid() -> uuid.UUID:
+        return uuid.UUID(bytes=ids.randbytes(16))
+
     random.seed(seed)
     gc.disable()
+    gc.freeze()  # what was there before is not looked at when the run has ended
     try:
         with (
             mock.patch.object(time, "time", read_wall_s),
             mock.patch.object(time, "monotonic", loop.time),
             mock.patch.object(secrets, "token_hex", draw_hex),
-            mock.patch.object(uuid, "uuid4", lambda: uuid.UUID(bytes=ids.randbytes(16))),
+            mock.patch.object(uuid, "uuid4", draw_uuid),
         ):
             yield
     finally:
         random.setstate(state)
+        gc.unfreeze()
         if was_enabled:
             gc.enable()

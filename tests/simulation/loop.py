@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 if TYPE_CHECKING:
     from tests.simulation.network import Network
@@ -52,7 +52,7 @@ class Process:
     skew_s: float = 0.0
     state: State = State.RUNNING
     held: list[asyncio.Handle] = field(default_factory=list[asyncio.Handle])
-    tasks: dict[int, SimulatedTask] = field(default_factory=lambda: {})
+    tasks: dict[int, SimulatedTask] = field(default_factory=dict)
 
     def pending(self) -> list[SimulatedTask]:
         """Return its tasks that have not ended."""
@@ -149,7 +149,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 if turns > TURNS_AT_ONCE_MAX:
                     raise Hang(f"at {self._now_s:.3f} s the loop turns without time passing")
                 self._turn(until_s)
-            return main.result()
+            return cast("_T", main.result())
         finally:
             self._is_running = False
             asyncio._set_running_loop(None)
@@ -190,7 +190,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Return a future of this loop."""
         return asyncio.Future(loop=self)
 
-    def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> SimulatedTask:  # type: ignore[override]  # a narrower result
+    def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> SimulatedTask:
         """Start a task; its process remembers it."""
         self._count += 1
         task = SimulatedTask(self._count, coro, self, name, context)

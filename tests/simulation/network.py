@@ -30,6 +30,7 @@ class Network:
 
     Attributes:
         is_up: whether the server listens.
+        links: all that there ever were.
         partitioned: processes that reach nobody.
     """
 
@@ -61,14 +62,19 @@ class Network:
 
     def links_of(self, process: Process) -> list[Link]:
         """Return the links of a process that are open, silent ones too."""
-        self.links = [link for link in self.links if link.is_open]
-        return [link for link in self.links if link.process is process]
+        return [link for link in self.links if link.is_open and link.process is process]
 
     def stop(self) -> None:
         """The server ends: all links are reset."""
         self.is_up = False
-        for link in list(self.links):
+        for link in self.links:
             link.reset()
+
+    def forget(self) -> None:
+        """Drop everything once the run is over."""
+        for link in self.links:
+            link.transport.is_lost = True
+        self.links.clear()
 
     def bury(self, process: Process, *, silently: bool) -> None:
         """A process was killed: its system closes its links, unless the whole machine is gone."""
@@ -92,7 +98,7 @@ class Link:
         self._faults = faults
         self._session: Session | None = None
         self._context = copy_context()
-        self._outside: Context = _outside()
+        self._outside: Context = outside()
         self._sent: dict[int, bytes] = {}
         self._count = 0
         self._up_s = self._down_s = 0.0
@@ -141,7 +147,7 @@ class Link:
         sent, self._sent = self._sent, {}
         if deliver and self._session is not None and not self.is_silent:
             for data in sent.values():
-                self._session.receive(data)
+                outside().run(self._session.receive, data)  # the server works on, whatever becomes of the process
         self._end_session()
         was_silent, self.is_open = self.is_silent, False
         if not was_silent or self.process.state is not State.DEAD:
@@ -222,7 +228,8 @@ class SimulatedTransport(asyncio.Transport):
         return default
 
 
-def _outside() -> Context:
+def outside() -> Context:
+    """Return a context of no process: that of the world."""
     context = copy_context()
     context.run(PROCESS.set, None)
     return context

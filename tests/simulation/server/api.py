@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from aether_api.headers import encode_headers
 from aether_nats.jetstream_wire import ERROR_NO_MESSAGE, ERROR_NO_SEQUENCE, ERROR_STREAM_EXISTS, ERROR_STREAM_NOT_FOUND, StreamConfig
 from tests.simulation.server.broker import Broker, Publication, matches_subject, overlaps
 from tests.simulation.server.jetstream import JetStreamEngine, build_block, build_error, build_json, build_place, build_status
@@ -84,7 +85,11 @@ class ApiEngine(JetStreamEngine):
         config = msgspec.json.decode(payload, type=StreamConfig)
         existing = self.streams.get(config.name)
         if existing is not None:
-            return build_json(_describe(existing, "")) if existing.config == config else build_error(400, ERROR_STREAM_EXISTS, "stream name already in use with a different configuration")
+            return (
+                build_json(_describe(existing, ""))
+                if existing.config == config
+                else build_error(400, ERROR_STREAM_EXISTS, "stream name already in use with a different configuration")
+            )
         if config.num_replicas > self.hazards.replicas_max:
             return build_error(500, ERROR_NOT_CLUSTERED, "replicas > 1 not supported in non-clustered mode")
         if any(overlaps(one, other) for stream in self.streams.values() for one in stream.config.subjects for other in config.subjects):
@@ -166,8 +171,15 @@ def _build_message(message: Stored | None) -> Answer:
 
 
 def _build_train(stream: Stream, found: Sequence[Stored], batch: int) -> list[Answer]:
-    """Return the messages of a batch and the status that ends it."""
+    """Return the messages of a batch and the status that ends it; each names the one before."""
     if not found:
         return [build_status("404 Message Not Found")]
-    messages = [(build_block(message.lines + build_place(stream, message)), message.payload) for message in found[:batch]]
-    return [*messages, build_status("204 EOB", Nats_Num_Pending=str(max(0, len(found) - batch)), Nats_Last_Sequence=str(found[: batch][-1].sequence))]
+    train, before = list[Answer](), 0
+    for place, message in enumerate(found[:batch], 1):
+        train.append((build_block(message.lines + build_place(stream, message) + _build_counts(len(found) - place, before)), message.payload))
+        before = message.sequence
+    return [*train, (b"NATS/1.0 204 EOB\r\n" + _build_counts(max(0, len(found) - batch), before) + b"\r\n", b"")]
+
+
+def _build_counts(pending: int, before: int) -> bytes:
+    return encode_headers({"Nats-Num-Pending": str(pending), "Nats-Last-Sequence": str(before)})

@@ -66,23 +66,30 @@ class Broker:
         self.engine: Engine | None = None
         self.trace: Callable[[str], None] = lambda line: None
         self._sessions: dict[int, Session] = {}
-        self._subscriptions: dict[int, Subscription] = {}
-        self._found: dict[str, list[Subscription]] = {}
+        self._subscriptions: dict[tuple[str, ...], list[Subscription]] = {}
         self._count = 0
 
     def open_session(self, name: str, send: Send) -> Session:
         """Greet a client."""
         self._count += 1
         session = self._sessions[self._count] = Session(self, self._count, name, send)
-        info = {"server_id": "SIMULATED", "server_name": "simulated", "version": VERSION, "proto": 1, "headers": True, "max_payload": MAX_PAYLOAD, "jetstream": True, "client_id": self._count}
+        info = {
+            "server_id": "SIMULATED",
+            "server_name": "simulated",
+            "version": VERSION,
+            "proto": 1,
+            "headers": True,
+            "max_payload": MAX_PAYLOAD,
+            "jetstream": True,
+            "client_id": self._count,
+        }
         send(f"INFO {json.dumps(info)}\r\n".encode())
         return session
 
     def drop_session(self, session: Session) -> None:
         """Forget a client with its subscriptions."""
         self._sessions.pop(session.id, None)
-        self._subscriptions = {number: found for number, found in self._subscriptions.items() if found.session is not session}
-        self._found.clear()
+        self._keep(lambda found: found.session is not session)
 
     def close_all(self) -> None:
         """Forget all clients: the server ends."""
@@ -91,14 +98,12 @@ class Broker:
 
     def subscribe(self, session: Session, sid: bytes, subject: str, queue: str) -> None:
         """Add a subscription."""
-        self._count += 1
-        self._subscriptions[self._count] = Subscription(session, sid, tuple(subject.split(".")), queue)
-        self._found.clear()
+        tokens = tuple(subject.split("."))
+        self._subscriptions.setdefault(_beginning(tokens), []).append(Subscription(session, sid, tokens, queue))
 
     def unsubscribe(self, session: Session, sid: bytes) -> None:
         """End a subscription."""
-        self._subscriptions = {number: found for number, found in self._subscriptions.items() if found.session is not session or found.sid != sid}
-        self._found.clear()
+        self._keep(lambda found: found.session is not session or found.sid != sid)
 
     def publish(self, session: Session, message: Publication) -> None:
         """Take a message of a client."""
@@ -138,11 +143,18 @@ class Broker:
             self.route(message)
 
     def _find(self, subject: str) -> list[Subscription]:
-        found = self._found.get(subject)
-        if found is None:
-            tokens = tuple(subject.split("."))
-            found = self._found[subject] = [subscription for subscription in self._subscriptions.values() if matches(subscription.tokens, tokens)]
-        return found
+        """Return who subscribed; most subjects are those of replies, so only subscriptions that begin alike are looked at."""
+        tokens = tuple(subject.split("."))
+        alike = (*self._subscriptions.get(tokens[:2], ()), *self._subscriptions.get((), ()))
+        return [subscription for subscription in alike if matches(subscription.tokens, tokens)]
+
+    def _keep(self, is_kept: Callable[[Subscription], bool]) -> None:
+        self._subscriptions = {key: kept for key, found in self._subscriptions.items() if (kept := [subscription for subscription in found if is_kept(subscription)])}
+
+
+def _beginning(pattern: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the first two tokens of a pattern, nothing if they hold wildcards."""
+    return () if {"*", ">"} & set(pattern[:2]) else pattern[:2]
 
 
 class Session:

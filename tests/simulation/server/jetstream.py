@@ -15,12 +15,11 @@ from typing import Final
 from aether_api import headers
 from aether_api.headers import FIRST_LINE, decode_headers, encode_headers
 from aether_api.messages import format_time
-from aether_nats.jetstream_wire import ERROR_BAD_SCHEDULE, ERROR_BAD_TIME_ZONE, ERROR_WRITE_UNDER_WAY, ERROR_WRONG_LAST_SEQUENCE, StreamConfig
+from aether_nats.jetstream_wire import ERROR_BAD_SCHEDULE, ERROR_BAD_TIME_ZONE, ERROR_ID_UNDER_WAY, ERROR_WRITE_UNDER_WAY, ERROR_WRONG_LAST_SEQUENCE, StreamConfig
 from tests.simulation.server.broker import Broker, Publication, matches_subject
 from tests.simulation.server.stream import Stored, Stream
 from tests.simulation.server.ticks import BadSchedule, BadZone, next_tick
 
-ERROR_ID_UNDER_WAY: Final = 10158
 SCHEDULER: Final = "Nats-Scheduler"
 SCHEDULE_NEXT: Final = "Nats-Schedule-Next"
 _WILDCARD: Final = re.compile(r"\{\{wildcard\((\d+)\)\}\}")
@@ -36,6 +35,7 @@ class JetStreamEngine:
         self.streams: dict[str, Stream] = {}
         self.archived: list[Stream] = []
         self._waking_s: dict[str, float] = {}
+        self._announced_s: dict[str, float] = {}
 
     def find_stream(self, subject: str) -> Stream | None:
         """Return the stream that stores a subject."""
@@ -123,7 +123,9 @@ class JetStreamEngine:
         if republish.headers_only:
             lines += encode_headers({"Nats-Msg-Size": str(len(stored.payload))})
         message = Publication(subject, "", build_block(lines), b"" if republish.headers_only else stored.payload)
-        self.clock.later(self.hazards.answer_delay_s(), partial(self.broker.route_all, [message]))
+        now_s, name = self.clock.now_s(), stream.config.name
+        self._announced_s[name] = max(self._announced_s.get(name, 0.0), now_s + self.hazards.answer_delay_s())  # a stream announces in order
+        self.clock.later(self._announced_s[name] - now_s, partial(self.broker.route_all, [message]))
 
     # Schedules.
 
@@ -196,7 +198,6 @@ def build_error(code: int, number: int, description: str) -> tuple[bytes, bytes]
     return build_json({"error": {"code": code, "err_code": number, "description": description}})
 
 
-def build_status(text: str, **lines: str) -> tuple[bytes, bytes]:
+def build_status(text: str) -> tuple[bytes, bytes]:
     """Return an answer that is nothing but a status."""
-    return b"NATS/1.0 " + text.encode() + b"\r\n" + encode_headers({name.replace("_", "-"): value for name, value in lines.items()}) + b"\r\n", b""
-
+    return b"NATS/1.0 " + text.encode() + b"\r\n\r\n", b""

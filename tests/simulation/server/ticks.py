@@ -6,7 +6,7 @@ The check itself is used to tell what the server refuses; a test holds it agains
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -71,9 +71,9 @@ def _parse_duration_s(text: str) -> float:
     return total
 
 
-def _next_of_fields(fields: list[str], zone: ZoneInfo | type[UTC], after_s: float) -> float:  # type: ignore[valid-type]  # UTC is a value that both understand
+def _next_of_fields(fields: list[str], zone: tzinfo, after_s: float) -> float:
     second, minute, hour, day, month, weekday = (_values(field, *bounds) for field, bounds in zip(fields, _RANGES, strict=True))
-    start = datetime.fromtimestamp(int(after_s) + 1, zone)  # type: ignore[arg-type]  # likewise
+    start = datetime.fromtimestamp(int(after_s) + 1, zone)
     is_day = _build_day_check(fields, day, weekday)
     date = start.date()
     for _ in range(DAYS_MAX):

@@ -1,0 +1,185 @@
+"""Faults of the production code on purpose: each takes one rule away that a history depends on, and the simulation must notice.
+
+A simulation that finds nothing proves nothing; this list says what it can find. Each entry names the rule, patches it away, and
+has a seed that is known to find it, which is tried first. Rules with a second line of defence show only where that ends: a lost ack that is
+taken for a refusal does not repeat a command, since the window knows its id, but it loses the reminder that the command set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pytest import MonkeyPatch  # noqa: PT013  # the type alone is wanted
+
+from aether_api import headers
+from aether_api.envelope import Commit, StoredCommit, encode_commit
+from aether_api.identity import ActorId
+from aether_api.subjects import event_stream, event_subject, partition_of
+from aether_nats import journal as journals
+from aether_nats.commit_reader import decode_stored
+from aether_nats.event_subscription import EventSubscription
+from aether_nats.inbox import Inbox
+from aether_nats.journal import Journal
+from aether_nats.schedules import Schedules
+from aether_runtime import inbox as inboxes
+from aether_runtime import vm as vms
+from aether_runtime.core.group import Group
+from aether_runtime.core.history import History
+from aether_runtime.core.window import CommandWindow
+from aether_runtime.replay import catch_up
+from aether_runtime.vm import VirtualMachine
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One rule taken away.
+
+    Attributes:
+        rule: what is not done any more.
+        apply: patches the production code.
+        seed: one that is known to notice.
+    """
+
+    rule: str
+    apply: Callable[[MonkeyPatch], None]
+    seed: int
+
+
+def _look_at_the_last_commit_only(patch: MonkeyPatch) -> None:
+    read = VirtualMachine._read_tail
+
+    async def read_last(self: VirtualMachine, **options: bool) -> vms.Tail:
+        tail = await read(self, **options)
+        return vms.Tail(tail.end, tail.commits[-1:], tail.head)
+
+    async def learn_nothing(history: History, *arguments: Any) -> None:
+        known = CommandWindow(history.window.pack())
+        await catch_up(history, *arguments)
+        history.window = known
+
+    patch.setattr(VirtualMachine, "_read_tail", read_last)
+    patch.setattr(vms, "catch_up", learn_nothing)  # else the window, the second line of defence, knows the ids of all that were read
+
+
+def _forget_commands(patch: MonkeyPatch) -> None:
+    patch.setattr(CommandWindow, "find", lambda self, command_id: None)
+
+
+def _confirm_nothing(patch: MonkeyPatch) -> None:
+    async def answer(self: VirtualMachine, group: Group) -> None:
+        self._send(group.answers)
+        self._release_step()
+
+    patch.setattr(VirtualMachine, "_confirm", answer)
+
+
+def _ignore_epochs(patch: MonkeyPatch) -> None:
+    patch.setattr(VirtualMachine, "_go_on_or_end", lambda self, tail: self._release_step() if tail.end != "other" else self._end_stale())
+
+
+def _answer_before_the_ack(patch: MonkeyPatch) -> None:
+    append = VirtualMachine._append_commit
+
+    def answer_first(self: VirtualMachine, commit: Commit, group: Group) -> None:
+        self._send(group.answers)
+        append(self, commit, group)
+
+    patch.setattr(VirtualMachine, "_append_commit", answer_first)
+    patch.setattr(VirtualMachine, "_send_committed", lambda self, group: None)
+
+
+def _append_without_a_fence(patch: MonkeyPatch) -> None:
+
+    def encode_bare(commit: Commit) -> tuple[bytes, bytes]:
+        lines, payload = encode_commit(commit)
+        return b"".join(line + b"\r\n" for line in lines.split(b"\r\n") if line and not line.startswith(headers.EXPECTED_SEQUENCE.encode())), payload
+
+    patch.setattr(journals, "encode_commit", encode_bare)
+
+
+def _take_a_lost_ack_for_a_refusal(patch: MonkeyPatch) -> None:
+    patch.setattr(journals, "UNKNOWN_OUTCOMES", ())
+
+
+def _read_heads_from_any_replica(patch: MonkeyPatch) -> None:
+    async def read_head(self: Journal, actor: ActorId) -> StoredCommit | None:
+        message = await self._js.direct_by_last(event_stream(actor.namespace, partition_of(actor, self.partitions)), event_subject(actor, self.partitions))
+        return None if message is None else decode_stored(message)
+
+    patch.setattr(Journal, "read_head", read_head)
+
+
+def _settle_before_running(patch: MonkeyPatch) -> None:
+    read = Inbox.read_next
+
+    async def read_and_settle(self: Inbox, actor: ActorId, after: int) -> Sequence[Any]:
+        messages = await read(self, actor, after)
+        if messages:
+            await self.settle(actor, messages[-1].sequence)
+        return messages
+
+    patch.setattr(Inbox, "read_next", read_and_settle)
+
+
+def _make_no_schedules(patch: MonkeyPatch) -> None:
+    """As if the schedule were made after the commit, by a process that dies in between."""
+    make = Schedules.set
+
+    async def forget_some(self: Schedules, *arguments: Any) -> None:
+        if hash(arguments[2].encode()[-1:]) % 2:
+            await make(self, *arguments)
+
+    patch.setattr(Schedules, "set", forget_some)
+
+
+def _end_schedules_before_the_commit(patch: MonkeyPatch) -> None:
+    append = VirtualMachine._append_commit
+
+    def end_first(self: VirtualMachine, commit: Commit, group: Group) -> None:
+        self._end_schedules([(name, token) for name, token in self.reminders.items() if name in group.reminders])
+        append(self, commit, group)
+
+    patch.setattr(VirtualMachine, "_append_commit", end_first)
+
+
+def _sweep_nothing_after_a_loss(patch: MonkeyPatch) -> None:
+    patch.setattr(EventSubscription, "note_loss", lambda self: None)
+    patch.setattr(EventSubscription, "_plan", _plan_nothing)
+
+
+async def _plan_nothing(self: EventSubscription) -> None:
+    self._compare_at = self._loop.time() + 1000.0
+
+
+def _take_batches_with_holes(patch: MonkeyPatch) -> None:
+    patch.setattr("aether_nats.jetstream.check_batch", lambda messages, end: None)
+
+
+def _hold_a_position_in_memory_only(patch: MonkeyPatch) -> None:
+    """A drain begins at the end of what it has handed over, whatever became of it."""
+    patch.setattr(inboxes, "judge", lambda reply: "settled")
+
+
+def _restore_no_subscriptions(patch: MonkeyPatch) -> None:
+    patch.setattr("aether_nats.fast.FastLink.restore", lambda self: setattr(self, "_is_up", True))
+
+
+MUTATIONS: Final = (
+    Mutation("after a refusal all commits since are looked at, not only the last", _look_at_the_last_commit_only, 1),
+    Mutation("a command id that took effect is known", _forget_commands, 1),
+    Mutation("what stores nothing is confirmed by a read of the log", _confirm_nothing, 12),
+    Mutation("an owner of a lower epoch stops", _ignore_epochs, 3),
+    Mutation("an answer leaves after the ack", _answer_before_the_ack, 1),
+    Mutation("an append names the sequence that it follows", _append_without_a_fence, 1),
+    Mutation("after an unknown outcome the same commit is sent again", _take_a_lost_ack_for_a_refusal, 12),
+    Mutation("heads are read from the leader", _read_heads_from_any_replica, 8),
+    Mutation("a durable command is removed once it is settled", _settle_before_running, 3),
+    Mutation("a durable command that got no word from its model is asked again", _hold_a_position_in_memory_only, 2),
+    Mutation("a schedule is made before its commit", _make_no_schedules, 2),
+    Mutation("a schedule is ended after the commit that ends it", _end_schedules_before_the_commit, 19),
+    Mutation("a subscriber looks into the log after a loss", _sweep_nothing_after_a_loss, 2),
+    Mutation("a batch of reads is checked for holes", _take_batches_with_holes, 55),
+    Mutation("subscriptions are restored after a reconnect", _restore_no_subscriptions, 2),
+)
