@@ -536,7 +536,9 @@ class Runtime(VmListener):
         if self.registry.get(actor) is vm:
             self.registry.remove(vm)
             self.passivation.on_gone()
-            self.spawn(self.feeds.drain(self.feeds.take(actor)), f"drain {actor}")
+            feed = self.feeds.take(actor)
+            if feed is not None:
+                self.spawn(self.feeds.drain(feed), f"drain {actor}")
 
     def _may_keep(self, actor: ActorId) -> bool:
         """Among owners of equal epoch, stay where the placement is, since each has an epoch of its own; without a resource, where rendezvous hashing says.

@@ -30,8 +30,10 @@ from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.adapters.memory import MemorySnapshotStore
+from aether_runtime.clock import LoopClock
 from aether_runtime.core.history import History
 from aether_runtime.replay import replay
+from aether_runtime.replays import ReplayWatch
 from aether_runtime.vm import VirtualMachine
 from tests.histories.cluster import NAMESPACE, PARTITIONS
 from tests.histories.invariants import check_answers
@@ -263,10 +265,11 @@ class Audit:
     async def _check_live(self, connection: NatsConnection) -> None:
         js = JetStream(connection)
         journal, snapshots = Journal(js, PARTITIONS), JetStreamSnapshotStore(js)
+        watch = ReplayWatch(LoopClock(self._world.loop).now, lambda: None)
         for actor in self._world.actors:
             model, life = model_of(actor), self._ledger.of(actor)
-            whole = (await replay(actor, model, journal, MemorySnapshotStore())).history
-            short = (await replay(actor, model, journal, snapshots)).history
+            whole = (await replay(actor, model, journal, MemorySnapshotStore(), watch)).history
+            short = (await replay(actor, model, journal, snapshots, watch)).history
             if life.states and (_describe(whole)[0], whole.position.version) != (model.encode_state(life.states[-1]), len(life.events)):
                 self.problems.append(f"replay of {actor.id} is not what its events say")
             if _describe(whole) != _describe(short):

@@ -17,19 +17,18 @@ from aether_api import headers
 from aether_api.envelope import Commit, StoredCommit, encode_commit
 from aether_api.identity import ActorId
 from aether_api.subjects import event_stream, event_subject, partition_of
-from aether_nats import journal as journals
 from aether_nats.commit_reader import decode_stored
 from aether_nats.event_subscription import EventSubscription
 from aether_nats.inbox import Inbox
 from aether_nats.journal import Journal
 from aether_nats.schedules import Schedules
 from aether_runtime import inbox as inboxes
-from aether_runtime import vm as vms
 from aether_runtime.core.group import Group
 from aether_runtime.core.history import History
 from aether_runtime.core.window import CommandWindow
 from aether_runtime.replay import catch_up
 from aether_runtime.vm import VirtualMachine
+from aether_runtime.vm_reading import Tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +47,13 @@ class Mutation:
 
 
 def _look_at_the_last_commit_only(patch: MonkeyPatch) -> None:
-    read = VirtualMachine._read_tail
-
-    async def read_last(self: VirtualMachine, **options: bool) -> vms.Tail:
-        tail = await read(self, **options)
-        return vms.Tail(tail.end, tail.commits[-1:], tail.head)
-
     async def learn_nothing(history: History, *arguments: Any) -> None:
         known = CommandWindow(history.window.pack())
         await catch_up(history, *arguments)
         history.window = known
 
-    patch.setattr(VirtualMachine, "_read_tail", read_last)
-    patch.setattr(vms, "catch_up", learn_nothing)  # else the window, the second line of defence, knows the ids of all that were read
+    patch.setattr(Tail, "holds", lambda self, commit_id: any(commit.id == commit_id for commit in self.commits[-1:]))
+    patch.setattr("aether_runtime.vm_reading.catch_up", learn_nothing)  # else the window, the second line of defence, knows the ids of all that were read
 
 
 def _forget_commands(patch: MonkeyPatch) -> None:
@@ -96,11 +89,11 @@ def _append_without_a_fence(patch: MonkeyPatch) -> None:
         lines, payload = encode_commit(commit)
         return b"".join(line + b"\r\n" for line in lines.split(b"\r\n") if line and not line.startswith(headers.EXPECTED_SEQUENCE.encode())), payload
 
-    patch.setattr(journals, "encode_commit", encode_bare)
+    patch.setattr("aether_nats.appends.encode_commit", encode_bare)
 
 
 def _take_a_lost_ack_for_a_refusal(patch: MonkeyPatch) -> None:
-    patch.setattr(journals, "UNKNOWN_OUTCOMES", ())
+    patch.setattr("aether_nats.appends.UNKNOWN_OUTCOMES", ())
 
 
 def _read_heads_from_any_replica(patch: MonkeyPatch) -> None:

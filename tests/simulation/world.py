@@ -31,7 +31,8 @@ from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, ensure_streams
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.passivation import SleepConfig
-from aether_runtime.runtime import Runtime, RuntimeConfig, RuntimePorts
+from aether_runtime.runtime import Runtime
+from aether_runtime.runtime_config import RuntimeConfig, RuntimePorts
 from tests.histories.alarm import Alarm
 from tests.histories.bank import compile_account
 from tests.histories.cluster import NAMESPACE, PARTITIONS
