@@ -8,8 +8,9 @@ acknowledged is stored, and a leader's answer is current.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.server.hazards import Fate, Hazards
@@ -112,8 +113,8 @@ class Faults(Hazards):
 
     replicas_max = REPLICAS
 
-    def __init__(self, loop: VirtualLoop, source: random.Random) -> None:
-        self.climate = draw_climate(source)
+    def __init__(self, loop: VirtualLoop, source: random.Random, worse: Mapping[str, Any] | None = None) -> None:
+        self.climate = replace(draw_climate(source), **(worse or {}))
         self.is_calm = False
         self.slow: dict[str, float] = {}
         self._loop = loop

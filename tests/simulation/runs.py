@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.simulation.loop import Hang
 from tests.simulation.world import Outcome, World
@@ -20,13 +20,16 @@ class Failure(AssertionError):
     """A run broke a promise; the message says which, and how to run it again."""
 
 
-def run_seed(seed: int, *, keep_trace: bool = False) -> Outcome:
+def run_seed(seed: int, *, keep_trace: bool = False, worse: Mapping[str, Any] | None = None) -> Outcome:
     """Run one seed.
+
+    Args:
+        worse: parts of the climate that are not left to the seed.
 
     Raises:
         Failure: what is wrong, and where the trace is.
     """
-    world = World(seed, is_verbose=keep_trace)
+    world = World(seed, keep_trace, worse)
     try:
         outcome = world.run()
     except (AssertionError, Hang) as exc:

@@ -20,7 +20,7 @@ def test_a_rule_that_is_taken_away_is_missed(mutation: Mutation, monkeypatch: py
     mutation.apply(monkeypatch)
     for seed in (mutation.seed, *SEEDS):
         try:
-            run_seed(seed)
+            run_seed(seed, worse=mutation.worse)
         except Failure:
             return
     pytest.fail(f"nobody noticed in {len(SEEDS) + 1} runs that this rule was gone: {mutation.rule}")

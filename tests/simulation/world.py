@@ -13,11 +13,11 @@ import gc
 import hashlib
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from aether_api.errors import AetherError
 from aether_api.identity import ActorId, BootId, PodIdentity, PodUid, parse_actor_id
@@ -118,10 +118,12 @@ class World:
 
     Attributes:
         is_verbose: the trace also has what the runtime logs for debugging.
+        worse: parts of the climate that are not left to the seed.
     """
 
     seed: int
     is_verbose: bool = False
+    worse: Mapping[str, Any] | None = None
     loop: VirtualLoop = field(default_factory=VirtualLoop)
     trace: list[str] = field(default_factory=list[str])
     placed: tuple[ActorId, ...] = (*PLACED, MORTAL)
@@ -135,7 +137,7 @@ class World:
     counts: dict[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
-        self.faults = Faults(self.loop, self.source("faults"))
+        self.faults = Faults(self.loop, self.source("faults"), self.worse)
         self.broker = Broker(Clock(self.loop), self.faults)
         self.broker.trace = self.log
         self.engine = ApiEngine(self.broker)
