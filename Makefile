@@ -42,8 +42,12 @@ check: $(STAMP) ## lint, types, unit and architecture tests, in under a minute
 .PHONY: test
 test: $(STAMP) ## run everything, the real Kubernetes included
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/pytest -q tests/contract tests/released tests/integration
+	@$(BIN)/pytest -q tests/contract tests/released tests/integration tests/simulation
 	@$(BIN)/pytest -q tests/e2e # by itself: its operator would mend what the tests of the CRDs write
+
+.PHONY: simulate
+simulate: $(STAMP) ## simulate clusters in storms, one for each seed (SEEDS=1-1000); failing seeds are printed, their traces kept
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1-100)
 
 .PHONY: bench
 bench: $(STAMP) ## run the benches (ONLY=name,name ROUNDS= SECONDS= SMALL=1 PROFILE=1)

@@ -13,6 +13,7 @@ from tests.cluster.lifecycle import ensure_cluster, release_cluster
 from tests.cluster.processes import ClusterError
 from tests.histories.nats_cluster import NatsCluster
 from tests.histories.places import PLACES, Place, open_place
+from tests.simulation.sockets import SocketServer
 
 REQUIRE_CLUSTER = "AETHER_REQUIRE_CLUSTER"
 """Set to 1 where a missing cluster must fail the tests instead of skipping them, as CI does."""
@@ -25,6 +26,13 @@ async def nats_server() -> AsyncIterator[EmbeddedServer]:
         yield server
 
 
+@pytest.fixture(params=["nats-server", "simulated"])
+async def any_nats_server(request: pytest.FixtureRequest) -> AsyncIterator[EmbeddedServer | SocketServer]:
+    """Run nats-server, and the simulated one that stands in for it in `tests/simulation`: both must pass."""
+    async with EmbeddedServer.start() if request.param == "nats-server" else SocketServer.start() as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def nats_cluster() -> Iterator[NatsCluster]:
     """Run three nats-servers for all tests that ask for them; who kills one starts it again."""
@@ -34,7 +42,7 @@ def nats_cluster() -> Iterator[NatsCluster]:
 
 @pytest.fixture(params=PLACES)
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
-    """Yield each place in which streams can lie: one server, and three."""
+    """Yield each place in which streams can lie."""
     async with open_place(request.param, request) as found:
         yield found
 

@@ -33,6 +33,7 @@ from aether_nats.jetstream_wire import (
     StreamInfo,
     ack_of,
     build_status_error,
+    check_batch,
     decode_answer,
     find_pending,
     stored_of,
@@ -197,7 +198,7 @@ class JetStream:
         return self._connection.request_many(f"{API}.DIRECT.GET.{stream}", _encode({"seq": max(1, first_sequence), "next_by_subj": subject, "batch": count}), b"", self._timeout_s)
 
     def finish_batch(self, answer: list[Message]) -> list[Message]:
-        """Return the messages of a batch as they came, or raise what the server says instead."""
+        """Return the messages of a batch as they came, perhaps with holes, or raise what the server says instead."""
         return _split_batch(answer)[0]
 
     async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:
@@ -299,6 +300,8 @@ class _Read(Exchange):
 def _read_batch(answer: list[Message]) -> tuple[list[StoredMessage], int]:
     """Return the messages of a batched Direct Get and how many more there are."""
     messages, pending = _split_batch(answer)
+    if messages or answer[-1].status == CODE_END_OF_BATCH:
+        check_batch(messages, answer[-1])
     return [_expect(stored_of(message)) for message in messages], pending
 
 

@@ -7,17 +7,21 @@ here, once; beyond this module nothing of JetStream is untyped.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from aether_api.errors import MALFORMED, AetherError, InvalidEnvelope, JetStreamError, StreamUnavailable, WrongLastSequence
+from aether_api.errors import MALFORMED, AetherError, InvalidEnvelope, JetStreamError, RequestTimeout, StreamUnavailable, WrongLastSequence
 from aether_api.headers import COUNT_DIGITS_MAX
 from aether_nats.message import Message
 
 ERROR_WRONG_LAST_SEQUENCE: Final = 10071
 ERROR_WRITE_UNDER_WAY: Final = 10164
 """On replicated streams a conflict mostly has this number: a write to the subject is still in flight, its sequence unknown."""
+
+ERROR_ID_UNDER_WAY: Final = 10158
+"""On replicated streams: a message with the same `Nats-Msg-Id` is being written, and nobody knows yet whether it will be stored."""
 
 ERROR_NO_MESSAGE: Final = 10037
 ERROR_NO_SEQUENCE: Final = 10043
@@ -212,6 +216,8 @@ def build_error(error: ApiError) -> AetherError:
         return WrongLastSequence(int(found.group()) if found else None)
     if error.err_code == ERROR_WRITE_UNDER_WAY:
         return WrongLastSequence(None)
+    if error.err_code == ERROR_ID_UNDER_WAY:
+        return StreamUnavailable("an earlier try is still being written; repeat it with its id")
     if error.code == CODE_UNAVAILABLE:
         return StreamUnavailable(f"JetStream is not available: {error.description} (error {error.err_code})")
     return JetStreamError(error.code, error.err_code, error.description)
@@ -246,7 +252,26 @@ def build_status_error(message: Message) -> AetherError:
 
 def find_pending(message: Message) -> int:
     """Return how many matches the server left out of a batch, from its last message."""
-    value = _find_header(message.raw_headers, b"\r\nNats-Num-Pending:")
+    return _find_count(message, b"\r\nNats-Num-Pending:")
+
+
+def check_batch(messages: Sequence[Message], end: Message) -> None:
+    """Make sure that a batch came whole: each message, and the end, names the sequence of the message before.
+
+    Raises:
+        RequestTimeout: something was lost between servers; ask again.
+    """
+    before = 0
+    for message in messages:
+        if _find_count(message, b"\r\nNats-Last-Sequence:") != before:
+            raise RequestTimeout(f"a batch of a Direct Get has a hole after sequence {before}")
+        before = _find_count(message, b"\r\nNats-Sequence:")
+    if _find_count(end, b"\r\nNats-Last-Sequence:") != before:
+        raise RequestTimeout(f"a batch of a Direct Get lost its end after sequence {before}")
+
+
+def _find_count(message: Message, marker: bytes) -> int:
+    value = _find_header(message.raw_headers, marker)
     return int(value) if value.isdigit() and len(value) <= COUNT_DIGITS_MAX else 0
 
 

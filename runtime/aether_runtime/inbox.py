@@ -67,12 +67,12 @@ class DurableInbox:
         buried: commands that were given up.
     """
 
-    def __init__(self, connection: NatsConnection, store: InboxStore, reminders: ReminderStore | None, runtime: Runtime, *, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(self, connection: NatsConnection, store: InboxStore, reminders: ReminderStore | None, runtime: Runtime, *, now_s: Callable[[], float] | None = None) -> None:
         self._connection = connection
         self._store = store
         self._reminders = reminders
         self._runtime = runtime
-        self._now_s = now_s
+        self._now_s = now_s or time.time  # looked up when it is needed, so that a simulation can be of another time
         self._incarnation = 0
         self._draining: dict[ActorId, bool] = {}
         self._proven: set[ActorId] = set()

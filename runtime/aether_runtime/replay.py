@@ -71,7 +71,7 @@ async def replay(actor: ActorId, model: Model, events: CommitLog, snapshots: Sna
             watch.move(history.position.version)
         history.forgotten = NOTHING_FORGOTTEN
     except InvalidEnvelope as exc:
-        raise EventInvalid(str(exc)) from exc
+        raise await _explain_missing(actor, events, head, exc) from exc
     return Replayed(history, start_version, folded, head.epoch, head.pod, start_n)
 
 
@@ -88,7 +88,15 @@ async def catch_up(history: History, actor: ActorId, events: CommitLog, head: St
                 history.fold_commit(commit)
                 seen.append(commit)
     except InvalidEnvelope as exc:
-        raise EventInvalid(str(exc)) from exc
+        raise await _explain_missing(actor, events, head, exc) from exc
+
+
+async def _explain_missing(actor: ActorId, events: CommitLog, head: StoredCommit, error: InvalidEnvelope) -> EventInvalid | RetryableError:
+    """Return what missing commits mean: nothing, if a purge took them and `head` with them after that had been read; else the log is broken."""
+    now = await events.read_head(actor)
+    if now is None or now.incarnation != head.incarnation:
+        return RetryableError(f"{actor} was purged while its commits were read: {error}")
+    return EventInvalid(str(error))
 
 
 async def _restore(actor: ActorId, model: Model, events: CommitLog, snapshots: SnapshotStore, head: StoredCommit) -> History:

@@ -528,8 +528,7 @@ class Runtime(VmListener):
             await self.feeds.drain(self.feeds.take(actor))
             await vm.stop(snapshot=snapshot)
         finally:
-            self.registry.remove(vm)
-            self.passivation.on_gone()
+            self._drop(vm)  # with the subscription that a passivation may have taken up again meanwhile
 
     def _drop(self, vm: VirtualMachine) -> None:
         """Forget a VM, and its subscription unless another VM has taken its place; the dead VM still answers what is on its way."""
@@ -537,10 +536,19 @@ class Runtime(VmListener):
         if self.registry.get(actor) is vm:
             self.registry.remove(vm)
             self.passivation.on_gone()
-            self.spawn(self.feeds.drain(self.feeds.take(actor)), f"drain {actor}")
+            feed = self.feeds.take(actor)
+            if feed is not None:
+                self.spawn(self.feeds.drain(feed), f"drain {actor}")
 
     def _may_keep(self, actor: ActorId) -> bool:
-        """Among owners of equal epoch, the pod that rendezvous hashing names stays."""
+        """Among owners of equal epoch, stay where the placement is, since each has an epoch of its own; without a resource, where rendezvous hashing says.
+
+        An owner without a resource that took its epoch from the log cannot know whether the actor has a resource again: it goes, and whoever
+        is asked next looks.
+        """
+        vm = self.registry.get(actor)
+        if vm is not None and (vm.desired.name or vm.desired.epoch):
+            return bool(vm.desired.name)
         return choose_pod(actor, self.presence.pods.live()) in (self.config.pod.uid, None)
 
     def _status_budget(self) -> float:

@@ -1,4 +1,4 @@
-"""Where a test's streams lie: on one real server, or on three that keep three copies of everything.
+"""Where a test's streams lie: on one real server, on three that keep three copies of everything, or on the simulated one.
 
 What any replica may answer (Direct Get) can be behind what another one has acknowledged, so a test that runs in both places
 waits for such an answer (`until_equal`) where it does not ask the leader.
@@ -18,8 +18,9 @@ from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, delete_streams, ensure_streams
+from tests.simulation.sockets import SocketServer
 
-PLACES: Final = ("one server", "three servers")
+PLACES: Final = ("one server", "three servers", "simulated server")
 
 CATCH_UP_S: Final = 20.0
 """Seconds after which a replica has caught up or a test has failed: milliseconds on a quiet machine."""
@@ -56,6 +57,10 @@ async def open_place(kind: str, request: pytest.FixtureRequest) -> AsyncIterator
     if kind == "one server":
         async with EmbeddedServer.start() as server:
             yield Place(NatsSettings((server.url,)), 1)
+        return
+    if kind == "simulated server":
+        async with SocketServer.start() as simulated:
+            yield Place(NatsSettings((simulated.url,)), 1)
         return
     cluster = request.getfixturevalue("nats_cluster")
     yield Place(cluster.settings(cluster.open_account()), 3)

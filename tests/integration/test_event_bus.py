@@ -32,6 +32,12 @@ PATIENCE_S = 30.0
 """Seconds after which a test gives up; nothing is asserted about time."""
 
 
+@pytest.fixture
+def nats_server(any_nats_server: EmbeddedServer) -> EmbeddedServer:
+    """Run the tests on nats-server and on the simulated one."""
+    return any_nats_server
+
+
 @asynccontextmanager
 async def connected(url: str) -> AsyncGenerator[NatsConnection, None]:
     connection = await NatsConnection.open(NatsSettings(servers=(url,)))

@@ -1,4 +1,4 @@
-"""The JetStream calls on a real server, for both layers of the connection."""
+"""The JetStream calls on a real server, for both layers of the connection, and on the simulated server."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import READS_IN_FLIGHT_MAX, JetStream
 from aether_nats.jetstream_wire import ERROR_STREAM_EXISTS, StoredMessage, StreamConfig
 from aether_nats.settings import NatsSettings
+from tests.simulation.sockets import SocketServer
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])]
+pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("fast", [True, False, None], ids=["fast", "plain", "simulated"])]
 
 CONFIG = StreamConfig(name="S", subjects=("s.>",))
 
 
 @asynccontextmanager
-async def jetstream(*, fast: bool, config: StreamConfig = CONFIG) -> AsyncGenerator[JetStream, None]:
-    async with EmbeddedServer.start() as server:
-        connection = await NatsConnection.open(NatsSettings(servers=(server.url,), fast=fast))
+async def jetstream(*, fast: bool | None, config: StreamConfig = CONFIG) -> AsyncGenerator[JetStream, None]:
+    async with EmbeddedServer.start() if fast is not None else SocketServer.start() as server:
+        connection = await NatsConnection.open(NatsSettings(servers=(server.url,), fast=fast is not False))
         js = JetStream(connection)
         await js.create_stream(config)
         try:
@@ -40,14 +41,14 @@ def payloads(messages: list[StoredMessage]) -> list[bytes]:
     return [message.payload for message in messages]
 
 
-async def test_an_append_is_acknowledged_with_its_sequence(fast: bool) -> None:
+async def test_an_append_is_acknowledged_with_its_sequence(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         first = await js.publish("s.a", b"1", expect(0))
         second = await js.publish("s.a", b"2", expect(first.sequence))
         assert (first.stream, first.sequence, second.sequence, second.duplicate) == ("S", 1, 2, False)
 
 
-async def test_an_append_after_another_sequence_is_refused_and_names_the_last(fast: bool) -> None:
+async def test_an_append_after_another_sequence_is_refused_and_names_the_last(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         await js.publish("s.a", b"1", expect(0))
         await js.publish("s.b", b"other", expect(0))
@@ -59,14 +60,14 @@ async def test_an_append_after_another_sequence_is_refused_and_names_the_last(fa
         assert info.state.messages == 2
 
 
-async def test_a_message_id_is_stored_once(fast: bool) -> None:
+async def test_a_message_id_is_stored_once(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         once = encode_headers({"Nats-Msg-Id": "m-1"})
         first, second = await js.publish("s.a", b"1", once), await js.publish("s.a", b"1", once)
         assert (second.sequence, second.duplicate) == (first.sequence, True)
 
 
-async def test_a_subject_without_a_stream_is_unavailable(fast: bool) -> None:
+async def test_a_subject_without_a_stream_is_unavailable(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         with pytest.raises(StreamUnavailable):
             await js.publish("elsewhere", b"")
@@ -76,7 +77,7 @@ async def test_a_subject_without_a_stream_is_unavailable(fast: bool) -> None:
             await js.messages_by_sequence("NONE", [1, 2, 3])
 
 
-async def test_the_last_message_is_read_with_headers_from_the_leader_and_directly(fast: bool) -> None:
+async def test_the_last_message_is_read_with_headers_from_the_leader_and_directly(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         await js.publish("s.a", b"1", expect(0))
         await js.publish("s.a", b"\x00\xff", expect(1))
@@ -87,7 +88,7 @@ async def test_the_last_message_is_read_with_headers_from_the_leader_and_directl
             assert found.time.endswith("Z")
 
 
-async def test_what_is_not_there_is_none_and_a_missing_stream_an_error(fast: bool) -> None:
+async def test_what_is_not_there_is_none_and_a_missing_stream_an_error(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         assert await js.message_by_last("S", "s.none") is None
         assert await js.direct_by_last("S", "s.none") is None
@@ -99,7 +100,7 @@ async def test_what_is_not_there_is_none_and_a_missing_stream_an_error(fast: boo
             await js.message_by_last("NONE", "s.a")
 
 
-async def test_many_sequences_are_read_in_order_with_gaps_as_none(fast: bool) -> None:
+async def test_many_sequences_are_read_in_order_with_gaps_as_none(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         count = 2 * READS_IN_FLIGHT_MAX + 10
         for number in range(count):
@@ -109,7 +110,7 @@ async def test_many_sequences_are_read_in_order_with_gaps_as_none(fast: bool) ->
         assert [message.payload if message else None for message in found] == [*(b"%d" % (sequence - 1) for sequence in wanted[:-1]), None]
 
 
-async def test_multi_last_reads_the_heads_of_many_subjects(fast: bool) -> None:
+async def test_multi_last_reads_the_heads_of_many_subjects(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         for value in (b"old", b"new"):
             for number in range(599):
@@ -121,7 +122,7 @@ async def test_multi_last_reads_the_heads_of_many_subjects(fast: bool) -> None:
         assert len(await js.multi_last("S", ["s.1", "s.>"])) == 600
 
 
-async def test_a_batch_is_read_from_a_sequence_with_what_is_left(fast: bool) -> None:
+async def test_a_batch_is_read_from_a_sequence_with_what_is_left(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         for number in range(10):
             await js.publish("s.a", b"%d" % number)
@@ -133,7 +134,7 @@ async def test_a_batch_is_read_from_a_sequence_with_what_is_left(fast: bool) -> 
         assert await js.read_batch("S", "s.none", 0, 4) == ([], 0)
 
 
-async def test_a_purge_keeps_the_newest_or_what_is_not_below_a_sequence(fast: bool) -> None:
+async def test_a_purge_keeps_the_newest_or_what_is_not_below_a_sequence(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         for subject in ("s.a", "s.b", "s.c"):
             for number in range(5):
@@ -147,7 +148,7 @@ async def test_a_purge_keeps_the_newest_or_what_is_not_below_a_sequence(fast: bo
         assert (await js.publish("s.c", b"again", expect(0))).sequence == 16
 
 
-async def test_creating_again_is_harmless_only_with_an_equal_configuration(fast: bool) -> None:
+async def test_creating_again_is_harmless_only_with_an_equal_configuration(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         await js.create_stream(CONFIG)
         changed = StreamConfig(name="S", subjects=("s.>",), max_msgs_per_subject=1)

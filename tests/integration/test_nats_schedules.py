@@ -30,6 +30,12 @@ KNOWN: Final = (
 )  # fmt: skip
 
 
+@pytest.fixture
+def nats_server(any_nats_server: EmbeddedServer) -> EmbeddedServer:
+    """Run the tests on nats-server and on the simulated one."""
+    return any_nats_server
+
+
 def random_cron(source: random.Random) -> Cron:
     """A text that is often right: a random field among ones that are."""
     fields = ["0", "0", "9", "*", "*", "*"]

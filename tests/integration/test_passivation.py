@@ -66,6 +66,16 @@ async def test_an_idle_actor_sleeps_with_its_version_and_the_next_command_wakes_
         assert pod.runtime.passivation.counts["idle"] == 2
 
 
+async def test_an_actor_that_is_let_go_while_it_falls_asleep_leaves_no_subscription_behind(nats_server: EmbeddedServer) -> None:
+    """Found by the simulation: the subscription stayed, and answered every command of the actor with "moving" for good."""
+    async with running_pod(nats_server.url, "pod-a", placed_with_idle_time(0.0)) as pod:
+        await until(lambda: phase_of(pod) is ActorPhase.READY and len(pod.runtime.feeds) == 1)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(pod.runtime.stop_vm(ALICE))
+            tasks.create_task(pod.runtime.passivation._put_to_sleep([ALICE], "idle"))
+        assert (dict(pod.runtime.get_active_vms()), len(pod.runtime.feeds)) == ({}, 0)
+
+
 async def test_what_the_resource_says_again_does_not_wake_an_actor_but_a_new_placement_does(nats_server: EmbeddedServer) -> None:
     placements = placed_with_idle_time(0.2)
     async with running_pod(nats_server.url, "pod-a", placements) as pod:

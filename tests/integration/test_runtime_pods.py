@@ -182,6 +182,27 @@ async def send_to(pod: RunningPod, command: Command) -> Reply:
     return await answer
 
 
+async def test_the_placed_owner_stays_when_an_activation_without_a_resource_took_over_its_epoch(nats_server: EmbeddedServer) -> None:
+    """Found by the simulation: a pod that did not know the new resource wrote at its epoch, and the placed owner gave up for good."""
+    placements = Placements()
+    async with running_pod(nats_server.url, "pod-a", placements) as placed, running_pod(nats_server.url, "pod-b", placements) as other:
+        await until_live((placed, other))
+        names = (parse_actor_id("default", "account", f"a{number}") for number in range(100))
+        actor = next(actor for actor in names if choose_pod(actor, other.runtime.presence.pods.live()) == "pod-b")
+        placements.place(actor, PodUid("pod-a"), 5)
+        await until(lambda: actor in placed.runtime.get_active_vms() and placed.runtime.get_active_vms()[actor].is_ready)
+        assert (await placed.runtime.send_message(RuntimeMessage(fresh("Open", {"owner": "a"}, "c-1", actor=actor)))).version == 1
+        impostor = other.runtime.activate(DesiredActor(actor))
+        assert impostor is not None
+        await until(lambda: impostor.is_ready)
+        impostor.process_command(Waiting(fresh("Deposit", {"amount": 1}, "c-2", actor=actor), asyncio.get_running_loop().time() + 10, lambda reply: None))
+        await until(lambda: impostor.get_version() == 2)
+        assert (await placed.runtime.send_message(RuntimeMessage(fresh("Deposit", {"amount": 1}, "c-3", actor=actor)))).version == 3
+        impostor.process_command(Waiting(fresh("Deposit", {"amount": 1}, "c-4", actor=actor), asyncio.get_running_loop().time() + 10, lambda reply: None))
+        await until(lambda: actor not in other.runtime.get_active_vms())
+        assert list(placed.runtime.get_active_vms()) == [actor]
+
+
 async def test_an_actor_on_demand_that_lost_against_another_pod_can_come_back(nats_server: EmbeddedServer) -> None:
     uids = [PodUid("pod-a"), PodUid("pod-b")]
     actor = next(actor for number in range(99) if choose_pod(actor := parse_actor_id("default", "account", f"x{number}"), uids) == "pod-b")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, StreamUnavailable, WrongLastSequence
-from aether_nats.jetstream_wire import ApiError, PubAck, StreamInfo, ack_of, build_error, decode_answer, find_pending, stored_of
+from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, RequestTimeout, StreamUnavailable, WrongLastSequence
+from aether_nats.jetstream_wire import ApiError, PubAck, StreamInfo, ack_of, build_error, check_batch, decode_answer, find_pending, stored_of
 from aether_nats.message import Message
 from tests.histories.hostile import HOSTILE_JSON, NESTED, damaged
 
@@ -42,6 +42,7 @@ def test_a_write_under_way_on_a_replicated_stream_is_a_conflict_without_a_number
     ("error", "expected"),
     [
         (ApiError(503, 10008, "JetStream system temporarily unavailable"), StreamUnavailable),
+        (ApiError(409, 10158, "duplicate message id is in process"), StreamUnavailable),
         (ApiError(400, 10054, "message size exceeds maximum allowed"), JetStreamError),
         (ApiError(404, 10059, "stream not found"), JetStreamError),
     ],
@@ -112,3 +113,24 @@ def test_a_conflict_that_names_no_possible_sequence_is_a_conflict_all_the_same()
     error = build_error(ApiError(400, 10071, "wrong last sequence: " + "9" * 5000))
     assert isinstance(error, WrongLastSequence)
     assert error.last is None
+
+
+def batch(*links: tuple[int, int], end: int) -> tuple[list[Message], Message]:
+    """Return messages by their sequence and the one that they name as the one before, and the end of the batch."""
+    messages = [reply(b"", b"NATS/1.0\r\nNats-Sequence: %d\r\nNats-Num-Pending: 1\r\nNats-Last-Sequence: %d\r\n\r\n" % link) for link in links]
+    return messages, reply(b"", b"NATS/1.0 204 EOB\r\nNats-Num-Pending: 0\r\nNats-Last-Sequence: %d\r\n\r\n" % end)
+
+
+def test_a_batch_that_came_whole_is_taken() -> None:
+    check_batch(*batch((3, 0), (5, 3), (8, 5), end=8))
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [batch((5, 3), (8, 5), end=8), batch((3, 0), (8, 5), end=8), batch((3, 0), (5, 3), end=8), batch(end=8)],
+    ids=["its first is lost", "one is lost", "its last is lost", "all are lost"],
+)
+def test_a_batch_with_a_hole_is_asked_for_again(torn: tuple[list[Message], Message]) -> None:
+    """Found by the simulation: a durable command in the hole was passed over for good."""
+    with pytest.raises(RequestTimeout):
+        check_batch(*torn)

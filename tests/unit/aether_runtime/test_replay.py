@@ -9,7 +9,8 @@ import pytest
 
 from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.envelope import StoredCommit
-from aether_api.identity import ActorId
+from aether_api.errors import EventInvalid, InvalidEnvelope, RetryableError
+from aether_api.identity import ActorId, Epoch
 from aether_api.messages import format_time
 from aether_runtime import replay as replay_module
 from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
@@ -17,7 +18,7 @@ from aether_runtime.core import window as window_module
 from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import build_snapshot
 from aether_runtime.core.window import WINDOW_S
-from aether_runtime.replay import replay
+from aether_runtime.replay import catch_up, replay
 from aether_runtime.replays import ReplayWatch
 from tests.histories.bank import ALICE, START_S, compile_account
 from tests.histories.world import Clock
@@ -81,3 +82,30 @@ async def test_a_snapshot_at_a_commit_whose_index_is_broken_is_not_used() -> Non
     await snapshots.write(ALICE, build_snapshot(history))
     replayed = await replay(ALICE, compile_account(), events, snapshots, WATCH)
     assert (replayed.snapshot_version, replayed.history.position.version, replayed.history.state) == (0, 2, history.state)
+
+
+class TornLog(MemoryCommitLog):
+    """Loses commits while they are read: to a purge, or for good."""
+
+    def __init__(self, *, purged: bool) -> None:
+        super().__init__()
+        self.purged = purged
+
+    async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
+        if self.purged:
+            await self.purge(actor, epoch=Epoch(9), writer="operator")
+        if from_n <= head.n:
+            raise InvalidEnvelope(f"commit {from_n} is missing from the log")
+        yield []
+
+
+@pytest.mark.parametrize(("purged", "expected"), [(True, RetryableError), (False, EventInvalid)])
+async def test_commits_that_a_purge_took_while_they_were_read_are_no_broken_log(purged: bool, expected: type[Exception]) -> None:
+    """Found by the simulation: a VM that started or caught up during a purge was quarantined."""
+    for follow in (False, True):
+        events, snapshots = TornLog(purged=purged), MemorySnapshotStore()
+        await fill(events, snapshots, snapshot_at=0)
+        head = await events.read_head(ALICE)
+        assert head is not None
+        with pytest.raises(expected):
+            await (catch_up(History.empty(compile_account()), ALICE, events, head, []) if follow else replay(ALICE, compile_account(), events, snapshots, WATCH))

@@ -1,0 +1,183 @@
+"""The course of trouble: a storm whose kinds and moments come from the seed, then calm, in which everything must come to rest."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from aether_api.identity import PodUid
+from aether_nats.connection import NatsConnection
+from tests.simulation.clients import purge
+from tests.simulation.loop import Process, State
+from tests.simulation.network import Link
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Pod, World
+
+KILLED_FOR_S: Final = (0.2, 4.0)
+PAUSED_FOR_S: Final = (0.05, 8.0)
+DOWN_FOR_S: Final = (0.1, 3.0)
+ELECTION_S: Final = (0.1, 4.0)
+PARTITION_S: Final = (0.5, 8.0)
+SLOW_FOR_S: Final = (0.5, 6.0)
+SLOW_MAX_S: Final = (0.05, 1.5)
+"""Seconds that each trouble lasts, and how slow a slow link is."""
+
+SAME_POD_SHARE: Final = 0.5
+"""Share of killed pods whose process starts again under the same UID, as the kubelet does."""
+
+_T = TypeVar("_T")
+
+
+class Storm:
+    """Makes trouble for a while."""
+
+    def __init__(self, world: World, source: random.Random) -> None:
+        self._world = world
+        self._random = source
+        self._clients = 2
+
+    async def run(self) -> None:
+        """Rage, then calm down and heal everything."""
+        climate = self._world.faults.climate
+        end_s = self._world.loop.time() + climate.storm_s
+        kinds, rates = list(climate.events), list(climate.events.values())
+        while (now_s := self._world.loop.time()) < end_s:
+            await asyncio.sleep(min(self._random.expovariate(sum(rates)) if any(rates) else climate.storm_s, end_s - now_s))
+            if self._world.loop.time() < end_s:
+                self._strike(self._random.choices(kinds, rates)[0])
+        self._heal()
+
+    def _strike(self, kind: str) -> None:
+        act: Callable[[], None] = getattr(self, f"_{kind}")
+        self._world.count(kind)
+        act()
+
+    def _heal(self) -> None:
+        world = self._world
+        world.log("calm")
+        world.faults.calm()
+        world.network.is_up = True
+        world.network.partitioned.clear()
+        for process in world.processes:
+            world.resume(process)
+        for link in list(world.network.links):
+            if link.is_silent:
+                link.reset()
+        for stream in world.engine.streams.values():
+            stream.leaderless_s = 0.0
+
+    # Each kind of trouble.
+
+    def _reset(self) -> None:
+        link = self._choose(self._find_links())
+        if link is not None:
+            deliver = self._random.random() < 0.5
+            self._world.log(f"the link of {link.process.name} is reset{', after what it sent arrived' if deliver else ''}")
+            link.reset(deliver=deliver)
+
+    def _silence(self) -> None:
+        link = self._choose(self._find_links())
+        if link is not None:
+            self._world.log(f"the link of {link.process.name} goes silent")
+            link.go_silent()
+
+    def _slow(self) -> None:
+        process = self._choose(self._world.living())
+        if process is not None:
+            slow = self._world.faults.slow
+            slow[process.name] = self._random.uniform(*SLOW_MAX_S)
+            self._world.log(f"{process.name} has a slow link")
+            self._later(SLOW_FOR_S, partial(slow.pop, process.name, None))
+
+    def _partition(self) -> None:
+        process = self._choose(self._world.living())
+        if process is not None:
+            self._world.log(f"{process.name} reaches nobody")
+            self._world.network.partitioned.add(process.name)
+            for link in self._world.network.links_of(process):
+                link.go_silent()
+            self._later(PARTITION_S, partial(self._world.network.partitioned.discard, process.name))
+
+    def _pause(self) -> None:
+        process = self._choose([process for process in self._world.living() if process.state is State.RUNNING])
+        if process is not None:
+            for_s = self._random.uniform(*PAUSED_FOR_S)
+            self._world.log(f"{process.name} stands still for {for_s:.3f} s")
+            self._world.pause(process, for_s)
+
+    def _kill(self) -> None:
+        pod = self._choose([pod for pod in self._world.pods.values() if pod.process.state is not State.DEAD])
+        if pod is not None:
+            self._kill_process(pod.process)
+            self._later(KILLED_FOR_S, partial(self._restart, pod))
+
+    def _kill_client(self) -> None:
+        process = self._choose([process for process in self._world.living() if process.name.startswith("client")])
+        if process is not None:
+            self._kill_process(process)
+            self._clients += 1
+            self._later(KILLED_FOR_S, partial(self._world.start_client, f"client{self._clients}"))
+
+    def _kill_reader(self) -> None:
+        process = self._choose([process for process in self._world.living() if process.name.startswith("reader")])
+        if process is not None:
+            self._kill_process(process)
+            self._later(KILLED_FOR_S, self._world.start_reader)
+
+    def _server(self) -> None:
+        network = self._world.network
+        if network.is_up:
+            self._world.log("the server ends")
+            network.stop()
+            self._world.broker.close_all()
+            self._later(DOWN_FOR_S, self._serve)
+
+    def _election(self) -> None:
+        stream = self._choose(list(self._world.engine.streams.values()))
+        if stream is not None:
+            for_s = self._random.uniform(*ELECTION_S)
+            self._world.log(f"{stream.config.name} has no leader for {for_s:.3f} s")
+            self._world.engine.elect(stream, self._world.broker.clock.now_s() + for_s)
+
+    def _move(self) -> None:
+        pods = [pod.uid for pod in self._world.pods.values() if pod.process.state is not State.DEAD]
+        actor, pod = self._choose([actor for actor in self._world.placed if actor in self._world.registry.history]), self._choose(pods)
+        if actor is not None and pod is not None:
+            self._world.operator.move(actor, pod)
+
+    def _purge(self) -> None:
+        if self._world.mortal in self._world.registry.history:
+            self._world.start_process("purger", self._end_mortal)
+
+    async def _end_mortal(self, connection: NatsConnection) -> None:
+        await purge(self._world, connection, self._world.mortal)
+
+    # Means.
+
+    def _kill_process(self, process: Process) -> None:
+        silently = self._random.random() < 0.3
+        self._world.log(f"{process.name} is killed{', with its machine' if silently else ''}")
+        self._world.kill(process, silently=silently)
+
+    def _restart(self, pod: Pod) -> None:
+        if self._random.random() < SAME_POD_SHARE:
+            self._world.start_pod(pod.uid)
+        else:
+            del self._world.pods[PodUid(pod.uid)]
+            self._world.start_pod()
+
+    def _find_links(self) -> list[Link]:
+        return [link for link in self._world.network.links if link.is_open and not link.is_silent]
+
+    def _serve(self) -> None:
+        self._world.network.is_up = True
+
+    def _later(self, span_s: tuple[float, float], work: Callable[[], object]) -> None:
+        self._world.loop.call_later(self._random.uniform(*span_s), lambda: None if self._world.is_over else work())
+
+    def _choose(self, options: Sequence[_T]) -> _T | None:
+        return self._random.choice(options) if options else None
