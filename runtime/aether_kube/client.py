@@ -11,7 +11,7 @@ over 128 KiB.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -70,9 +70,14 @@ class StreamLimits:
 class KubeClient:
     """A connection pool to one API server, for use as an async context manager."""
 
-    def __init__(self, connection: KubeConnection) -> None:
-        """Make a client; must run inside an event loop."""
+    def __init__(self, connection: KubeConnection, *, before_write: Callable[[], None] = lambda: None) -> None:
+        """Make a client; must run inside an event loop.
+
+        Args:
+            before_write: called right before each request but GET is sent; what it raises stops the request and reaches the caller.
+        """
         self._connection = connection
+        self._before_write = before_write
         self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
         # Unlimited, since each informer holds one connection for its whole life; calls are bounded by the semaphore.
         connector = aiohttp.TCPConnector(limit=0, ssl=connection.ssl_context or True)
@@ -231,7 +236,10 @@ class KubeClient:
         """Send and read, a second time with fresh credentials when the first ones were refused (401)."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
         for renew in (False, True):
-            async with await self._send(method, url, await self._headers(content_type, renew=renew), data, timeout) as response:
+            headers = await self._headers(content_type, renew=renew)
+            if method != "GET":
+                self._before_write()
+            async with await self._send(method, url, headers, data, timeout) as response:
                 payload = await response.read()
             if response.status != 401:
                 break

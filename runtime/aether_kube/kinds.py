@@ -70,4 +70,5 @@ SERVICE_ACCOUNTS: Final = ResourceKind("", "v1", "serviceaccounts", "ServiceAcco
 DEPLOYMENTS: Final = ResourceKind("apps", "v1", "deployments", "Deployment")
 POD_DISRUPTION_BUDGETS: Final = ResourceKind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 ROLE_BINDINGS: Final = ResourceKind("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
+LEASES: Final = ResourceKind("coordination.k8s.io", "v1", "leases", "Lease")
 KUBE_EVENTS: Final = ResourceKind("events.k8s.io", "v1", "events", "Event")
