@@ -28,6 +28,7 @@ from aether_runtime.assignments import Assignments
 from aether_runtime.command_feeds import CommandFeeds
 from aether_runtime.core.group import Now
 from aether_runtime.followers import COMPARE_EVERY_S, Followers
+from aether_runtime.held import HeldActors
 from aether_runtime.inbox import SWEEP_S, DurableInbox
 from aether_runtime.metrics import MetricSources
 from aether_runtime.passivation import MESSAGES, Passivation, SleepConfig
@@ -131,6 +132,7 @@ class Runtime(VmListener):
         self.presence = Presence(ports.connection, config.namespace, config.pool, config.pod, pod_name=config.pod_name, held=lambda: len(self.registry.desired))
         self._reporter = Reporter(ports.sink, budget_per_s=self._status_budget)
         self._assignments = Assignments(ports.connection, config.namespace, config.pod, self.registry, self)
+        self._held = HeldActors(ports.connection, config.namespace, config.pod, self.registry, self._assignments)
         self.passivation = Passivation(config.sleep, self)
         self.router = Router(ports.connection, ports.source, self)
         self.inbox = None if ports.inbox is None else DurableInbox(ports.connection, ports.inbox, ports.reminders, self)
@@ -223,7 +225,7 @@ class Runtime(VmListener):
             started: called when all subscriptions are in place.
         """
         hints = () if self.inbox is None else self.inbox.subscribe()
-        subscriptions = (*self.router.subscribe(), self._assignments.subscribe(self.config.pool), *hints)
+        subscriptions = (*self.router.subscribe(), self._assignments.subscribe(self.config.pool), self._held.subscribe(), *hints)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._create_task(self._ports.source.run(self), "source of actors")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from aether_api import control
-from aether_api.control import Assignment, AssignmentItem, AssignmentReply, AssignmentResult, Heartbeat
+from aether_api.control import Assignment, AssignmentItem, AssignmentReply, AssignmentResult, Heartbeat, HeldActor, HeldPage, HeldQuestion, OperatorPulse
 from aether_api.errors import InvalidEnvelope
 
 ITEM = AssignmentItem("adopt", "alice", "u-1", "account", "alice", 7, 2, 500)
@@ -28,11 +28,32 @@ def test_a_heartbeat_reads_back_as_it_was_sent() -> None:
     assert control.decode_heartbeat(control.encode(heartbeat)) == heartbeat
 
 
-@pytest.mark.parametrize("decode", [control.decode_assignment, control.decode_assignment_reply, control.decode_heartbeat])
+def test_what_a_pod_holds_reads_back_as_it_was_sent() -> None:
+    page = HeldPage("pod-1", "boot-1", 3, (HeldActor("alice", "u-1", 7),), more=True)
+    assert control.decode_held_page(control.encode(page)) == page
+    assert control.decode_held_question(control.encode(HeldQuestion("alice"))) == HeldQuestion("alice")
+    assert control.decode_held_question(b"{}") == HeldQuestion()
+
+
+def test_the_pulse_of_an_operator_reads_back_as_it_was_sent() -> None:
+    pulse = OperatorPulse("operator-x_1", 9)
+    assert control.decode_operator_pulse(control.encode(pulse)) == pulse
+
+
+STRICT = [control.decode_assignment, control.decode_assignment_reply, control.decode_heartbeat, control.decode_held_page, control.decode_operator_pulse]
+
+
+@pytest.mark.parametrize("decode", STRICT)
 @pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b"\xff", b'{"term":"x"}'])
 def test_what_is_no_such_message_is_refused(decode: Callable[[bytes], object], payload: bytes) -> None:
     with pytest.raises(InvalidEnvelope):
         decode(payload)
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", b"\xff", b'{"after":1}'])
+def test_what_is_no_question_is_refused(payload: bytes) -> None:
+    with pytest.raises(InvalidEnvelope):
+        control.decode_held_question(payload)
 
 
 def test_fields_of_newer_versions_are_ignored() -> None:

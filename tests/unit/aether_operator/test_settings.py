@@ -33,6 +33,8 @@ def test_lists_are_separated_by_commas() -> None:
         ("AETHER_LOG_LEVEL", "loud"),
         ("AETHER_WATCH_NAMESPACES", "Shop"),
         ("AETHER_SUSPECT_AFTER_S", "0"),
+        ("AETHER_LEASE_S", "5"),
+        ("AETHER_LEASE_RETRY_S", "soon"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(variable: str, value: str) -> None:
