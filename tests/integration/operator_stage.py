@@ -186,7 +186,7 @@ def _document(name: str) -> JsonObject:
 
 
 @asynccontextmanager
-async def staged(nats_server: EmbeddedServer) -> AsyncGenerator[Stage, None]:
+async def staged(nats_server: EmbeddedServer, *, operator: bool = True) -> AsyncGenerator[Stage, None]:
     """Set a cluster up within the test's own task, which a TaskGroup needs and a fixture does not give."""
     async with FakeApiServer() as api:
         connection = await NatsConnection.open(NatsSettings(servers=(nats_server.url,)))
@@ -194,7 +194,8 @@ async def staged(nats_server: EmbeddedServer) -> AsyncGenerator[Stage, None]:
         await api.put(ACTOR_POOLS.path(NAMESPACE, "default"), {**_document("default"), "spec": {"replicas": 2}})
         async with _cancelled_at_the_end() as tasks:
             made = Stage(api, nats_server, connection, tasks)
-            await made.start_operator()
+            if operator:
+                await made.start_operator()
             yield made
         await connection.close()
 
