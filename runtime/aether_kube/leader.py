@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from aether_api import logs
 from aether_api.errors import InternalError, KubeAlreadyExists, KubeConflict, KubeNotFound, LeadershipLost, PermanentError, RetryableError
@@ -210,7 +210,7 @@ class LeaderElector:
                 tasks.create_task(_run_lead(lead, leadership), name="leader")
                 await self._keep(leadership)
         except* LeadershipLost as lost:
-            logger.warning("this process leads no longer", extra={**extra, logs.REASON: str(lost.exceptions[0])})
+            logger.warning("this process leads no longer", extra={**extra, logs.REASON: str(_first(lost))})
         finally:
             self.leadership = None
             await self._give_back(leadership)
@@ -295,6 +295,11 @@ class LeaderElector:
 
 def _is_same_tenure(one: LeaseRecord, other: LeaseRecord) -> bool:
     return (one.holder, one.term) == (other.holder, other.term)
+
+
+def _first(error: Exception) -> Exception:
+    """Return the first error in the depth of a group."""
+    return _first(cast("ExceptionGroup[Exception]", error).exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
 def _heed_cancellation() -> None:
