@@ -63,6 +63,7 @@ class FakeApiServer:
         self.holds: Callable[[web.Request], bool] = lambda _: False
         self._watches: list[_Watch] = []
         self._raw: list[bytes] = []
+        self._lists: dict[tuple[str, int], list[JsonObject]] = {}
         self._moved = asyncio.Condition()
         self._runner: web.AppRunner | None = None
         self._port = 0
@@ -163,14 +164,19 @@ class FakeApiServer:
         return None
 
     def _serve_list(self, request: web.Request) -> web.Response:
-        listed = [*self.documents.under(request.path).values()]
-        limit = int(request.query["limit"])
-        start, version = 0, self.documents.resource_version
+        """Serve a page. All pages of a list show the moment of the first one, until that is forgotten, as etcd's revisions do."""
+        listed, start, version = [*self.documents.under(request.path).values()], 0, self.documents.resource_version
         if "continue" in request.query:
             start, version = (int(part) for part in request.query["continue"].split("-"))
-        more = start + limit < len(listed)
-        metadata: JsonObject = {"resourceVersion": str(version), "continue": f"{start + limit}-{version}" if more else ""}
-        return _answer(200, {"kind": "List", "metadata": metadata, "items": [*listed[start : start + limit]]})
+            if version < self.documents.forgotten or (request.path, version) not in self._lists:
+                return refusal(410, "Expired", "the provided continue parameter is too old")
+            listed = self._lists[request.path, version]
+        end = start + int(request.query["limit"])
+        more = end < len(listed)
+        if more:
+            self._lists[request.path, version] = listed
+        metadata: JsonObject = {"resourceVersion": str(version), "continue": f"{end}-{version}" if more else ""}
+        return _answer(200, {"kind": "List", "metadata": metadata, "items": [*listed[start:end]]})
 
     async def _serve_call(self, request: web.Request) -> web.Response:
         body: JsonValue = parse_json(payload) if (payload := await request.read()) else None
