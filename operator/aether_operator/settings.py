@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from aether_api.errors import InvalidName, SettingsInvalid
 from aether_api.identity import check_name
 from aether_api.subjects import PARTITIONS_MAX
+from aether_kube.lease import ABSENT_AFTER_S, LEASE_S, OUT_OF_SIGHT_S, RENEW_BY_S, RETRY_S, LeaseTiming
 from aether_operator.planning.pace import HAND_OVERS_AT_ONCE, MASS_MOVES_PER_S, REBALANCE_PER_S, Limits
 
 PREFIX: Final = "AETHER_"
@@ -42,7 +43,13 @@ class OperatorSettings(BaseModel):
 
     nats_url: str = Field(default=NATS_URL_DEFAULT, min_length=1)
     nats_credentials: Path | None = None
-    namespace: str = "aether-system"
+    namespace: str = Field(default="aether-system", min_length=1)
+    lease_name: str = Field(default="aether-operator", min_length=1)
+    lease_s: float = LEASE_S
+    lease_renew_by_s: float = RENEW_BY_S
+    lease_retry_s: float = RETRY_S
+    lease_absent_after_s: float = ABSENT_AFTER_S
+    lease_out_of_sight_s: float = OUT_OF_SIGHT_S
     watch_namespaces: tuple[str, ...] = ()
     runtime_image: str = "aether:latest"
     runtime_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
@@ -70,6 +77,15 @@ class OperatorSettings(BaseModel):
     def limits(self) -> Limits:
         """How fast actors may move."""
         return Limits(self.rebalance_per_s, self.mass_moves_per_s, self.hand_overs_at_once)
+
+    @property
+    def lease_timing(self) -> LeaseTiming:
+        """How the leader is elected.
+
+        Raises:
+            SettingsInvalid: two could lead at once.
+        """
+        return LeaseTiming(self.lease_s, self.lease_renew_by_s, self.lease_retry_s, self.lease_absent_after_s, self.lease_out_of_sight_s)
 
     @property
     def scopes(self) -> tuple[str | None, ...]:
@@ -109,14 +125,23 @@ def read_settings(environment: Mapping[str, str] | None = None) -> OperatorSetti
     source = os.environ if environment is None else environment
     found = {name: source.get(variable_of(name), "") for name in OperatorSettings.model_fields}
     try:
-        return OperatorSettings.model_validate({name: text for name, text in found.items() if text.strip()})
+        settings = OperatorSettings.model_validate({name: text for name, text in found.items() if text.strip()})
     except ValidationError as exc:
         raise SettingsInvalid("; ".join(_describe(error) for error in exc.errors())) from exc
+    _check_lease(settings)
+    return settings
 
 
 def variable_of(field: str) -> str:
     """Return the name of the variable that sets a field."""
     return PREFIX + field.upper()
+
+
+def _check_lease(settings: OperatorSettings) -> None:
+    try:
+        _ = settings.lease_timing
+    except SettingsInvalid as exc:
+        raise SettingsInvalid(f"{variable_of('lease_s')} and those like it: {exc}") from exc
 
 
 def _describe(error: ErrorDetails) -> str:

@@ -1,4 +1,4 @@
-"""What operator and runtime pods say to each other over NATS: assignments and heartbeats; and how pods are, for whoever asks.
+"""What operator and runtime pods say to each other over NATS: assignments, heartbeats and what a pod holds; and how pods are, for whoever asks.
 
 An assignment travels over NATS first and reaches the resource's status afterwards (a thousand API writes take seconds).
 Adopt is idempotent; a lower term or epoch than one already seen is refused, so a late message of an old leader or an old
@@ -124,14 +124,53 @@ class PodStatus(msgspec.Struct, frozen=True, rename="camel"):
     actors: tuple[ActorView, ...] = ()
 
 
+class HeldQuestion(msgspec.Struct, frozen=True, rename="camel"):
+    """Which actors with a resource do you hold, by name after this one? Sent on `held`, answered by a `HeldPage`."""
+
+    after: str = ""
+
+
+class HeldActor(msgspec.Struct, frozen=True, rename="camel"):
+    """One actor that a pod holds; `name` and `uid` are of its resource."""
+
+    name: str
+    uid: str
+    epoch: int
+
+
+class HeldPage(msgspec.Struct, frozen=True, rename="camel"):
+    """The next actors by name.
+
+    Attributes:
+        term: the highest term that this process took an assignment of.
+        more: ask again after the last name.
+    """
+
+    pod_uid: str
+    boot_id: str
+    term: int
+    actors: tuple[HeldActor, ...]
+    more: bool = False
+
+
+class OperatorPulse(msgspec.Struct, frozen=True, rename="camel"):
+    """A process of the operator is there; `term` is the one under which it acts now, 0 while it does not."""
+
+    process: str
+    term: int
+
+
 _encode = msgspec.json.Encoder().encode
 _decode_assignment = msgspec.json.Decoder(Assignment).decode
 _decode_assignment_reply = msgspec.json.Decoder(AssignmentReply).decode
 _decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
 _decode_pod_status = msgspec.json.Decoder(PodStatus).decode
+_decode_held_question = msgspec.json.Decoder(HeldQuestion).decode
+_decode_held_page = msgspec.json.Decoder(HeldPage).decode
+_decode_operator_pulse = msgspec.json.Decoder(OperatorPulse).decode
 
 
-def encode(message: Assignment | AssignmentReply | Heartbeat | PodStatus) -> bytes:
+def encode(message: Assignment | AssignmentReply | Heartbeat | PodStatus | HeldQuestion | HeldPage | OperatorPulse) -> bytes:
     """Encode one of the messages above as JSON."""
     return _encode(message)
 
@@ -164,5 +203,29 @@ def decode_pod_status(payload: bytes) -> PodStatus:
     """Decode how a pod is, or raise `InvalidEnvelope`."""
     try:
         return _decode_pod_status(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except MALFORMED as exc:
         raise InvalidEnvelope(f"not the status of a pod: {exc}") from exc
+
+
+def decode_held_question(payload: bytes) -> HeldQuestion:
+    """Decode a question for what a pod holds, or raise `InvalidEnvelope`."""
+    try:
+        return _decode_held_question(payload)
+    except MALFORMED as exc:
+        raise InvalidEnvelope(f"not a question for held actors: {exc}") from exc
+
+
+def decode_held_page(payload: bytes) -> HeldPage:
+    """Decode a page of what a pod holds, or raise `InvalidEnvelope`."""
+    try:
+        return _decode_held_page(payload)
+    except MALFORMED as exc:
+        raise InvalidEnvelope(f"not a page of held actors: {exc}") from exc
+
+
+def decode_operator_pulse(payload: bytes) -> OperatorPulse:
+    """Decode what a process of the operator answers, or raise `InvalidEnvelope`."""
+    try:
+        return _decode_operator_pulse(payload)
+    except MALFORMED as exc:
+        raise InvalidEnvelope(f"not a pulse of an operator: {exc}") from exc

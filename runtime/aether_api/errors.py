@@ -13,6 +13,7 @@ The first split is what a caller may do: try again later, or change something fi
     |   |-- KubeUnavailable            the API server is away, overloaded (429) or answers 5xx
     |   |-- KubeConflict               the object changed under our feet (409)
     |   |-- KubeExpired                the API server forgot that resourceVersion (410): list again
+    |   |-- LeadershipLost             this process leads no longer; the work is another's
     |   |-- WrongLastSequence          JetStream refused an expected sequence; nothing was stored
     |   |-- OutcomeUnknown             a command's answer was lost until its deadline; repeat it with its id
     |   `-- VersionConflictError       another commit came first
@@ -142,6 +143,10 @@ class KubeConflict(RetryableError):
 
 class KubeExpired(RetryableError):
     """The API server no longer knows the resourceVersion of a watch or of a page (410): list again from the start."""
+
+
+class LeadershipLost(RetryableError):
+    """This process leads no longer, or cannot know that it does: whoever leads now does the work."""
 
 
 class WrongLastSequence(RetryableError):

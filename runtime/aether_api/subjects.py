@@ -12,7 +12,8 @@ other module ever formats or splits a subject. Layout (design: streams and subje
     aether.<ns>.wake.<model>.<id>                 the server's hint that something came into the inbox; headers only
     aether.<ns>.cmd.<model>.<id>.<Command>        answered by the live VM only
     aether.<ns>.call.<model>.<id>.<Command>       answered by any pod, always works
-    aether.<ns>.pod.<podUID>.<verb>...            one pod: forwarded calls, ping
+    aether.<ns>.pod.<podUID>.<verb>...            one pod: forwarded calls, ping, held
+    aether.<ns>.operator.<process>.ping           one process of the operator, in the operator's own namespace
     aether.<ns>.assign.<pool>.<podUID>            the operator tells a pod what to adopt and release
     aether.<ns>.hb.<pool>.<podUID>                heartbeats of a pod
     aether.<ns>.status.<model>.<id>               asks every pod what it does for an actor; wakes nobody
@@ -183,6 +184,16 @@ def forward_wildcard(namespace: str, pod_uid: PodUid) -> str:
 def ping_subject(namespace: str, pod_uid: PodUid) -> str:
     """Return the subject on which a pod answers a ping with its heartbeat."""
     return f"{ROOT}.{namespace}.pod.{pod_uid}.ping"
+
+
+def held_subject(namespace: str, pod_uid: PodUid) -> str:
+    """Return the subject on which a pod tells which actors it holds."""
+    return f"{ROOT}.{namespace}.pod.{pod_uid}.held"
+
+
+def operator_ping_subject(namespace: str, process: str) -> str:
+    """Return the subject on which a process of the operator tells whether it leads."""
+    return f"{ROOT}.{namespace}.operator.{process}.ping"
 
 
 def assign_subject(namespace: str, pool: PoolName, pod_uid: PodUid) -> str:

@@ -14,6 +14,8 @@ event. No aiohttp or kubernetes exception leaves this package: all become errors
     backoff     pure: how long to wait after failures
     informer    list, watch, reconnect, list again
     apply       compare before write
+    lease       pure: who leads
+    leader      campaigns for a Lease, renews it, and ends the work when it is lost
     conditions  conditions that keep their transition time
     kube_events Kubernetes Events, counted instead of repeated
 """

@@ -11,7 +11,7 @@ over 128 KiB.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -70,13 +70,18 @@ class StreamLimits:
 class KubeClient:
     """A connection pool to one API server, for use as an async context manager."""
 
-    def __init__(self, connection: KubeConnection) -> None:
-        """Make a client; must run inside an event loop."""
+    def __init__(self, connection: KubeConnection, *, before_write: Callable[[], None] | None = None) -> None:
+        """Make a client; must run inside an event loop.
+
+        Args:
+            before_write: called right before the bytes of each request but GET are sent, when its connection stands; what it raises
+                stops the request and reaches the caller.
+        """
         self._connection = connection
         self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
         # Unlimited, since each informer holds one connection for its whole life; calls are bounded by the semaphore.
         connector = aiohttp.TCPConnector(limit=0, ssl=connection.ssl_context or True)
-        self._session = aiohttp.ClientSession(connector=connector, trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
+        self._session = aiohttp.ClientSession(connector=connector, trust_env=True, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=_build_traces(before_write))
 
     @classmethod
     async def open(cls, kubeconfig: str | None = None, context: str | None = None) -> Self:
@@ -254,6 +259,20 @@ class KubeClient:
 
     def _url(self, path: str, query: Query) -> URL:
         return URL(self._connection.url + path, encoded=True).with_query(dict(query))
+
+
+def _build_traces(before_write: Callable[[], None] | None) -> list[aiohttp.TraceConfig]:
+    """Return what makes aiohttp call back right before a request is sent: a check any earlier would be followed by the wait for a connection."""
+    if before_write is None:
+        return []
+    traces = aiohttp.TraceConfig()
+
+    async def on_headers(session: aiohttp.ClientSession, context: object, sent: aiohttp.TraceRequestHeadersSentParams) -> None:
+        if sent.method != "GET":
+            before_write()
+
+    traces.on_request_headers_sent.append(on_headers)
+    return [traces]
 
 
 def _manager(field_manager: str) -> Query:

@@ -33,6 +33,11 @@ class Assignments:
         self._listener = listener
         self._term = 0
 
+    @property
+    def term(self) -> int:
+        """The highest term of which an assignment was taken."""
+        return self._term
+
     def subscribe(self, pool: PoolName) -> Subscription:
         """Begin to take assignments."""
         return self._connection.subscribe(assign_subject(self._namespace, pool, self._pod.uid), self._on_message)

@@ -29,6 +29,7 @@ from aether_runtime.command_feeds import CommandFeeds
 from aether_runtime.core.restarts import Failures, count_failure, note_ready
 from aether_runtime.departure import Departure
 from aether_runtime.followers import Followers
+from aether_runtime.held import HeldActors
 from aether_runtime.inbox import DurableInbox
 from aether_runtime.life import LEAVE_SLACK_S, Life
 from aether_runtime.metrics import MetricSources
@@ -80,6 +81,7 @@ class Runtime(VmListener):
         self.presence = Presence(ports.connection, config.namespace, config.pool, config.pod, pod_name=config.pod_name, held=lambda: len(self.registry.desired))
         self._reporter = Reporter(ports.sink, budget_per_s=self._status_budget)
         self._assignments = Assignments(ports.connection, config.namespace, config.pod, self.registry, self)
+        self._held = HeldActors(ports.connection, config.namespace, config.pod, self.registry, self._assignments)
         self.passivation = Passivation(config.sleep, self)
         self.router = Router(ports.connection, ports.source, self)
         self.inbox = None if ports.inbox is None else DurableInbox(ports.connection, ports.inbox, ports.reminders, self)
@@ -217,7 +219,7 @@ class Runtime(VmListener):
         """
         hints = () if self.inbox is None else self.inbox.subscribe()
         self.status.subscribe()  # for as long as the process lives: also of one that leaves people want to know how it is
-        calls, others = self.router.subscribe(), (self._assignments.subscribe(self.config.pool), *hints)
+        calls, others = self.router.subscribe(), (self._assignments.subscribe(self.config.pool), self._held.subscribe(), *hints)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._create_task(self._ports.source.run(self), "source of actors")

@@ -46,7 +46,12 @@ class _Watch:
 
 
 class FakeApiServer:
-    """Serves on a free local port, as an async context manager."""
+    """Serves on a free local port, as an async context manager.
+
+    Attributes:
+        silent: watches stay open and bring nothing.
+        holds: chooses the requests that get no answer for as long as it does so; they are carried out when it lets go.
+    """
 
     def __init__(self) -> None:
         """Make a server with nothing in it."""
@@ -55,8 +60,10 @@ class FakeApiServer:
         self.faults: list[Fault] = []
         self.open_watches = 0
         self.silent = False
+        self.holds: Callable[[web.Request], bool] = lambda _: False
         self._watches: list[_Watch] = []
         self._raw: list[bytes] = []
+        self._lists: dict[tuple[str, int], list[JsonObject]] = {}
         self._moved = asyncio.Condition()
         self._runner: web.AppRunner | None = None
         self._port = 0
@@ -115,6 +122,11 @@ class FakeApiServer:
         """Tell every open watch the current resourceVersion."""
         await self.send_event("BOOKMARK", {"metadata": {"resourceVersion": str(self.documents.resource_version)}})
 
+    async def let_go(self) -> None:
+        """Carry out and answer what was held."""
+        self.holds = lambda _: False
+        await self._tell()
+
     async def end_watches(self, how: str = "end") -> None:
         """End every open watch: in order (`end`), or cut in the middle (`cut`)."""
         for watch in self._watches:
@@ -133,6 +145,7 @@ class FakeApiServer:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
         await self._tell()
+        await self.until(lambda: not self.holds(request))
         fault = self._take_fault(request)
         if fault is not None:
             return _faulty(request, fault)
@@ -151,14 +164,19 @@ class FakeApiServer:
         return None
 
     def _serve_list(self, request: web.Request) -> web.Response:
-        listed = [*self.documents.under(request.path).values()]
-        limit = int(request.query["limit"])
-        start, version = 0, self.documents.resource_version
+        """Serve a page. All pages of a list show the moment of the first one, until that is forgotten, as etcd's revisions do."""
+        listed, start, version = [*self.documents.under(request.path).values()], 0, self.documents.resource_version
         if "continue" in request.query:
             start, version = (int(part) for part in request.query["continue"].split("-"))
-        more = start + limit < len(listed)
-        metadata: JsonObject = {"resourceVersion": str(version), "continue": f"{start + limit}-{version}" if more else ""}
-        return _answer(200, {"kind": "List", "metadata": metadata, "items": [*listed[start : start + limit]]})
+            if version < self.documents.forgotten or (request.path, version) not in self._lists:
+                return refusal(410, "Expired", "the provided continue parameter is too old")
+            listed = self._lists[request.path, version]
+        end = start + int(request.query["limit"])
+        more = end < len(listed)
+        if more:
+            self._lists[request.path, version] = listed
+        metadata: JsonObject = {"resourceVersion": str(version), "continue": f"{end}-{version}" if more else ""}
+        return _answer(200, {"kind": "List", "metadata": metadata, "items": [*listed[start:end]]})
 
     async def _serve_call(self, request: web.Request) -> web.Response:
         body: JsonValue = parse_json(payload) if (payload := await request.read()) else None
@@ -173,7 +191,7 @@ class FakeApiServer:
             path = f"{path}/{text_at(body, 'metadata', 'name')}"
             return refusal(409, "AlreadyExists", f"{path} exists") if path in documents.objects else _answer(201, documents.put(path, body))
         if request.method == "PATCH" and request.content_type.endswith("apply-patch+yaml"):
-            return _answer(200, self._merge(path, body))
+            return self._merge(path, body)
         if known is None:
             return refusal(404, "NotFound", f"{path} not found")
         if request.method == "DELETE":
@@ -184,14 +202,17 @@ class FakeApiServer:
             stale = text_at(body, "metadata", "resourceVersion") not in ("", text_at(known, "metadata", "resourceVersion"))
             return refusal(409, "Conflict", "the object has been modified") if stale else _answer(200, documents.put(path, body))
         if request.method == "PATCH" and request.content_type.endswith("/merge-patch+json"):
-            return _answer(200, self._merge(path, body))
+            return self._merge(path, body)
         return _answer(200, known) if request.method == "GET" else refusal(405, "MethodNotAllowed", f"the fake cannot {request.method} {request.content_type}")
 
-    def _merge(self, path: str, body: JsonValue) -> JsonObject:
+    def _merge(self, path: str, body: JsonValue) -> web.Response:
         target = path.removesuffix("/status")
-        merged = merge(self.documents.objects.get(target), body)
+        known = self.documents.objects.get(target)
+        if text_at(body, "metadata", "resourceVersion") not in ("", text_at(known, "metadata", "resourceVersion")):
+            return refusal(409, "Conflict", "the object has been modified")
+        merged = merge(known, body)
         assert isinstance(merged, dict), "a patch is an object"
-        return self.documents.put(target, merged)
+        return _answer(200, self.documents.put(target, merged))
 
     async def _serve_watch(self, request: web.Request) -> web.StreamResponse:
         position = int(request.query["resourceVersion"])

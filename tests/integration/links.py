@@ -1,4 +1,4 @@
-"""A TCP link to a server that a test can cut and mend."""
+"""A TCP link to a server that a test can cut, stall and mend."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from contextlib import asynccontextmanager, suppress
 
 
 class CutLink:
-    """A proxy on a port of its own; while it is cut nobody gets through. `to` makes one."""
+    """A proxy on a port of its own. `to` makes one.
+
+    While it is cut nobody gets through, and both sides know. While it is stalled connections stay open and bring nothing, as behind a
+    firewall that forgot them.
+    """
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self._open = True
         self._dropping = False
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
@@ -30,10 +36,20 @@ class CutLink:
             await link.cut()
 
     @property
-    def url(self) -> str:
-        """Where clients connect."""
+    def address(self) -> str:
+        """Where clients connect: host and port."""
         assert self._server is not None
-        return f"nats://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    @property
+    def url(self) -> str:
+        """Where clients of NATS connect."""
+        return f"nats://{self.address}"
+
+    @property
+    def http_url(self) -> str:
+        """Where clients of an API server connect."""
+        return f"http://{self.address}"
 
     async def cut(self) -> None:
         """Drop all connections and refuse new ones."""
@@ -41,9 +57,14 @@ class CutLink:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def stall(self) -> None:
+        """Keep all connections and take new ones, but pass nothing on."""
+        self._flowing.clear()
+
     def mend(self) -> None:
-        """Let connections through again."""
+        """Let connections through again, with what waited in them."""
         self._open = True
+        self._flowing.set()
 
     def drop_next_answer(self) -> None:
         """Pass on what comes next from a client, and drop that client's connection before the answer."""
@@ -58,7 +79,7 @@ class CutLink:
         try:
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump_to_server(reader, to_writer, writer), name="to the server")
-                pumps.create_task(_pump(to_reader, writer), name="to the client")
+                pumps.create_task(self._pump(to_reader, writer), name="to the client")
         finally:
             self._writers -= {writer, to_writer}
 
@@ -66,6 +87,7 @@ class CutLink:
         """Pass bytes on as `_pump` does, until an answer is to be dropped; the server reads all that was sent before."""
         with suppress(OSError):
             while data := await reader.read(65536):
+                await self._flowing.wait()
                 to_writer.write(data)
                 await to_writer.drain()
                 if self._dropping:
@@ -75,11 +97,11 @@ class CutLink:
                     return
         to_writer.transport.abort()
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass bytes on until either side ends, then end both."""
-    with suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.transport.abort()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass bytes on until either side ends, then end both."""
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()

@@ -112,7 +112,8 @@ def test_the_operator_may_do_its_work(operator: Account) -> None:
     assert operator.may("watch", "replicasets.apps")
     assert operator.may("patch", "deployments.apps")
     assert operator.may("create", "events.events.k8s.io")
-    assert operator.may("update", "leases.coordination.k8s.io")
+    assert operator.may("create", "leases.coordination.k8s.io")
+    assert operator.may("patch", f"leases.coordination.k8s.io/{operator.name}")
 
 
 def test_the_operator_may_not_do_more(operator: Account) -> None:

@@ -3,190 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from aether_api.commit_index import CommitIndex
-from aether_api.control import Assignment, AssignmentReply, AssignmentResult, Heartbeat, decode_assignment, encode
 from aether_api.envelope import Commit
-from aether_api.errors import AetherError
-from aether_api.identity import Epoch, PodUid, PoolName, parse_actor_id
-from aether_api.subjects import assign_subject, heartbeat_subject, ping_subject
-from aether_kube.client import KubeClient
-from aether_kube.connection import anonymous_connection
-from aether_kube.documents import JsonObject, integer_at, object_at, objects_at, text_at, value_at
-from aether_kube.kinds import ACTOR_MODELS, ACTOR_POOLS, ACTORS, DEPLOYMENTS, PODS
-from aether_nats.connection import NatsConnection
+from aether_api.identity import Epoch, parse_actor_id
+from aether_kube.documents import JsonObject, integer_at, object_at, text_at, value_at
+from aether_kube.kinds import ACTOR_POOLS, ACTORS, DEPLOYMENTS, PODS
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
-from aether_nats.message import Message
-from aether_nats.settings import NatsSettings
 from aether_nats.streams import ensure_streams
-from aether_operator.handlers.control_plane import ControlPlane
-from aether_operator.settings import OperatorSettings
-from tests.fake_apiserver.server import FakeApiServer, Fault
-
-NAMESPACE = "shop"
-HEARTBEAT_S = 0.05
-"""Seconds; six times as often as a runtime, as the test's windows are shorter."""
-
-SETTINGS = OperatorSettings(suspect_after_s=0.3, ping_timeout_s=0.2, detection_window_s=0.4, watch_namespaces=(NAMESPACE,), hand_overs_at_once=1, rebalance_per_s=0)
-"""Without rebalancing, so that a pod that comes back stays empty unless a test wants otherwise."""
-MODEL: JsonObject = {"commands": {"Open": {"emits": [{"event": "Opened"}]}}, "events": {"Opened": {}}}
-
-
-@dataclass
-class FakePod:
-    """A process of a pod: heartbeats, and takes every assignment."""
-
-    connection: NatsConnection
-    name: str
-    boot_id: str = "boot-1"
-    held: dict[str, int] = field(default_factory=dict)
-    heard: list[Assignment] = field(default_factory=list)
-    refuses_below: int = 0
-    mute: bool = False
-
-    @property
-    def uid(self) -> PodUid:
-        return PodUid(f"uid-of-{self.name}")
-
-    async def run(self) -> None:
-        self.connection.subscribe(ping_subject(NAMESPACE, self.uid), self._on_ping)
-        self.connection.subscribe(assign_subject(NAMESPACE, PoolName("default"), self.uid), self._on_assign)
-        while True:
-            if not self.mute:
-                self._send(heartbeat_subject(NAMESPACE, PoolName("default"), self.uid), self._beat())
-            await asyncio.sleep(HEARTBEAT_S)
-
-    def _beat(self) -> bytes:
-        return encode(Heartbeat(self.uid, self.boot_id, self.name, "ready", len(self.held)))
-
-    def _on_ping(self, message: Message) -> None:
-        if not self.mute:
-            self._send(message.reply, self._beat())
-
-    def _on_assign(self, message: Message) -> None:
-        assignment = decode_assignment(message.payload)
-        if self.mute or assignment.boot_id != self.boot_id:
-            return
-        self.heard.append(assignment)
-        results = []
-        for item in assignment.items:
-            stale = item.epoch < self.refuses_below
-            if item.action == "adopt" and not stale:
-                self.held[item.name] = item.epoch
-            elif item.action == "release":
-                self.held.pop(item.name, None)
-            results.append(AssignmentResult(item.name, "stale" if stale else "done", self.refuses_below))
-        self._send(message.reply, encode(AssignmentReply(assignment.term, self.boot_id, tuple(results))))
-
-    def _send(self, subject: str, payload: bytes) -> None:
-        try:
-            self.connection.publish(subject, payload)
-        except AetherError:
-            return
-
-
-class Stage:
-    """One test's cluster."""
-
-    def __init__(self, api: FakeApiServer, nats: EmbeddedServer, connection: NatsConnection, tasks: asyncio.TaskGroup) -> None:
-        self.api = api
-        self.nats = nats
-        self.connection = connection
-        self.tasks = tasks
-        self._operator: asyncio.Task[None] | None = None
-
-    async def start_operator(self) -> None:
-        self._operator = self.tasks.create_task(self._run_operator(), name="operator")
-
-    async def stop_operator(self) -> None:
-        if self._operator is not None:
-            self._operator.cancel()
-            await asyncio.wait({self._operator})  # its cancellation must not become ours
-
-    async def _run_operator(self) -> None:
-        connection = await NatsConnection.open(NatsSettings(servers=(self.nats.url,)))
-        try:
-            async with KubeClient(anonymous_connection(self.api.url)) as client, asyncio.TaskGroup() as tasks:
-                for name, work in ControlPlane(SETTINGS, client, connection).works().items():
-                    tasks.create_task(work, name=name)
-        finally:
-            await connection.close()
-
-    async def add_pod(self, name: str) -> FakePod:
-        connection = await NatsConnection.open(NatsSettings(servers=(self.nats.url,)))
-        pod = FakePod(connection, name)
-        self.tasks.create_task(pod.run(), name=name)
-        metadata: JsonObject = {"namespace": NAMESPACE, "name": name, "uid": pod.uid, "labels": {"aether.flowmade.one/pool": "default"}}
-        await self.api.put(PODS.path(NAMESPACE, name), {"metadata": metadata, "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
-        return pod
-
-    async def add_actor(self, name: str, **spec: object) -> None:
-        await self.api.put(ACTORS.path(NAMESPACE, name), {**_document(name), "spec": {"model": "account", **spec}})  # type: ignore[dict-item]  # specs are JSON
-
-    async def change(self, path: str, change: Callable[[JsonObject], None]) -> None:
-        document = self.api.documents.objects[path]
-        change(document)
-        await self.api.put(path, document)
-
-    def actor(self, name: str) -> JsonObject:
-        return self.api.documents.objects.get(ACTORS.path(NAMESPACE, name), {})
-
-    def pod_of(self, name: str) -> str:
-        return text_at(self.actor(name), "status", "placement", "pod")
-
-    def reason_of(self, name: str, type_: str = "Scheduled") -> str:
-        return next((text_at(item, "reason") for item in objects_at(self.actor(name), "status", "conditions") if item["type"] == type_), "")
-
-    def writes(self) -> list[str]:
-        """Return the writes of the operator so far, Kubernetes Events apart, which follow at their own pace."""
-        return [f"{request.method} {request.path}" for request in self.api.requests if request.method != "GET" and not request.path.startswith("/apis/events.k8s.io")]
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a state of several processes, which no single event tells."""
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(HEARTBEAT_S / 5)  # as the docstring says
-
-
-def _document(name: str) -> JsonObject:
-    return {"metadata": {"namespace": NAMESPACE, "name": name, "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}}
-
-
-@asynccontextmanager
-async def staged(nats_server: EmbeddedServer) -> AsyncGenerator[Stage, None]:
-    """Set a cluster up within the test's own task, which a TaskGroup needs and a fixture does not give."""
-    async with FakeApiServer() as api:
-        connection = await NatsConnection.open(NatsSettings(servers=(nats_server.url,)))
-        await api.put(ACTOR_MODELS.path(NAMESPACE, "account"), {**_document("account"), "spec": MODEL})
-        await api.put(ACTOR_POOLS.path(NAMESPACE, "default"), {**_document("default"), "spec": {"replicas": 2}})
-        async with _cancelled_at_the_end() as tasks:
-            made = Stage(api, nats_server, connection, tasks)
-            await made.start_operator()
-            yield made
-        await connection.close()
-
-
-@asynccontextmanager
-async def _cancelled_at_the_end() -> AsyncGenerator[asyncio.TaskGroup, None]:
-    class Over(Exception):
-        pass
-
-    async def end() -> None:
-        raise Over
-
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            yield tasks
-            tasks.create_task(end())
-    except* Over:
-        pass
+from tests.fake_apiserver.server import Fault
+from tests.integration.operator_stage import NAMESPACE, SETTINGS, staged
 
 
 async def test_an_actor_is_told_to_its_pod_and_written_to_its_status(nats_server: EmbeddedServer) -> None:
@@ -375,3 +205,52 @@ async def test_a_settled_cluster_is_left_alone(nats_server: EmbeddedServer) -> N
         await asyncio.sleep(2 * SETTINGS.detection_window_s)  # time in which an unstable operator would write
 
         assert stage.writes() == before
+
+
+async def test_a_new_leader_leaves_actors_where_pods_hold_them_though_no_status_tells(nats_server: EmbeddedServer) -> None:
+    names = ["alice", "bob", "carol", "dave", "eve"]
+    async with staged(nats_server) as stage:
+        pod = await stage.add_pod("a")
+        stage.api.faults.append(Fault(lambda request: request.method == "PATCH" and "/actors/" in request.path, 503, times=1_000_000))
+        for name in names:
+            await stage.add_actor(name)
+        await stage.until(lambda: sorted(pod.held) == names)
+        await stage.stop_operator()
+        epochs = dict(pod.held)
+        others = [await stage.add_pod(name) for name in "bcdef"]
+        stage.api.faults.clear()
+
+        await stage.start_operator()
+        await stage.until(lambda: all(stage.pod_of(name) == "a" for name in names))
+
+        assert [other.held for other in others] == [{}] * 5
+        assert all(pod.held[name] > epochs[name] for name in names)
+        assert {integer_at(stage.actor(name), "status", "placement", "epoch") for name in names} == set(pod.held.values())
+        assert pod.questions >= 3, "five actors are three pages"
+
+
+async def test_a_pod_that_obeys_a_higher_term_makes_the_operator_step_down_and_lead_with_a_higher_one(nats_server: EmbeddedServer) -> None:
+    async with staged(nats_server) as stage:
+        pod = await stage.add_pod("a")
+        await stage.add_actor("alice")
+        await stage.until(lambda: stage.pod_of("alice") == "a")
+        pod.term = higher = pod.term + 1_000_000
+
+        await stage.add_actor("bob")
+        await stage.until(lambda: "bob" in pod.held)
+
+        assert pod.term > higher
+        assert stage.lease.term == pod.term
+
+
+async def test_an_operator_that_has_ended_leaves_the_lease_to_the_next(nats_server: EmbeddedServer) -> None:
+    async with staged(nats_server) as stage:
+        pod = await stage.add_pod("a")
+        await stage.add_actor("alice")
+        await stage.until(lambda: stage.pod_of("alice") == "a")
+        term = stage.lease.term
+
+        await stage.stop_operator()
+
+        assert (stage.lease.holder, stage.lease.term) == ("", term)
+        assert pod.held

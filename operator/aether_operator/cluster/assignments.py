@@ -4,7 +4,8 @@ A message is for one process (pod UID and boot id) and carries at most `ITEMS_MA
 An answer that does not come changes nothing: the status follows all the same, and the pod finds its actors by its own watch.
 A `stale` item names the epoch that the pod knows, which becomes the floor of the next plan.
 
-The term is the time at which this operator took the lead: a late message of an older one is refused by the pods.
+A message carries the leader's term, and pods refuse those of a lower one. A pod that knows of a higher term has heard another leader, so
+ours is over. Nothing is sent once the tenure has run out, whatever was under way.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from aether_api.control import Action, Assignment, AssignmentItem, AssignmentRep
 from aether_api.errors import Backpressure, Disconnected, InvalidEnvelope, NoResponders, RequestTimeout
 from aether_api.identity import Epoch, PoolName
 from aether_api.subjects import assign_subject
+from aether_kube.leader import Leadership
 from aether_kube.store import ObjectKey
 from aether_nats.connection import NatsConnection
 from aether_operator.cluster.observe import Memory
@@ -40,23 +42,28 @@ UNANSWERED: Final = (RequestTimeout, NoResponders, Disconnected, Backpressure, I
 class Assigner:
     """Sends assignments and notes what the answers teach."""
 
-    def __init__(self, connection: NatsConnection, term: int, memory: Memory) -> None:
-        """Make an assigner for one term of leadership, unix milliseconds."""
+    def __init__(self, connection: NatsConnection, leadership: Leadership, memory: Memory) -> None:
+        """Make an assigner for one term of leadership."""
         self._connection = connection
-        self._term = term
+        self._leadership = leadership
         self._memory = memory
 
     async def send(self, pod: PodView, items: Sequence[AssignmentItem]) -> bool:
-        """Tell a pod's process the changes, and return whether it answered all of them."""
+        """Tell a pod's process the changes, and return whether it answered all of them.
+
+        Raises:
+            LeadershipLost: nothing more may be sent, or the pod obeys a later leader.
+        """
         answered = True
         for start in range(0, len(items), ITEMS_MAX):
             answered = await self._send_batch(pod, items[start : start + ITEMS_MAX]) and answered
         return answered
 
     async def _send_batch(self, pod: PodView, items: Sequence[AssignmentItem]) -> bool:
-        payload = encode(Assignment(self._term, pod.uid, pod.boot_id, tuple(items)))
+        payload = encode(Assignment(self._leadership.term, pod.uid, pod.boot_id, tuple(items)))
         subject = assign_subject(pod.namespace, PoolName(pod.pool), pod.uid)
         for tries_left in reversed(range(TRIES_MAX)):
+            self._leadership.check()
             try:
                 answer = await self._connection.request(subject, payload, timeout_s=ANSWER_TIMEOUT_S)
                 self._learn(pod, decode_assignment_reply(answer.payload))
@@ -67,6 +74,7 @@ class Assigner:
         return False
 
     def _learn(self, pod: PodView, reply: AssignmentReply) -> None:
+        self._leadership.note_term(reply.term)
         for result in reply.results:
             key = ObjectKey(pod.namespace, result.name)
             if result.verdict == "stale":

@@ -2,7 +2,7 @@
 
 A missing answer is a witness only if our own link carried something meanwhile: either the server itself said that nobody
 listens, or a round trip to it succeeded after the answer stayed out. So a half-open link of ours condemns nobody. A stall of our
-own event loop is found by the ticks that it swallowed, and counts as a link that was down.
+own event loop (`wakefulness`) counts as a link that was down.
 """
 
 from __future__ import annotations
@@ -27,9 +27,6 @@ logger = logging.getLogger(__name__)
 
 TICK_S: Final = 0.1
 """Seconds between looks: a tenth of the time after which a pod is suspected."""
-
-STALL_S: Final = 1.0
-"""Seconds between two looks that mean that we slept: ten ticks, and as long as a pod may be silent."""
 
 PING_AGAIN_S: Final = 1.0
 """Seconds between pings of one silent pod; its heartbeats would tell as well."""
@@ -81,19 +78,12 @@ class Detector:
         self._verdicts: Mapping[PodUid, Verdict] = {}
         self._left: set[PodUid] = set()
         self._settled = False
-        self.awake_since_s = time.monotonic()
 
     async def run(self) -> None:
         """Look until cancelled."""
-        last_s = time.monotonic()
         async with asyncio.TaskGroup() as pings:
             while True:
-                now_s = time.monotonic()
-                if now_s - last_s > STALL_S:
-                    logger.warning("the operator itself stalled; silence of pods in that time does not count", extra={logs.DURATION_S: round(now_s - last_s, 1)})
-                    self.awake_since_s = now_s
-                last_s = now_s
-                for suspect in self._find_due(now_s):
+                for suspect in self._find_due(time.monotonic()):
                     pings.create_task(self._ping(suspect), name=f"ping of pod {suspect.uid}")
                 self._compare()
                 await asyncio.sleep(TICK_S)

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from aether_api.errors import InternalError
 from aether_api.identity import BootId, Epoch, PodUid
@@ -36,6 +36,7 @@ from aether_operator.cluster.records import (
     parse_replica_set,
 )
 from aether_operator.manifests.pool import POOL_LABEL
+from aether_operator.planning.claims import Claim, place_as_claimed, raise_floors
 from aether_operator.planning.damping import is_damped
 from aether_operator.planning.liveness import Links, Windows, is_silent, judge_pod
 from aether_operator.planning.pace import Limits, Pace
@@ -43,15 +44,20 @@ from aether_operator.planning.snapshot import ActorView, ModelView, PodView, Poo
 
 T = TypeVar("T")
 
+FORGET_EVERY_S: Final = 30.0
+"""Seconds between looks for pods that are gone and forgotten."""
+
 
 @dataclass(slots=True)
 class Memory:
-    """What the operator knows from its own doings; lost with the process, and found again by asking.
+    """What a leader knows from its own doings; lost with its term, and found again by asking.
 
     Attributes:
         overlay: what was decided and does not show yet.
         epoch_floors: the highest epochs that pods answered with.
         introduced: the process of each pod that was told all that it holds.
+        surveyed: the process of each pod that was asked what it holds.
+        claims: what pods said that they hold, where no status told as much.
         vanished: Actors that were deleted while placed, and whose pods were not told.
         purge_problems: why purges under way failed last.
         paces: what the pools have spent of their budgets.
@@ -61,6 +67,8 @@ class Memory:
     overlay: Overlay = field(default_factory=Overlay)
     epoch_floors: dict[ObjectKey, Epoch] = field(default_factory=dict[ObjectKey, Epoch])
     introduced: dict[PodUid, BootId] = field(default_factory=dict[PodUid, BootId])
+    surveyed: dict[PodUid, BootId] = field(default_factory=dict[PodUid, BootId])
+    claims: dict[ObjectKey, Claim] = field(default_factory=dict[ObjectKey, Claim])
     vanished: dict[ObjectKey, ActorView] = field(default_factory=dict[ObjectKey, ActorView])
     purge_problems: dict[ObjectKey, str] = field(default_factory=dict[ObjectKey, str])
     paces: Mapping[ObjectKey, Pace] = field(default_factory=dict[ObjectKey, Pace])
@@ -124,10 +132,10 @@ class Collection(Generic[T]):
 
 
 class Observer:
-    """The informers of one operator, and what is heard of pods."""
+    """The informers of one operator, and what is heard of pods. It watches all the time; `begin` and `end` frame a term of leadership."""
 
-    def __init__(self, client: KubeClient, scopes: tuple[str | None, ...], heartbeats: Heartbeats, memory: Memory, windows: Windows, *, motion: Motion) -> None:
-        """Make the informers; `run` starts them, after whoever wants to hear of changes has set `listeners`.
+    def __init__(self, client: KubeClient, scopes: tuple[str | None, ...], heartbeats: Heartbeats, windows: Windows, *, motion: Motion) -> None:
+        """Make the informers; `run` starts them.
 
         Args:
             scopes: namespaces to watch, or None alone for all.
@@ -135,9 +143,10 @@ class Observer:
         self._client = client
         self._scopes = scopes
         self._heartbeats = heartbeats
-        self._memory = memory
         self._windows = windows
         self._motion = motion
+        self._memory = Memory()
+        self._leads = False
         self._informers: list[tuple[str, AnyInformer]] = []
         self.actors = self._collect(ACTORS, parse_actor, self._on_actor)
         self.pods = self._collect(PODS, parse_pod, self._on_pod, POOL_LABEL)
@@ -146,7 +155,7 @@ class Observer:
         self.deployments = self._collect(DEPLOYMENTS, parse_deployment, self._on_deployment, POOL_LABEL)
         self.revisions = self._collect(REPLICA_SETS, parse_replica_set, self._on_revision, POOL_LABEL)
         self._watches: tuple[AnyInformer, ...] = (*self.actors.informers, *self.pods.informers)
-        self.listeners = Listeners()
+        self._listeners = Listeners()
         self.nats_since_s: Callable[[], float | None] = lambda: None
         self.awake_since_s: Callable[[], float] = lambda: 0.0
 
@@ -155,6 +164,15 @@ class Observer:
         async with asyncio.TaskGroup() as tasks:
             for name, informer in self._informers:
                 tasks.create_task(informer.run(), name=f"informer of {name}")
+            tasks.create_task(self._forget_pods(), name="forgetting of pods")
+
+    def begin(self, memory: Memory, listeners: Listeners) -> None:
+        """Begin a term: lay its memory over the caches, and tell its listeners of changes."""
+        self._memory, self._listeners, self._leads = memory, listeners, True
+
+    def end(self) -> None:
+        """End a term."""
+        self._memory, self._listeners, self._leads = Memory(), Listeners(), False
 
     async def wait_synced(self) -> None:
         """Wait until every collection was listed once."""
@@ -195,10 +213,8 @@ class Observer:
 
     def snapshot(self, now_ms: int) -> Snapshot:
         """Return the cluster as it is known now, with all decisions laid over it."""
-        verdicts = self.verdicts()
-        pods = {pod.uid: self._view_pod(pod, verdicts[pod.uid]) for pod in self.pods}
-        self._heartbeats.forget_others(pods)
-        actors = {actor.key: self._memory.overlay.apply(actor) for actor in self.actors}
+        pods = {pod.uid: pod for pod in self.view_pods()}
+        actors = {actor.key: self._locate(actor, pods) for actor in self.actors}
         self._tidy(actors, pods)
         newest = find_newest(self.revisions)
         return Snapshot(
@@ -208,7 +224,7 @@ class Observer:
             pools={pool.key: PoolView(pool.spec.actors_per_pod, newest.get(pool.key, "")) for pool in self.pools if pool.spec is not None and not pool.deleting},
             models={model.key: ModelView(not model.problems) for model in self.models},
             settled=self.is_settled(),
-            epoch_floors=dict(self._memory.epoch_floors),
+            epoch_floors=raise_floors(self._memory.epoch_floors, self._memory.claims),
             vanished=tuple(self._memory.vanished.values()),
             purge_problems=dict(self._memory.purge_problems),
             now_s=time.monotonic(),
@@ -223,8 +239,15 @@ class Observer:
         uids = {pod.uid for pod in self.pods if pod.key.namespace == pool.namespace and pod.pool == pool.name}
         return sum(1 for actor in self.actors if actor.home is not None and actor.home.pod_uid in uids)
 
+    def view_pods(self) -> list[PodView]:
+        """Return all pods as they are judged now."""
+        verdicts = self.verdicts()
+        return [self._view_pod(pod, verdicts[pod.uid]) for pod in self.pods]
+
     def _view_pod(self, pod: PodRecord, verdict: Verdict) -> PodView:
         process = self._heartbeats.see(pod.uid)
+        # Who was not asked yet waits to be introduced until it has answered.
+        introduced = self._memory.introduced.get(pod.uid) == process.boot_id or self._memory.surveyed.get(pod.uid) != process.boot_id
         return PodView(
             uid=pod.uid,
             namespace=pod.key.namespace,
@@ -233,7 +256,7 @@ class Observer:
             boot_id=process.boot_id,
             verdict=verdict,
             ready=pod.ready,
-            introduced=self._memory.introduced.get(pod.uid) == process.boot_id,
+            introduced=introduced,
             labels=pod.labels,
             cordon=pod.cordon,
             revision=pod.revision,
@@ -241,12 +264,23 @@ class Observer:
             deletion_cost=pod.deletion_cost,
         )
 
+    def _locate(self, actor: ActorView, pods: Mapping[PodUid, PodView]) -> ActorView:
+        """Return an Actor as it was decided, or as a pod holds it if no status tells yet."""
+        return place_as_claimed(self._memory.overlay.apply(actor), self._memory.claims.get(actor.key), pods)
+
+    async def _forget_pods(self) -> None:
+        while True:
+            await asyncio.sleep(FORGET_EVERY_S)
+            self._heartbeats.forget_others({pod.uid for pod in self.pods})
+
     def _tidy(self, actors: Mapping[ObjectKey, ActorView], pods: Mapping[PodUid, PodView]) -> None:
         """Forget what no longer matters."""
         memory = self._memory
         floors = memory.epoch_floors.items()
         memory.epoch_floors = {key: floor for key, floor in floors if key in actors and floor > _epoch(actors[key])}
         memory.introduced = {uid: boot_id for uid, boot_id in memory.introduced.items() if uid in pods}
+        memory.surveyed = {uid: boot_id for uid, boot_id in memory.surveyed.items() if uid in pods}
+        memory.claims = {key: claim for key, claim in memory.claims.items() if key not in actors or claim.epoch >= _epoch(actors[key])}
         memory.purge_problems = {key: problem for key, problem in memory.purge_problems.items() if key in actors}
 
     def _collect(self, kind: ResourceKind, parse: Callable[[JsonObject], T], on_change: Callable[[Change[T]], None], label_selector: str = "") -> Collection[T]:
@@ -259,43 +293,47 @@ class Observer:
         if change.new is None:
             self._note_vanished(change)
         if change.old is None or change.new is None or matters(change.old, change.new):
-            self.listeners.plan()
+            self._listeners.plan()
             for actor in (change.old, change.new):
                 if actor is not None and actor.home is not None:
-                    self.listeners.pool_later(actor.pool_key)
+                    self._listeners.pool_later(actor.pool_key)
 
     def _note_vanished(self, change: Change[ActorView]) -> None:
         if change.old is None:
             raise InternalError(f"a deletion of {change.key} without the Actor")
-        last = self._memory.overlay.apply(change.old)
+        if not self._leads:
+            return
+        pods = {pod.uid: pod for pod in self.view_pods()} if change.key in self._memory.claims else {}
+        last = self._locate(change.old, pods)
         self._memory.overlay.drop(change.key)
+        self._memory.claims.pop(change.key, None)
         if last.home is not None:
             self._memory.vanished[change.key] = last
 
     def _on_pod(self, change: Change[PodRecord]) -> None:
         pod = change.new or change.old
         if pod is not None:
-            self.listeners.pool(ObjectKey(pod.key.namespace, pod.pool))
+            self._listeners.pool(ObjectKey(pod.key.namespace, pod.pool))
         if change.old != change.new:
-            self.listeners.plan()
+            self._listeners.plan()
 
     def _on_model(self, change: Change[ModelRecord]) -> None:
-        self.listeners.model(change.key)
+        self._listeners.model(change.key)
         if _accepted(change.old) != _accepted(change.new):
-            self.listeners.plan()
+            self._listeners.plan()
 
     def _on_pool(self, change: Change[PoolRecord]) -> None:
-        self.listeners.pool(change.key)
-        self.listeners.plan()
+        self._listeners.pool(change.key)
+        self._listeners.plan()
 
     def _on_revision(self, change: Change[RevisionRecord]) -> None:
         if change.old != change.new:
-            self.listeners.plan()
+            self._listeners.plan()
 
     def _on_deployment(self, change: Change[DeploymentRecord]) -> None:
         deployment = change.new or change.old
         if deployment is not None:
-            self.listeners.pool(ObjectKey(deployment.key.namespace, deployment.pool))
+            self._listeners.pool(ObjectKey(deployment.key.namespace, deployment.pool))
 
 
 def matters(old: ActorView, new: ActorView) -> bool:

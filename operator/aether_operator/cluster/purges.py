@@ -41,13 +41,19 @@ class Purger(Protocol):
 class JetStreamPurger:
     """The purger of actors whose history lies in JetStream."""
 
-    def __init__(self, connection: NatsConnection) -> None:
-        """Purge over this connection."""
+    def __init__(self, connection: NatsConnection, check: Callable[[], None] = lambda: None) -> None:
+        """Purge over this connection.
+
+        Args:
+            check: called before each purge; what it raises stops it.
+        """
         self._connection = connection
+        self._check = check
 
     async def purge(self, actor: ActorId, *, epoch: Epoch) -> None:
         """Delete the history; a namespace without streams holds none."""
         layout = await read_layout(self._connection, actor.namespace)
+        self._check()
         if layout is not None:
             await purge_actor(self._connection, layout.partitions, actor, epoch=epoch, writer=WRITER)
 

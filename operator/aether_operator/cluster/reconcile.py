@@ -15,6 +15,7 @@ from typing import Final
 from aether_api import logs
 from aether_operator.cluster.execute import Executor
 from aether_operator.cluster.observe import Observer
+from aether_operator.cluster.survey import Survey
 from aether_operator.planning.checker import check_plan
 from aether_operator.planning.plan import Plan
 from aether_operator.planning.planner import make_plan
@@ -32,25 +33,27 @@ GATHER_S: Final = 0.02
 class Reconciler:
     """Makes plans and has them carried out."""
 
-    def __init__(self, observer: Observer, executor: Executor, wanted: asyncio.Event) -> None:
+    def __init__(self, observer: Observer, survey: Survey, executor: Executor, wanted: asyncio.Event) -> None:
         """Make the loop; `run` starts it.
 
         Args:
             wanted: set by whoever wants a plan soon.
         """
         self._observer = observer
+        self._survey = survey
         self._executor = executor
         self._wanted = wanted
         self.last_turn_s = time.monotonic()
         self.plans = 0
 
     async def run(self) -> None:
-        """Plan until cancelled, from the moment at which everything was listed once.
+        """Plan until cancelled, from the moment at which everything was listed once and the pods were asked what they hold.
 
         Raises:
             InternalError: a plan breaks a rule.
         """
         await self._observer.wait_synced()
+        await self._survey.ask_all()
         while True:
             self._wanted.clear()
             begun_s = time.monotonic()
@@ -63,6 +66,7 @@ class Reconciler:
         """Make one plan and begin to carry it out."""
         begun_s = time.monotonic()
         snapshot = self._observer.snapshot(int(time.time() * 1000))
+        self._survey.look(snapshot.pods.values())
         plan = make_plan(snapshot)
         check_plan(snapshot, plan)
         self._executor.execute(snapshot, plan)

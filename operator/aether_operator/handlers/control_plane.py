@@ -1,15 +1,17 @@
-"""Puts the parts of the operator together, and names the tasks that keep it alive."""
+"""Puts the parts of the acting operator together, for one term of leadership, and names the tasks that keep it alive."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from aether_api.v1alpha1.meta import GROUP
 from aether_kube.client import KubeClient
-from aether_kube.kube_events import KubeEventRecorder, Reporter
+from aether_kube.kinds import LEASES
+from aether_kube.kube_events import Involved, KubeEvent, KubeEventRecorder, Reporter
+from aether_kube.leader import Leadership
 from aether_kube.store import ObjectKey
 from aether_nats.connection import NatsConnection
 from aether_operator.cluster.assignments import Assigner
@@ -17,15 +19,14 @@ from aether_operator.cluster.deletion_costs import DeletionCosts
 from aether_operator.cluster.detector import Detector
 from aether_operator.cluster.execute import Executor
 from aether_operator.cluster.heartbeats import Heartbeats
-from aether_operator.cluster.observe import Listeners, Memory, Motion, Observer
+from aether_operator.cluster.observe import Listeners, Memory, Observer
 from aether_operator.cluster.purges import JetStreamPurger, Purges
 from aether_operator.cluster.reconcile import RESYNC_S, Reconciler
 from aether_operator.cluster.statuses import StatusWriter
+from aether_operator.cluster.survey import Survey
 from aether_operator.handlers.models import ModelKeeper
 from aether_operator.handlers.pools import COUNT_LATER_S, PoolKeeper
-from aether_operator.handlers.probes import find_sickness
 from aether_operator.manifests.pool import RuntimeDefaults
-from aether_operator.planning.liveness import Windows
 from aether_operator.settings import OperatorSettings
 
 REPORTER: Final = f"{GROUP}/operator"
@@ -33,34 +34,44 @@ REPORTER: Final = f"{GROUP}/operator"
 Work = Coroutine[None, None, None]
 
 
-class ControlPlane:
-    """All parts of one operator, for one term of leadership."""
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a process of the operator watches, whether it leads or not."""
 
-    def __init__(self, settings: OperatorSettings, client: KubeClient, connection: NatsConnection) -> None:
-        """Build the parts; the tasks of `works` make them run."""
-        memory, wanted = Memory(), asyncio.Event()
+    observer: Observer
+    heartbeats: Heartbeats
+
+
+class ControlPlane:
+    """All that acts in one operator, for one term of leadership; what it watches is there before and after."""
+
+    def __init__(self, settings: OperatorSettings, leadership: Leadership, client: KubeClient, connection: NatsConnection, outlook: Outlook) -> None:
+        """Build the parts and begin the observer's term; the tasks of `works` make them run.
+
+        Args:
+            client: sends no write after the tenure.
+        """
+        self._wanted = asyncio.Event()
+        memory, observer = Memory(), outlook.observer
+        self._observer = observer
         self._recorder = KubeEventRecorder(client, Reporter(REPORTER, settings.namespace))
-        heartbeats = Heartbeats(wanted.set)
-        windows, motion = Windows(settings.suspect_after_s, settings.detection_window_s), Motion(settings.limits, settings.deletion_costs)
-        self._observer = Observer(client, settings.scopes, heartbeats, memory, windows, motion=motion)
-        self._detector = Detector(connection, heartbeats, self._observer, on_change=wanted.set, ping_timeout_s=settings.ping_timeout_s)
-        self._statuses = StatusWriter(client, memory.overlay, self._recorder, find=self._observer.actors.get, replan=wanted.set)
-        self._purges = Purges(client, JetStreamPurger(connection), memory, wanted.set)
+        self._detector = Detector(connection, outlook.heartbeats, observer, on_change=self.wake, ping_timeout_s=settings.ping_timeout_s)
+        self._statuses = StatusWriter(client, memory.overlay, self._recorder, find=observer.actors.get, replan=self.wake)
+        self._purges = Purges(client, JetStreamPurger(connection, leadership.check), memory, self.wake)
         self._costs = DeletionCosts(client)
-        self._executor = Executor(Assigner(connection, _now_ms(), memory), self._statuses, self._purges, memory, wanted.set, costs=self._costs)
-        self._reconciler = Reconciler(self._observer, self._executor, wanted)
-        self._models = ModelKeeper(client, self._observer, self._recorder)
-        self._pools = PoolKeeper(client, self._observer, connection, self._recorder, _defaults(settings))
-        self._observer.listeners = Listeners(wanted.set, self.check_model, self.check_pool, self._count_pool)
-        self._observer.nats_since_s = lambda: connection.connected_since
-        self._observer.awake_since_s = lambda: self._detector.awake_since_s
-        heartbeats.subscribe(connection, settings.scopes)
+        self._executor = Executor(Assigner(connection, leadership, memory), self._statuses, self._purges, memory, self.wake, costs=self._costs)
+        self._survey = Survey(connection, leadership, memory, observer, self.wake)
+        self._reconciler = Reconciler(observer, self._survey, self._executor, self._wanted)
+        self._models = ModelKeeper(client, observer, self._recorder)
+        self._pools = PoolKeeper(client, observer, connection, self._recorder, _defaults(settings))
+        observer.begin(memory, Listeners(self.wake, self.check_model, self.check_pool, self._count_pool))
+        self._recorder.record(_build_leader_event(settings, leadership))
 
     def works(self) -> Mapping[str, Work]:
         """Return the tasks to run, by name; when one ends, the operator is broken."""
         return {
-            "informers": self._observer.run(),
             "detector": self._detector.run(),
+            "survey": self._survey.run(),
             "executor": self._executor.run(),
             "reconciler": self._reconciler.run(),
             "statuses": self._statuses.queue.run(),
@@ -80,10 +91,15 @@ class ControlPlane:
         """Look at an ActorPool soon."""
         self._pools.queue.add(key)
 
-    def find_sickness(self) -> list[str]:
-        """Return what is wrong with this process."""
-        last_turn_s = self._reconciler.last_turn_s if self._reconciler.plans else None
-        return find_sickness(now_s=time.monotonic(), last_turn_s=last_turn_s, informers=self._observer.health())
+    @property
+    def last_plan_s(self) -> float | None:
+        """When the last plan was made, in monotonic seconds; None before the first."""
+        return self._reconciler.last_turn_s if self._reconciler.plans else None
+
+    def wake(self) -> None:
+        """Make a plan soon."""
+        self._wanted.set()
+        self._survey.wake()
 
     def _count_pool(self, key: ObjectKey) -> None:
         self._pools.queue.add_later(key, COUNT_LATER_S)
@@ -103,8 +119,10 @@ class ControlPlane:
             await asyncio.sleep(RESYNC_S)
 
 
-def _now_ms() -> int:
-    return int(time.time() * 1000)
+def _build_leader_event(settings: OperatorSettings, leadership: Leadership) -> KubeEvent:
+    record = leadership.tenure.record
+    lease = Involved(LEASES, settings.namespace, settings.lease_name, record.uid)
+    return KubeEvent(lease, "LeaderElection", f"{record.holder} leads", "Lead")
 
 
 def _defaults(settings: OperatorSettings) -> RuntimeDefaults:

@@ -1,8 +1,9 @@
 """Starts everything under one supervisor and ends it: what dies takes the process along, because nothing here can do without it.
 
 Two halves run side by side. *kopf* is the shell: signals, login, probes, and the watches of ActorModel and ActorPool, whose
-events only say "look at this one again". *The control plane* is ours: informers, heartbeats, planner, writers. kopf stands
-first, so that probes are answered while NATS is still away; at the end its cleanup waits for the control plane to stop.
+events only say "look at this one again". *The candidate* is ours: informers, heartbeats, election, and while this process leads
+planner and writers. kopf stands first, so that probes are answered while NATS is still away; at the end its cleanup waits for the
+candidate to stop, which gives the lease back.
 
 kopf writes nothing to our objects: no finalizers, no annotations, no Events.
 """
@@ -20,17 +21,17 @@ import kopf
 from aether_api import logs
 from aether_api.errors import Disconnected
 from aether_api.v1alpha1.meta import GROUP, VERSION
-from aether_kube.client import KubeClient
+from aether_kube.connection import KubeConnection, open_connection
 from aether_kube.store import ObjectKey
 from aether_nats.connection import NatsConnection
 from aether_nats.settings import NatsSettings
-from aether_operator.handlers.control_plane import ControlPlane
+from aether_operator.handlers.candidate import Candidate
 from aether_operator.settings import OperatorSettings
 
 logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S: Final = 5.0
-"""Seconds for the control plane to stop: it only cancels; the pod's grace period is 30."""
+"""Seconds for the candidate to stop: it only cancels, and gives the lease back within 2; the pod's grace period is 30."""
 
 KOPF_REQUEST_TIMEOUT_S: Final = 30.0
 """Seconds for kopf's own calls: its default of five minutes would hide a dead API server from the log."""
@@ -42,7 +43,7 @@ class Stopped(Exception):
 
 @dataclass(slots=True)
 class Hooks:
-    """What kopf's half knows of ours; it does nothing until the control plane stands."""
+    """What kopf's half knows of ours; it does nothing until the candidate stands."""
 
     check_model: Callable[[ObjectKey], None] = lambda _: None
     check_pool: Callable[[ObjectKey], None] = lambda _: None
@@ -59,13 +60,13 @@ async def run_operator(settings: OperatorSettings) -> None:
         ExceptionGroup: a part died; the operator cannot do without it.
     """
     hooks = Hooks()
-    async with await KubeClient.open() as client:
-        try:
-            async with asyncio.TaskGroup() as halves:
-                halves.create_task(_run_control_plane(settings, client, hooks), name="control plane")
-                halves.create_task(_run_kopf(settings, hooks), name="kopf")
-        except* Stopped:
-            logger.info("the operator has stopped")
+    kube = await open_connection()
+    try:
+        async with asyncio.TaskGroup() as halves:
+            halves.create_task(_run_candidate(settings, kube, hooks), name="candidate")
+            halves.create_task(_run_kopf(settings, hooks), name="kopf")
+    except* Stopped:
+        logger.info("the operator has stopped")
 
 
 async def _run_kopf(settings: OperatorSettings, hooks: Hooks) -> None:
@@ -80,19 +81,18 @@ async def _run_kopf(settings: OperatorSettings, hooks: Hooks) -> None:
     raise Stopped
 
 
-async def _run_control_plane(settings: OperatorSettings, client: KubeClient, hooks: Hooks) -> None:
+async def _run_candidate(settings: OperatorSettings, kube: KubeConnection, hooks: Hooks) -> None:
     connection: NatsConnection | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_raise_at(hooks.stop), name="stop")
             connection = await _connect(settings)
-            plane = ControlPlane(settings, client, connection)
-            hooks.check_model, hooks.check_pool, hooks.find_sickness = plane.check_model, plane.check_pool, plane.find_sickness
-            for name, work in plane.works().items():
-                tasks.create_task(work, name=name)
-            logger.info("the operator is up", extra={logs.URL: client.url, logs.NAMESPACE: ", ".join(settings.watch_namespaces) or "all"})
+            candidate = Candidate(settings, kube, connection)
+            hooks.check_model, hooks.check_pool, hooks.find_sickness = candidate.check_model, candidate.check_pool, candidate.find_sickness
+            logger.info("the operator is up", extra={logs.URL: kube.url, logs.NAMESPACE: ", ".join(settings.watch_namespaces) or "all"})
+            await candidate.run()
     except* Stopped:
-        logger.debug("the control plane has stopped")
+        logger.debug("the candidate has stopped")
     finally:
         if connection is not None:
             await connection.close()

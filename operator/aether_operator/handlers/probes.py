@@ -18,11 +18,16 @@ INFORMER_STALE_S: Final = 200.0
 """Seconds without any turn of an informer: the longest legal waits are 70 s of silence, a page of 60 s and a wait of 10 s."""
 
 
-def find_sickness(*, now_s: float, last_turn_s: float | None, informers: Mapping[str, Sequence[InformerHealth]]) -> list[str]:
+ELECTION_STALE_S: Final = 60.0
+"""Seconds without a look at the lease: each takes 2 s at most, and is repeated after one."""
+
+
+def find_sickness(*, now_s: float, last_plan_s: float | None, last_vote_s: float | None, informers: Mapping[str, Sequence[InformerHealth]]) -> list[str]:
     """Return what is wrong with this process, nothing if it is well.
 
     Args:
-        last_turn_s: when the reconciler last made a plan, monotonic seconds; None while it waits for the first lists.
+        last_plan_s: when the last plan was made, monotonic seconds; None while this process does not lead or waits for answers.
+        last_vote_s: when the lease was last looked at or renewed; None before everything was listed.
     """
     stale = [
         f"the informer of {kind} has done nothing for {now_s - health.last_turn_s:.0f} s"
@@ -30,6 +35,8 @@ def find_sickness(*, now_s: float, last_turn_s: float | None, informers: Mapping
         for health in healths
         if now_s - health.last_turn_s > INFORMER_STALE_S
     ]
-    if last_turn_s is not None and now_s - last_turn_s > LOOP_STALE_S:
-        stale.append(f"no plan was made for {now_s - last_turn_s:.0f} s")
+    if last_plan_s is not None and now_s - last_plan_s > LOOP_STALE_S:
+        stale.append(f"no plan was made for {now_s - last_plan_s:.0f} s")
+    if last_vote_s is not None and now_s - last_vote_s > ELECTION_STALE_S:
+        stale.append(f"nobody looked at the lease for {now_s - last_vote_s:.0f} s")
     return stale

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aether_api import control
-from aether_api.control import ActorView, Assignment, AssignmentItem, AssignmentReply, AssignmentResult, Heartbeat, PodStatus
+from aether_api.control import ActorView, Assignment, AssignmentItem, AssignmentReply, AssignmentResult, Heartbeat, HeldActor, HeldPage, HeldQuestion, OperatorPulse, PodStatus
 from aether_api.errors import InvalidEnvelope
 from tests.histories.hostile import HOSTILE_JSON, damaged
 
@@ -38,7 +38,22 @@ def test_the_status_of_a_pod_reads_back_as_it_was_sent() -> None:
     assert control.decode_pod_status(control.encode(status)) == status
 
 
-@pytest.mark.parametrize("decode", [control.decode_pod_status, control.decode_assignment, control.decode_assignment_reply, control.decode_heartbeat])
+def test_what_a_pod_holds_reads_back_as_it_was_sent() -> None:
+    page = HeldPage("pod-1", "boot-1", 3, (HeldActor("alice", "u-1", 7),), more=True)
+    assert control.decode_held_page(control.encode(page)) == page
+    assert control.decode_held_question(control.encode(HeldQuestion("alice"))) == HeldQuestion("alice")
+    assert control.decode_held_question(b"{}") == HeldQuestion()
+
+
+def test_the_pulse_of_an_operator_reads_back_as_it_was_sent() -> None:
+    pulse = OperatorPulse("operator-x_1", 9)
+    assert control.decode_operator_pulse(control.encode(pulse)) == pulse
+
+
+@pytest.mark.parametrize(
+    "decode",
+    [control.decode_pod_status, control.decode_held_page, control.decode_operator_pulse, control.decode_assignment, control.decode_assignment_reply, control.decode_heartbeat],
+)
 @pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b"\xff", b'{"term":"x"}'])
 def test_what_is_no_such_message_is_refused(decode: Callable[[bytes], object], payload: bytes) -> None:
     with pytest.raises(InvalidEnvelope):

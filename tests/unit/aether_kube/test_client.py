@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from aether_api.errors import KubeAlreadyExists, KubeConflict, KubeForbidden, KubeNotFound, KubeUnavailable
+from aether_api.errors import KubeAlreadyExists, KubeConflict, KubeForbidden, KubeNotFound, KubeUnavailable, LeadershipLost
 from aether_kube.client import KubeClient, StreamLimits
 from aether_kube.connection import KubeConnection, anonymous_connection
 from aether_kube.documents import JsonObject, integer_at, text_at
@@ -156,3 +156,19 @@ async def test_a_stream_ends_when_it_is_too_old() -> None:
 async def read_stream(client: KubeClient, limits: StreamLimits) -> bytes:
     async with client.open_stream(ACTORS.path(), query={"watch": "1", "resourceVersion": "1"}, limits=limits) as pieces:
         return b"".join([piece async for piece in pieces])
+
+
+async def test_a_write_is_asked_about_once_its_connection_stands_and_a_read_never() -> None:
+    def refuse() -> None:
+        raise LeadershipLost("over")
+
+    async with client_and_server() as (_, server), KubeClient(anonymous_connection(server.url), before_write=refuse) as guarded:
+        await server.put(ALICE, alice())
+        assert await guarded.get(ALICE)
+        with pytest.raises(LeadershipLost):
+            await guarded.patch_merge(ALICE, {"spec": "one"})
+        assert [request.method for request in server.requests] == ["GET"]
+
+        await server.stop()
+        with pytest.raises(KubeUnavailable):
+            await guarded.patch_merge(ALICE, {"spec": "one"})

@@ -19,6 +19,7 @@ from aether_kube.informer import Informer, InformerTiming, Selection
 from aether_kube.kinds import ACTORS
 from aether_kube.store import Change, ChangeKind, ObjectKey
 from tests.fake_apiserver import FakeApiServer, Fault
+from tests.integration.links import CutLink
 
 DEADLINE_S = 10.0
 """Seconds after which a test that waits for something has failed."""
@@ -70,8 +71,8 @@ class Following:
 
 
 @asynccontextmanager
-async def following(server: FakeApiServer, timing: InformerTiming = FAST, selection: Selection = SHOP) -> AsyncGenerator[Following, None]:
-    async with asyncio.timeout(DEADLINE_S), KubeClient(anonymous_connection(server.url)) as client, asyncio.TaskGroup() as group:
+async def following(server: FakeApiServer, timing: InformerTiming = FAST, selection: Selection = SHOP, url: str = "") -> AsyncGenerator[Following, None]:
+    async with asyncio.timeout(DEADLINE_S), KubeClient(anonymous_connection(url or server.url)) as client, asyncio.TaskGroup() as group:
         follower = Following(server)
         follower.informer = Informer(client, selection, parse=parse, on_change=follower.note, timing=timing)
         task = group.create_task(follower.informer.run(), name="informer")
@@ -196,6 +197,37 @@ async def test_a_410_between_two_pages_starts_the_list_again() -> None:
         assert ["continue" in request.query for request in lists(server)] == [False, True, False, True]
 
 
+async def test_pages_show_the_moment_of_the_first_one_and_the_watch_brings_the_rest() -> None:
+    async with FakeApiServer() as server:
+        for name in ("a", "b", "c"):
+            await server.put(path(name), actor(name))
+        server.holds = is_second_page
+        async with following(server) as follower:
+            await server.until(lambda: any(map(is_second_page, server.requests)))
+            await server.remove(path("a"))
+            await server.put(path("c"), actor("c", "better"))
+            await server.put(path("d"), actor("d"))
+            await server.let_go()
+            await follower.until_holds(b="good", c="better", d="good")
+
+        assert len(lists(server)) == 2
+
+
+async def test_pages_that_the_server_forgot_while_they_were_read_start_again() -> None:
+    async with FakeApiServer() as server:
+        for name in ("a", "b", "c"):
+            await server.put(path(name), actor(name))
+        server.holds = is_second_page
+        async with following(server) as follower:
+            await server.until(lambda: any(map(is_second_page, server.requests)))
+            await server.remove(path("a"))
+            server.documents.forgotten = server.documents.resource_version
+            await server.let_go()
+            await follower.until_holds(b="good", c="good")
+
+        assert follower.changes == [("added", "b"), ("added", "c")], "what was gone before the list was complete is never told"
+
+
 async def test_a_failure_between_two_pages_deletes_nothing() -> None:
     async with FakeApiServer() as server:
         for name in ("a", "b", "c"):
@@ -235,6 +267,19 @@ async def test_a_silent_watch_is_opened_again_and_what_it_withheld_arrives() -> 
             await follower.until_holds(a="good", b="good")
 
         assert len(lists(server)) == 1
+
+
+async def test_a_connection_that_only_looks_alive_is_left_and_what_it_withheld_arrives() -> None:
+    """A firewall that forgot the connection sends no FIN; only the silence tells."""
+    timing = InformerTiming(silence_s=0.2, watch_s=30.0, backoff=FAST.backoff)
+    async with FakeApiServer() as server, CutLink.to(int(server.url.rpartition(":")[2])) as link, following(server, timing, url=link.http_url) as follower:
+        await follower.until_watching()
+        link.stall()
+        await server.put(path("a"), actor("a"))
+        while follower.informer.health().failures == 0:
+            await asyncio.sleep(0.01)  # a failure is told to nobody
+        link.mend()
+        await follower.until_holds(a="good")
 
 
 async def test_a_list_older_than_the_copy_brings_no_deleted_object_back() -> None:

@@ -147,6 +147,11 @@ def test_a_shared_object_is_applied_until_every_pool_owns_it() -> None:
 
 
 def test_a_loop_that_no_longer_turns_is_sick_and_one_that_waits_for_its_first_lists_is_not() -> None:
-    assert find_sickness(now_s=1000, last_turn_s=990, informers={}) == []
-    assert find_sickness(now_s=1000, last_turn_s=None, informers={}) == []
-    assert find_sickness(now_s=1000, last_turn_s=800, informers={}) == ["no plan was made for 200 s"]
+    assert find_sickness(now_s=1000, last_plan_s=990, last_vote_s=999, informers={}) == []
+    assert find_sickness(now_s=1000, last_plan_s=None, last_vote_s=None, informers={}) == []
+    assert find_sickness(now_s=1000, last_plan_s=800, last_vote_s=999, informers={}) == ["no plan was made for 200 s"]
+
+
+def test_a_standby_that_looks_at_the_lease_is_well_and_one_that_does_not_is_sick() -> None:
+    assert find_sickness(now_s=1000, last_plan_s=None, last_vote_s=995, informers={}) == []
+    assert find_sickness(now_s=1000, last_plan_s=None, last_vote_s=900, informers={}) == ["nobody looked at the lease for 100 s"]

@@ -37,6 +37,8 @@ def test_lists_are_separated_by_commas() -> None:
         ("AETHER_REBALANCE_PER_S", "inf"),
         ("AETHER_MASS_MOVES_PER_S", "0"),
         ("AETHER_HAND_OVERS_AT_ONCE", "0"),
+        ("AETHER_LEASE_S", "5"),
+        ("AETHER_LEASE_RETRY_S", "soon"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(variable: str, value: str) -> None:

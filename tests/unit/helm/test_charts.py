@@ -153,7 +153,7 @@ def test_the_pool_is_one_that_the_types_know(render: Render, words: tuple[str, .
     [
         ("nats.persistance=pvc", "persistance"),
         ("imge.tag=x", "imge"),
-        ("operator.replicas=2", "replicas"),
+        ("operator.replicas=-1", "replicas"),
         ("nats.persistence=disk", "persistence"),
         ("nats.replicas=2", "replicas"),
         ("nats.url=nats.example:4222", "url"),
@@ -283,14 +283,37 @@ def test_streams_have_as_many_copies_as_the_chart_has_servers_unless_said_otherw
     assert environment_of(render(*words))["AETHER_EVENT_REPLICAS"] == copies
 
 
+def test_one_operator_leads_and_another_is_ready_to(render: Render) -> None:
+    documents = render()
+    operator = the(documents, "Deployment", "-operator")["spec"]
+
+    assert operator["replicas"] == 2
+    assert operator["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    apart = operator["template"]["spec"]["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0]["podAffinityTerm"]
+    assert apart["labelSelector"]["matchLabels"] == operator["selector"]["matchLabels"]
+    budget = the(documents, "PodDisruptionBudget", "-operator")["spec"]
+    assert (budget["maxUnavailable"], budget["selector"]) == (1, operator["selector"])
+    assert not of_kind(render("--set", "operator.replicas=1"), "PodDisruptionBudget", "-operator")
+
+
+@pytest.mark.parametrize("words", VARIANTS.values(), ids=VARIANTS)
+def test_the_operator_may_write_the_one_lease_that_it_is_told_of(render: Render, words: tuple[str, ...]) -> None:
+    documents = render(*words)
+    role = the(documents, "Role", "-lease")
+    leases = [(rule.get("resourceNames"), rule["verbs"]) for rule in role["rules"] if rule["resources"] == ["leases"]]
+
+    assert role["metadata"]["namespace"] == "aether-system"
+    assert leases == [(None, ["create"]), ([environment_of(documents)["AETHER_LEASE_NAME"]], ["get", "patch"])]
+
+
 def test_three_servers_know_each_other_and_leave_one_by_one(render: Render) -> None:
     documents = render(*THREE)
 
     config = the(documents, "ConfigMap")["data"]["nats.conf"]
     routes = re.findall(r"nats://(\S+):6222", config)
     assert routes == [f"aether-nats-{number}.aether-nats-headless.aether-system.svc" for number in range(3)]
-    assert the(documents, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
-    assert not of_kind(render(), "PodDisruptionBudget")
+    assert the(documents, "PodDisruptionBudget", "-nats")["spec"]["maxUnavailable"] == 1
+    assert not of_kind(render(), "PodDisruptionBudget", "-nats")
 
 
 @pytest.mark.parametrize("words", [(), THREE, PRODUCTION, ("--set", "nats.maxFileStore=8GB,nats.extraConfig=debug: true")], ids=["one", "three", "production", "extra"])
