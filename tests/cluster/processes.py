@@ -109,10 +109,12 @@ def work(
 
 @contextmanager
 def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End the process when the block is left before it ended itself."""
+    """End the process when the block is left before it ended itself, and close our end of its output."""
     try:
         yield
     finally:
+        if process.stdout is not None:
+            process.stdout.close()
         if process.poll() is None:
             process.terminate()
             try:
