@@ -56,6 +56,7 @@ class _FastClient(StrictClient):
         super().__init__(demands_tls=demands_tls)
         self._ps = FastParser(self, handlers)
         self._events = events
+        self._is_ending = False
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the socket; they go nowhere when it was lost a moment ago, as bytes on a wire do."""
@@ -99,10 +100,17 @@ class _FastClient(StrictClient):
         else:
             await self._process_op_err(error)
 
+    async def close(self) -> None:
+        """End for good."""
+        self._is_ending = True
+        await super().close()
+
     async def _attempt_reconnect(self) -> None:
         self._events.down()
         self.abort()
         await super()._attempt_reconnect()
+        if self._is_ending and not self.is_closed:
+            await super().close()  # the cancellation was lost: wait_for of Python 3.11 drops one that meets the success of a dial
 
     def _find_writer(self) -> asyncio.StreamWriter | None:
         return self._transport._io_writer if isinstance(self._transport, TcpTransport) else None  # pyright: ignore[reportPrivateUsage]  # the only way to the socket's buffer
