@@ -21,6 +21,7 @@ class VMRegistry:
         self._vms: dict[ActorId, VirtualMachine] = {}
         self._desired: dict[ActorId, DesiredActor] = {}
         self._epochs: dict[ActorId, Epoch] = {}
+        self._released: dict[ActorId, Epoch] = {}
 
     @property
     def vms(self) -> Mapping[ActorId, VirtualMachine]:
@@ -52,9 +53,20 @@ class VMRegistry:
     def want(self, desired: DesiredActor) -> None:
         """Note that this process should hold the actor."""
         self._desired[desired.actor] = desired
+        if desired.name:
+            self._released.pop(desired.actor, None)
         if desired.epoch:
             self._epochs[desired.actor] = max(desired.epoch, self.known_epoch(desired.actor))
 
     def unwant(self, actor: ActorId) -> None:
         """Note that this process should not hold the actor."""
         self._desired.pop(actor, None)
+
+    def note_release(self, actor: ActorId, epoch: Epoch) -> None:
+        """Note that the actor's placement at this epoch is over."""
+        self._released[actor] = max(epoch, self._released.get(actor, epoch))
+
+    def is_released(self, desired: DesiredActor) -> bool:
+        """Tell whether a placement was over already when somebody who had looked it up brings it."""
+        released = self._released.get(desired.actor)
+        return released is not None and bool(desired.name) and desired.epoch <= released

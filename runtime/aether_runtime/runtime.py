@@ -299,6 +299,8 @@ class Runtime(VmListener):
     def on_release(self, actor: ActorId, epoch: Epoch) -> None:
         """Let an actor go unless it was given to us again at a higher epoch."""
         desired = self.registry.desired.get(actor)
+        if desired is None or desired.epoch <= epoch:
+            self.registry.note_release(actor, epoch)
         if desired is not None and desired.epoch <= epoch:
             self.registry.unwant(actor)
             self._touch(actor)
@@ -309,8 +311,13 @@ class Runtime(VmListener):
             self._reporter.repeat(actor, revision)
 
     def activate(self, desired: DesiredActor) -> VirtualMachine | None:
-        """Hold an actor because somebody needs it now: wake it if it sleeps. Returns its VM, None if there is none yet."""
+        """Hold an actor because somebody needs it now: wake it if it sleeps. Returns its VM, None if there is none yet.
+
+        Whoever asks has looked the actor up, and it may have been released since.
+        """
         actor = desired.actor
+        if self.registry.is_released(desired):
+            return self.registry.get(actor)
         self.passivation.forget(actor)
         if not self.is_running or actor in self._converging or self.registry.get(actor) is not None:
             self.on_adopt(desired)

@@ -182,6 +182,21 @@ async def send_to(pod: RunningPod, command: Command) -> Reply:
     return await answer
 
 
+async def test_what_was_looked_up_before_a_release_does_not_bring_the_actor_back(nats_server: EmbeddedServer) -> None:
+    """Found by the simulation: the VM that came back was told of by nobody any more, and lived on beside its successor."""
+    placements = Placements()
+    async with running_pod(nats_server.url, "pod-a", placements) as pod:
+        placements.place(ALICE, PodUid("pod-a"), 5)
+        vms, desired = pod.runtime.get_active_vms(), placements.homes[ALICE].desired
+        await until(lambda: ALICE in vms and vms[ALICE].is_ready)
+        pod.runtime.on_release(ALICE, desired.epoch)
+        await until(lambda: ALICE not in vms)
+        assert (pod.runtime.activate(desired), dict(vms)) == (None, {})
+        pod.runtime.on_adopt(desired)
+        await until(lambda: ALICE in vms and vms[ALICE].is_ready)
+        assert pod.runtime.activate(desired) is vms[ALICE]
+
+
 async def test_the_placed_owner_stays_when_an_activation_without_a_resource_took_over_its_epoch(nats_server: EmbeddedServer) -> None:
     """Found by the simulation: a pod that did not know the new resource wrote at its epoch, and the placed owner gave up for good."""
     placements = Placements()
