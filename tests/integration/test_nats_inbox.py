@@ -186,6 +186,13 @@ async def test_a_one_shot_comes_to_the_inbox_and_is_gone(rig: Rig) -> None:
     await until_equal(lambda: schedules.read_all(ALICE), [])
 
 
+async def test_a_schedule_that_is_made_again_replaces_itself(rig: Rig) -> None:
+    schedules, reminder = Schedules(rig.js), Reminder("interest", "AddInterest", b"{}", "@daily")
+    for _ in range(2):
+        await schedules.set(ALICE, reminder, "t1")
+    await until_equal(lambda: schedules.read_all(ALICE), [(reminder, "t1")])
+
+
 async def test_a_recurring_reminder_ticks_until_it_is_cancelled(rig: Rig) -> None:
     schedules = Schedules(rig.js)
     reminder = Reminder("interest", "AddInterest", b"{}", "* * * * * *", zone="Europe/Berlin", missed="collapse")

@@ -15,6 +15,7 @@ from pytest import MonkeyPatch  # noqa: PT013  # the type alone is wanted
 
 from aether_api import headers
 from aether_api.envelope import Commit, StoredCommit, encode_commit
+from aether_api.errors import EventInvalid, InvalidEnvelope
 from aether_api.identity import ActorId
 from aether_api.subjects import event_stream, event_subject, partition_of
 from aether_nats.commit_reader import decode_stored
@@ -26,7 +27,10 @@ from aether_runtime import inbox as inboxes
 from aether_runtime.core.group import Group
 from aether_runtime.core.history import History
 from aether_runtime.core.window import CommandWindow
+from aether_runtime.ports import CommitLog
+from aether_runtime.presence import choose_pod
 from aether_runtime.replay import catch_up
+from aether_runtime.runtime import Runtime
 from aether_runtime.vm import VirtualMachine
 from aether_runtime.vm_reading import Tail
 
@@ -151,6 +155,17 @@ def _restore_no_subscriptions(patch: MonkeyPatch) -> None:
     patch.setattr("aether_nats.fast.FastLink.restore", lambda self: setattr(self, "_is_up", True))
 
 
+def _take_a_purge_for_a_broken_log(patch: MonkeyPatch) -> None:
+    async def blame(actor: ActorId, events: CommitLog, head: StoredCommit, error: InvalidEnvelope) -> EventInvalid:
+        return EventInvalid(str(error))
+
+    patch.setattr("aether_runtime.replay._explain_missing", blame)
+
+
+def _let_hashing_decide_against_placements(patch: MonkeyPatch) -> None:
+    patch.setattr(Runtime, "_may_keep", lambda self, actor: choose_pod(actor, self.presence.pods.live()) in (self.config.pod.uid, None))
+
+
 RIVALS: Final[Mapping[str, Any]] = {"watch_lag_s": 10.0, "release_loss": 0.9, "calls_per_s": 12.0, "events": {"move": 1.0}}
 """Owners that do not hear for long that their actors have moved, while both are asked."""
 
@@ -159,6 +174,12 @@ STALE: Final[Mapping[str, Any]] = {"replicas": 3, "stale": 0.9, "lag_max_s": 2.0
 
 LOSS: Final[Mapping[str, Any]] = {"loss": 0.05, "cut_after_send": 0.003, "calls_per_s": 12.0}
 """Lost messages, under load."""
+
+PURGES: Final[Mapping[str, Any]] = {"latency_s": 0.02, "calls_per_s": 12.0, "events": {"purge": 1.5, "move": 1.0}}
+"""Many lives that end while they are read."""
+
+SLOW: Final[Mapping[str, Any]] = {"latency_s": 0.01, "answer_s": 0.05, "calls_per_s": 12.0}
+"""Much happens between a question and its answer."""
 
 MUTATIONS: Final = (
     Mutation("after a refusal all commits since are looked at, not only the last", _look_at_the_last_commit_only, 1, RIVALS),
@@ -173,6 +194,8 @@ MUTATIONS: Final = (
     Mutation("a durable command that got no word from its model is asked again", _hold_a_position_in_memory_only, 6),
     Mutation("a schedule is made before its commit", _make_no_schedules, 1),
     Mutation("a subscriber looks into the log after a loss", _sweep_nothing_after_a_loss, 1),
+    Mutation("commits that a purge takes while they are read are no broken log", _take_a_purge_for_a_broken_log, 29, PURGES),
+    Mutation("an owner by placement stays against one without", _let_hashing_decide_against_placements, 16, SLOW),
     Mutation("a batch of reads is checked for holes", _take_batches_with_holes, 3, LOSS),
     Mutation("subscriptions are restored after a reconnect", _restore_no_subscriptions, 1),
 )
