@@ -90,7 +90,7 @@ async def test_two_owners_whose_acks_are_lost_store_each_command_once(place: Pla
 async def test_two_owners_whose_batches_lose_their_acks_store_each_command_once() -> None:
     async with EmbeddedServer.start(sync_always=True) as server:
         journals = await run_owners(Place(NatsSettings((server.url,)), 1), MANY, deposits=3, batches=True)
-    assert all(journal.batched for journal in journals), "nothing was stored together"
+    assert any(journal.batched for journal in journals), "no batch was acknowledged"  # one owner may lose all of his acks
 
 
 async def run_owners(place: Place, actors: Sequence[ActorId], *, deposits: int, batches: bool = False) -> list[DroppingJournal]:
