@@ -7,7 +7,8 @@ plan does no harm (omicron's Reconfigurator fences by generation in the same way
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -16,6 +17,8 @@ from aether_api.errors import MALFORMED, InvalidEnvelope
 Action = Literal["adopt", "release"]
 PodState = Literal["ready", "leaving"]
 Verdict = Literal["done", "stale", "wrong-pod", "refused"]
+
+_T = TypeVar("_T")
 
 
 class AssignmentItem(msgspec.Struct, frozen=True, rename="camel"):
@@ -177,55 +180,41 @@ def encode(message: Assignment | AssignmentReply | Heartbeat | PodStatus | HeldQ
 
 def decode_assignment(payload: bytes) -> Assignment:
     """Decode an assignment, or raise `InvalidEnvelope`."""
-    try:
-        return _decode_assignment(payload)
-    except MALFORMED as exc:
-        raise InvalidEnvelope(f"not an assignment: {exc}") from exc
+    return _read(_decode_assignment, payload, "an assignment")
 
 
 def decode_assignment_reply(payload: bytes) -> AssignmentReply:
     """Decode a pod's answer to an assignment, or raise `InvalidEnvelope`."""
-    try:
-        return _decode_assignment_reply(payload)
-    except MALFORMED as exc:
-        raise InvalidEnvelope(f"not an answer to an assignment: {exc}") from exc
+    return _read(_decode_assignment_reply, payload, "an answer to an assignment")
 
 
 def decode_heartbeat(payload: bytes) -> Heartbeat:
     """Decode a heartbeat, or raise `InvalidEnvelope`."""
-    try:
-        return _decode_heartbeat(payload)
-    except MALFORMED as exc:
-        raise InvalidEnvelope(f"not a heartbeat: {exc}") from exc
+    return _read(_decode_heartbeat, payload, "a heartbeat")
 
 
 def decode_pod_status(payload: bytes) -> PodStatus:
     """Decode how a pod is, or raise `InvalidEnvelope`."""
-    try:
-        return _decode_pod_status(payload)
-    except MALFORMED as exc:
-        raise InvalidEnvelope(f"not the status of a pod: {exc}") from exc
+    return _read(_decode_pod_status, payload, "the status of a pod")
 
 
 def decode_held_question(payload: bytes) -> HeldQuestion:
     """Decode a question for what a pod holds, or raise `InvalidEnvelope`."""
-    try:
-        return _decode_held_question(payload)
-    except MALFORMED as exc:
-        raise InvalidEnvelope(f"not a question for held actors: {exc}") from exc
+    return _read(_decode_held_question, payload, "a question for held actors")
 
 
 def decode_held_page(payload: bytes) -> HeldPage:
     """Decode a page of what a pod holds, or raise `InvalidEnvelope`."""
-    try:
-        return _decode_held_page(payload)
-    except MALFORMED as exc:
-        raise InvalidEnvelope(f"not a page of held actors: {exc}") from exc
+    return _read(_decode_held_page, payload, "a page of held actors")
 
 
 def decode_operator_pulse(payload: bytes) -> OperatorPulse:
     """Decode what a process of the operator answers, or raise `InvalidEnvelope`."""
+    return _read(_decode_operator_pulse, payload, "a pulse of an operator")
+
+
+def _read(decode: Callable[[bytes], _T], payload: bytes, what: str) -> _T:
     try:
-        return _decode_operator_pulse(payload)
+        return decode(payload)
     except MALFORMED as exc:
-        raise InvalidEnvelope(f"not a pulse of an operator: {exc}") from exc
+        raise InvalidEnvelope(f"not {what}: {exc}") from exc
