@@ -51,7 +51,7 @@ class Client:
         client, slots = CommandClient(connection), asyncio.Semaphore(FLIGHT_MAX)
         async with asyncio.TaskGroup() as calls:
             for actor in self._world.actors:
-                if actor.model == "account":
+                if actor.model == "account" and not self._world.faults.is_calm:
                     await slots.acquire()
                     calls.create_task(self._insist(client, self._note("Open", actor, {"owner": self._name}), slots, is_repeat=False))
             while not self._world.faults.is_calm:
