@@ -46,8 +46,6 @@ class Client:
 
     async def run(self, connection: NatsConnection) -> None:
         """Send until the storm is over, then wait for what is under way."""
-        if self._world.faults.is_calm:
-            return  # it took so long to connect that everything comes to rest by now
         client, slots = CommandClient(connection), asyncio.Semaphore(FLIGHT_MAX)
         async with asyncio.TaskGroup() as calls:
             for actor in self._world.actors:
