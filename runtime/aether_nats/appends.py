@@ -17,6 +17,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Final, Literal
 
 from aether_api import logs
@@ -74,7 +75,8 @@ class Append(Exchange):
     __slots__ = ("appends", "commit", "headers", "may_be_stored", "outcome", "payload")
 
     def __init__(self, appends: Appends, subject: str, commit: Commit, outcome: asyncio.Future[int]) -> None:
-        super().__init__(subject)
+        self.subject = subject
+        self.deadline = inf
         self.appends = appends
         self.commit = commit
         self.outcome = outcome

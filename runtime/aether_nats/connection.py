@@ -21,7 +21,7 @@ from nats import errors as nats_errors
 
 from aether_api import logs
 from aether_api.errors import AetherError, Disconnected, InvalidName, PayloadTooLarge, RequestTimeout, SettingsInvalid
-from aether_nats.fast import FastLink, find_refusal
+from aether_nats.fast import HEADER_FRAME_BYTES, FastLink, find_refusal
 from aether_nats.link import Link, LinkEvents, Subscriber
 from aether_nats.message import Message
 from aether_nats.plain import PlainLink
@@ -35,9 +35,6 @@ REQUEST_TIMEOUT_S: Final = 5.0
 
 CLOSE_TIMEOUT_S: Final = 2.0
 """Seconds for the last bytes at closing; a pod's grace period is much longer."""
-
-HEADER_FRAME_BYTES: Final = len(b"NATS/1.0\r\n\r\n")
-"""Bytes around header lines, which the server counts as part of the message."""
 
 Callback = Callable[[Message], None]
 Listener = Callable[[], None]
@@ -78,20 +75,6 @@ class Subscription:
             Disconnected, RequestTimeout: the server did not confirm; the subscription is ended all the same.
         """
         await self._connection.drain_subscription(self, timeout_s)
-
-
-class _Replies:
-    """The subscription to our own inbox: no message is built for a reply that nobody awaits."""
-
-    sid = 0
-    queue = ""
-
-    def __init__(self, requests: RequestTable) -> None:
-        self.subject = requests.wildcard
-        self._requests = requests
-
-    def __call__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
-        self._requests.on_reply(subject, reply, raw_headers, payload)
 
 
 class NatsConnection:
@@ -233,9 +216,10 @@ class NatsConnection:
         Raises:
             Disconnected, Backpressure, PayloadTooLarge: at once, as `publish`; nothing was sent.
         """
+        self._check_can_send(exchange.subject, len(payload) + len(headers))
         reply = self._requests.register(exchange, timeout_s)
         try:
-            self._publish(exchange.subject, reply, headers, payload)
+            self._link.publish(exchange.subject, reply, headers, payload)
         except AetherError:
             self._requests.discard(reply)
             raise
@@ -301,17 +285,20 @@ class NatsConnection:
             logger.debug("closing the NATS connection failed", extra={logs.REASON: str(exc)})
 
     def _start(self) -> None:
-        self._link.subscribe(_Replies(self._requests))
+        self._link.subscribe(self._requests)
         self._connected_since = time.monotonic()
         self._up.set()
 
     def _publish(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
+        self._check_can_send(subject, len(payload) + len(headers))
+        self._link.publish(subject, reply, headers, payload)
+
+    def _check_can_send(self, subject: str, size: int) -> None:
+        """Refuse a message that would not leave, or that the server would answer by closing the connection."""
         if self._connected_since is None:
             raise self._build_disconnected()
-        size = len(payload) + (len(headers) + HEADER_FRAME_BYTES if headers else 0)
-        if size > self._link.client.max_payload:
+        if size > self._link.client.max_payload - HEADER_FRAME_BYTES:
             raise PayloadTooLarge(f"a message of {size} bytes for {subject} exceeds the server's max_payload of {self.max_payload}")
-        self._link.publish(subject, reply, headers, payload)
 
     def _publish_request(self, subject: str, payload: bytes, headers: bytes, reply: str) -> None:
         try:

@@ -30,6 +30,9 @@ from aether_nats.settings import NatsSettings
 VERSION_PREFIX: Final = "2.16."
 """The versions of nats-py whose inside this module was written and tested against."""
 
+HEADER_FRAME_BYTES: Final = len(b"NATS/1.0\r\n\r\n")
+"""Bytes around header lines, which the server counts as part of the message."""
+
 _CLIENT_NAMES: Final = ("_process_ping", "_process_pong", "_process_info", "_process_err", "_process_op_err", "_attempt_reconnect")
 
 
@@ -166,8 +169,8 @@ class FastLink:
             self._check_room(len(payload))
         route = f"{subject} {reply}".encode() if reply else subject.encode()
         if headers:
-            block = b"NATS/1.0\r\n%b\r\n" % headers
-            self._cork(b"HPUB %b %d %d\r\n%b%b\r\n" % (route, len(block), len(block) + len(payload), block, payload))
+            size = len(headers) + HEADER_FRAME_BYTES
+            self._cork(b"HPUB %b %d %d\r\nNATS/1.0\r\n%b\r\n%b\r\n" % (route, size, size + len(payload), headers, payload))
         else:
             self._cork(b"PUB %b %d\r\n%b\r\n" % (route, len(payload), payload))
 

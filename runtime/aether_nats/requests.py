@@ -94,7 +94,10 @@ class _Many(Exchange):
 
 
 class RequestTable:
-    """The requests of one connection that wait for replies."""
+    """The requests of one connection that wait for replies; it is the subscriber to their inbox."""
+
+    sid = 0
+    queue = ""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -106,7 +109,7 @@ class RequestTable:
         self._timer_due = inf
 
     @property
-    def wildcard(self) -> str:
+    def subject(self) -> str:
         """The subject that all replies arrive on."""
         return f"{self._inbox}.*"
 
@@ -125,18 +128,18 @@ class RequestTable:
 
     def register(self, exchange: Exchange, timeout_s: float) -> str:
         """Register a request and return its reply subject."""
-        self._count += 1
+        self._count = count = self._count + 1
         exchange.deadline = deadline = self._loop.time() + timeout_s
-        self._waiting[b"%x" % self._count] = exchange
+        self._waiting[b"%x" % count] = exchange
         if deadline < self._timer_due:
             self._start_timer(deadline)
-        return f"{self._inbox}.{self._count:x}"
+        return f"{self._inbox}.{count:x}"
 
     def discard(self, reply: str) -> None:
         """Forget a request that was never sent."""
         self._waiting.pop(reply[self._token_start :].encode(), None)
 
-    def on_reply(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
+    def __call__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
         """Hand a reply to its request; replies that nobody awaits any more are dropped."""
         token = subject[self._token_start :]
         exchange = self._waiting.get(token)

@@ -96,14 +96,14 @@ class VirtualMachine(Activation):
             waiting.answer(build_error(Reason.BUSY, f"{MAILBOX_MAX} commands wait for this actor already", command_id=command_id, retry_after_ms=MOVING_RETRY_MS))
         else:
             self._mailbox.append(waiting)
-            if not self._busy:
-                self._step()
+            if not self._busy and len(self._mailbox) == 1:
+                self._services.turn.decide(self)
 
     def process_event(self, commit: StoredCommit) -> bool:
         """Apply a commit that the server announced as stored, if it is the next one and nothing is under way.
 
         What is newer and does not follow makes an idle VM read the log. Returns whether the VM stands at the commit or beyond it; after
-        False, look at its version again later. It is a root like `_step`.
+        False, look at its version again later. It is a root like `decide`.
         """
         if commit.sequence <= self.sequence:
             return True
@@ -173,17 +173,60 @@ class VirtualMachine(Activation):
         if self._append is not None:
             self._append.cancel()
 
-    # One step at a time.
+    # One step at a time. `Turn` calls what is public here; each is a root at which a failure of this VM is caught, so that it harms no other.
 
-    def _step(self) -> None:
-        """Start what comes next; the root at which a failure of this VM is caught, so that it harms no other."""
+    def decide(self) -> Group | None:
+        """Decide what waits, unless a step is under way; returns the group that is to be stored."""
+        if self._busy:
+            return None
         try:
-            self._decide_next()
+            return self._decide_next()
+        except Exception as exc:
+            self._fail(exc)
+            return None
+
+    def store(self, group: Group) -> None:
+        """Append what was decided."""
+        try:
+            commit = build_commit(group, self._history, self.desired, self._services)
+            if group.reminders:
+                return self._spawn(self._append_scheduled(commit, group), "reminders")
+            self._append_commit(commit, group)
+        except Exception as exc:
+            self._mailbox[:0] = group.members
+            self._fail(exc)
+
+    def accept(self, commit: Commit, group: Group, sequence: int) -> bool:
+        """Move on to a commit that is stored at `sequence`; False if that failed, and the VM is over."""
+        try:
+            position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, group.time)
+            self._history.accept(position, int(group.time_s), group.digests, group.state)
+            if commit.inbox or group.reminders:
+                self._history.note_durable(commit.inbox, commit.reminders)
+                self._after_scheduled(commit, group)
+        except Exception as exc:
+            self._fail(exc)
+            return False
+        self._conflicts = 0
+        return True
+
+    def answer(self, group: Group) -> None:
+        """Answer the commands of an accepted group."""
+        try:
+            self._send_committed(group)
         except Exception as exc:
             self._fail(exc)
 
-    def _decide_next(self) -> None:
-        """Decide the next group and start what it needs; called only when idle."""
+    def go_on(self) -> None:
+        """Tell of the progress and take the next step."""
+        try:
+            self._after_progress()
+            self._release_step()
+        except Exception as exc:
+            self._fail(exc)
+
+    def _decide_next(self) -> Group | None:
+        """Decide the next group and start what it needs, except for its append; called only when idle."""
         while self._mailbox and not self._stopping:
             waiting, self._mailbox = (self._mailbox, []) if len(self._mailbox) <= COMMANDS_MAX else (self._mailbox[:COMMANDS_MAX], self._mailbox[COMMANDS_MAX:])
             now = self._services.now()
@@ -200,64 +243,48 @@ class VirtualMachine(Activation):
                 self._send(group.immediate)
             if group.repeats:
                 self._spawn(answer_repeats(self.desired.actor, self._services.events, group.repeats), "repeats")
-            if group.encoded:
-                return self._start_append(group)
             if group.answers:
                 self._busy = True
-                return self._spawn(self._confirm(group), "confirm")
+                if group.encoded:
+                    return group
+                self._spawn(self._confirm(group), "confirm")
+                return None
         self._become_idle()
+        return None
 
     def _release_step(self) -> None:
         self._busy = False
-        self._step()
-
-    def _start_append(self, group: Group) -> None:
-        self._busy = True
-        try:
-            commit = build_commit(group, self._history, self.desired, self._services)
-            if group.reminders:
-                return self._spawn(self._append_scheduled(commit, group), "reminders")
-            self._append_commit(commit, group)
-        except Exception:
-            self._mailbox[:0] = group.members
-            raise
+        if self._mailbox and not self._stopping:
+            self._services.turn.decide(self)
+        else:
+            self._become_idle()
 
     def _append_commit(self, commit: Commit, group: Group) -> None:
         self._append = self._services.events.append(commit)
         self._append.add_done_callback(partial(self._on_append, commit, group))
 
     def _on_append(self, commit: Commit, group: Group, outcome: asyncio.Future[int]) -> None:
-        """Settle a group; like `_step` a root at which a failure of this VM is caught."""
+        self._append = None
+        if outcome.cancelled() or outcome.exception() is not None:
+            self._settle_failed(commit, group, outcome)
+        else:
+            self._services.turn.accept(self, commit, group, outcome.result())
+
+    def _settle_failed(self, commit: Commit, group: Group, outcome: asyncio.Future[int]) -> None:
+        """Settle a group that was not stored, or of which nobody knows; a root like `decide`."""
         try:
-            self._settle(commit, group, outcome)
+            error = None if outcome.cancelled() else outcome.exception()
+            if error is None:
+                self._send([(item, build_unknown(item)) for item in group.members])
+                return self._release_step()
+            if isinstance(error, VersionConflictError):
+                self._tally.conflicts += 1
+                return self._spawn(self._recover(commit, group), "recover")
+            self._end_schedules(find_made(group, commit.id))
+            self._send([(item, build_error(reason_of(error), f"nothing was stored: {error}", command_id=item.command.id, version=self.get_version())) for item in group.members])
+            self._release_step()
         except Exception as exc:
             self._fail(exc)
-
-    def _settle(self, commit: Commit, group: Group, outcome: asyncio.Future[int]) -> None:
-        self._append = None
-        if outcome.cancelled():
-            self._send([(item, build_unknown(item)) for item in group.members])
-            return self._release_step()
-        error = outcome.exception()
-        if error is None:
-            return self._accept(commit, group, outcome.result())
-        if isinstance(error, VersionConflictError):
-            self._tally.conflicts += 1
-            return self._spawn(self._recover(commit, group), "recover")
-        self._end_schedules(find_made(group, commit.id))
-        self._send([(item, build_error(reason_of(error), f"nothing was stored: {error}", command_id=item.command.id, version=self.get_version())) for item in group.members])
-        self._release_step()
-
-    def _accept(self, commit: Commit, group: Group, sequence: int) -> None:
-        position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, group.time)
-        self._history.accept(position, int(group.time_s), group.digests, group.state)
-        if commit.inbox or group.reminders:
-            self._history.note_durable(commit.inbox, commit.reminders)
-            self._after_scheduled(commit, group)
-        self._conflicts = 0
-        self._send_committed(group)
-        self._after_progress()
-        self._release_step()
 
     def _after_progress(self) -> None:
         self._listener.on_progress(self)

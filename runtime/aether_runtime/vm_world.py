@@ -15,6 +15,7 @@ from aether_runtime.ports import ActorReport, CommitLog, DesiredActor, ReminderS
 from aether_runtime.replays import Replays
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.tally import Tally
+from aether_runtime.turn import Turn
 
 if TYPE_CHECKING:
     from aether_runtime.vm import VirtualMachine
@@ -33,6 +34,7 @@ class VmServices:
         bytes_max: payload bytes of one commit.
         reminders: None where no command can set one.
         tally: what is counted of all VMs.
+        turn: in which VMs decide what waits for them.
         replays: those under way in this process.
     """
 
@@ -46,6 +48,7 @@ class VmServices:
     bytes_max: int
     reminders: ReminderStore | None = None
     tally: Tally = field(default_factory=Tally)
+    turn: Turn = field(default_factory=Turn)
     replays: Replays = field(default_factory=Replays)
 
 
@@ -80,16 +83,16 @@ def build_commit(group: Group, history: History, desired: DesiredActor, services
     """Return the commit of a group that was decided on the history as it is; its reminders come later."""
     position = history.position
     return Commit(
-        id=services.new_id(),
-        actor=desired.actor,
-        expected_sequence=position.sequence,
-        first_version=position.version + 1,
-        last_version=group.version,
-        index=position.index,
-        epoch=desired.epoch,
-        pod=services.writer,
-        model=build_label(history.model),
-        payload=join_events(group.encoded),
-        incarnation=position.incarnation,
+        services.new_id(),
+        desired.actor,
+        position.sequence,
+        position.version + 1,
+        group.version,
+        position.index,
+        desired.epoch,
+        services.writer,
+        build_label(history.model),
+        join_events(group.encoded),
+        position.incarnation,
         inbox="" if group.inbox is None else str(group.inbox),
     )

@@ -141,17 +141,28 @@ class Pod(VmListener):
         task.add_done_callback(self.tasks.discard)
 
 
+IDLE_TURNS = 4
+"""Turns of the loop without a task after which nothing is under way: a command takes one to be decided, one for its ack, and one to be accepted."""
+
+
 async def settle(*pods: Pod, until: Callable[[], bool] | None = None, turns_max: int = 2000) -> None:
     """Let the loop turn until nothing is under way, or until a condition holds."""
+    idle = 0
     for _ in range(turns_max):
         if until is not None and until():
             return
         await asyncio.sleep(0)
-        if until is None and not any(pod.tasks for pod in pods):
-            await asyncio.sleep(0)
-            if not any(pod.tasks for pod in pods):
-                return
+        idle = 0 if any(pod.tasks for pod in pods) else idle + 1
+        if until is None and idle > IDLE_TURNS:
+            return
     assert until is None, "the condition never held"
+
+
+async def send_alone(pod: Pod, vm: VirtualMachine, command: Command) -> Call:
+    """Send a command and let it be decided before anything else arrives."""
+    call = pod.send(vm, command)
+    await asyncio.sleep(0)
+    return call
 
 
 async def run_commands(pod: Pod, vm: VirtualMachine, *commands: Command) -> list[Reply]:

@@ -23,7 +23,7 @@ async def test_a_reply_reaches_only_its_request() -> None:
     table = build_table()
     first_reply, first = table.add("a", 60)
     _, second = table.add("b", 60)
-    table.on_reply(first_reply.encode(), b"", b"", b"answer")
+    table(first_reply.encode(), b"", b"", b"answer")
     assert first.result().payload == b"answer"
     assert not second.done()
     assert len(table) == 1
@@ -36,15 +36,15 @@ async def test_a_second_reply_and_a_foreign_one_are_dropped() -> None:
     table = build_table()
     reply, future = table.add("a", 60)
     for payload in (b"1", b"2"):
-        table.on_reply(reply.encode(), b"", b"", payload)
-    table.on_reply(b"_INBOX.someone.1", b"", b"", b"3")
+        table(reply.encode(), b"", b"", payload)
+    table(b"_INBOX.someone.1", b"", b"", b"3")
     assert future.result().payload == b"1"
 
 
 async def test_no_responders_fails_the_request() -> None:
     table = build_table()
     reply, future = table.add("a.b", 60)
-    table.on_reply(reply.encode(), b"", NO_RESPONDERS, b"")
+    table(reply.encode(), b"", NO_RESPONDERS, b"")
     with pytest.raises(NoResponders, match=r"a\.b"):
         await future
 
@@ -53,7 +53,7 @@ async def test_a_row_of_replies_ends_with_a_status() -> None:
     table = build_table()
     reply, future = table.add_many("a", 60)
     for raw_headers, payload in ((b"", b"1"), (b"", b"2"), (END_OF_BATCH, b"")):
-        table.on_reply(reply.encode(), b"", raw_headers, payload)
+        table(reply.encode(), b"", raw_headers, payload)
     assert [(message.payload, message.status) for message in future.result()] == [(b"1", 0), (b"2", 0), (b"", 204)]
 
 
@@ -75,7 +75,7 @@ async def test_a_request_that_its_caller_gave_up_does_no_harm() -> None:
     _, other = table.add("b", 60)
     future.cancel()
     other.cancel()
-    table.on_reply(reply.encode(), b"", b"", b"late")
+    table(reply.encode(), b"", b"", b"late")
     table.fail_all(Disconnected("bye"))
     assert len(table) == 0
 

@@ -20,7 +20,7 @@ from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import START_S, build_command
 from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.invariants import read_history
-from tests.histories.world import Call, Pod, run_commands, settle
+from tests.histories.world import Call, Pod, run_commands, send_alone, settle
 
 pytestmark = pytest.mark.asyncio
 
@@ -107,7 +107,7 @@ async def test_a_durable_command_is_never_too_old() -> None:
 async def test_a_rejection_settles_with_the_next_commit_and_a_failure_does_not() -> None:
     rig = Rig(Fate.HELD)
     vm = await rig.start()
-    rig.pod.send(vm, command("Ring", "first"))
+    await send_alone(rig.pod, vm, command("Ring", "first"))
     refused, failed = send_durable(rig.pod, vm, command("Refuse"), 40), send_durable(rig.pod, vm, command("Fail"), 41)
     other = rig.pod.send(vm, command("Ring", "second"))
     rig.events.release()
@@ -197,7 +197,7 @@ async def run_commands_slowly(pod: Pod, vm: VirtualMachine, *commands: Command) 
 async def test_a_schedule_that_nobody_can_read_fails_its_command_and_no_other() -> None:
     rig = Rig(Fate.HELD, schedules=Schedules(CommandFailed("no such cron")))
     vm = await rig.start()
-    rig.pod.send(vm, command("Ring", "first"))
+    await send_alone(rig.pod, vm, command("Ring", "first"))
     calls = [rig.pod.send(vm, item) for item in (command("Ring", "r"), command("Set", "s", cron="rubbish"), command("Set", "t", name="evening", after_s=60))]
     rig.events.release()
     await settle(rig.pod, until=lambda: all(call.answers for call in calls))

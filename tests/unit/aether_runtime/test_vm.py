@@ -23,7 +23,7 @@ from aether_runtime.vm import MAILBOX_MAX
 from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard
 from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
-from tests.histories.world import Pod, run_commands, settle
+from tests.histories.world import Pod, run_commands, send_alone, settle
 
 OPEN = build_command("Open", {"owner": "alice"}, id="open")
 
@@ -84,7 +84,7 @@ async def test_what_waits_while_an_append_is_under_way_becomes_one_commit() -> N
     pod = Pod("a", events)
     vm = await pod.start()
     await run_commands(pod, vm, OPEN)
-    calls = [pod.send(vm, deposit(f"d{number}")) for number in range(20)]
+    calls = [await send_alone(pod, vm, deposit("d0")), *(pod.send(vm, deposit(f"d{number}")) for number in range(1, 20))]
     await settle(pod)
     assert [len(call.answers) for call in calls] == [0] * 20
     events.release()
@@ -120,7 +120,7 @@ async def test_a_lost_ack_is_found_although_another_owner_wrote_after_it() -> No
 
 
 async def test_a_refused_group_is_decided_again_on_the_new_state() -> None:
-    events = build_store(Fate.STORED, Fate.STORED, Fate.HELD)
+    events = build_store(Fate.STORED, Fate.HELD)
     pod = Pod("a", events)
     vm = await pod.start()
     await run_commands(pod, vm, OPEN, deposit("d1", 10))
@@ -259,7 +259,7 @@ async def test_a_log_that_is_empty_again_ends_the_vm() -> None:
     vm = await pod.start()
     await run_commands(pod, vm, OPEN)
     events.inner = MemoryCommitLog()
-    calls = [pod.send(vm, withdraw("w1", 100)), pod.send(vm, deposit("d1"))]
+    calls = [await send_alone(pod, vm, withdraw("w1", 100)), pod.send(vm, deposit("d1"))]
     await settle(pod, until=lambda: all(call.answers for call in calls))
     assert ([call.reply.reason for call in calls], pod.ended) == ([Reason.BUSY] * 2, [vm])
 
@@ -369,7 +369,7 @@ async def test_a_poison_event_of_another_writer_quarantines_a_live_actor_and_ans
     pod = Pod("a", events)
     vm = await pod.start()
     await run_commands(pod, vm, OPEN)
-    calls = [pod.send(vm, deposit(f"d{number}")) for number in range(3)]
+    calls = [await send_alone(pod, vm, deposit("d0")), *(pod.send(vm, deposit(f"d{number}")) for number in (1, 2))]
     await settle(pod, until=lambda: events.holds)
     await append_foreign(events, ("Stolen", {}))
     events.release()
@@ -382,7 +382,7 @@ async def test_a_full_mailbox_says_busy_at_once() -> None:
     events = build_store(Fate.HELD)
     pod = Pod("a", events)
     vm = await pod.start()
-    first = pod.send(vm, OPEN)
+    first = await send_alone(pod, vm, OPEN)
     calls = [pod.send(vm, deposit(f"d{number}")) for number in range(MAILBOX_MAX + 1)]
     assert (calls[-1].reply.reason, calls[-1].reply.retry_after_ms > 0) == (Reason.BUSY, True)
     events.release()
@@ -408,7 +408,7 @@ async def test_a_stop_finishes_the_append_under_way_and_sends_everything_else_aw
     pod = Pod("a", events)
     vm = await pod.start()
     await run_commands(pod, vm, OPEN)
-    calls = [pod.send(vm, deposit(f"d{number}")) for number in range(3)]
+    calls = [await send_alone(pod, vm, deposit("d0")), *(pod.send(vm, deposit(f"d{number}")) for number in (1, 2))]
     async with asyncio.TaskGroup() as group:
         stopping = group.create_task(vm.stop())
         await settle(turns_max=10)
@@ -425,7 +425,7 @@ async def test_a_stop_that_learns_no_outcome_says_so(monkeypatch: pytest.MonkeyP
     events = build_store(Fate.HELD)
     pod = Pod("a", events)
     vm = await pod.start()
-    calls = [pod.send(vm, OPEN), pod.send(vm, deposit("d1"))]
+    calls = [await send_alone(pod, vm, OPEN), pod.send(vm, deposit("d1"))]
     await vm.stop()
     await settle(pod)
     assert [(call.reply.outcome, call.reply.reason) for call in calls] == [("error", Reason.UNKNOWN), ("error", Reason.BUSY)]

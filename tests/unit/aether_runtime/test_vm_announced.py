@@ -13,7 +13,7 @@ from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE, build_command
 from tests.histories.commits import build_next
 from tests.histories.faults import Fate, FaultyCommitLog
-from tests.histories.world import Pod, run_commands, settle
+from tests.histories.world import Pod, run_commands, send_alone, settle
 
 OPEN = build_command("Open", {"owner": "alice"}, id="open")
 
@@ -83,7 +83,7 @@ async def test_nothing_is_applied_while_an_append_is_under_way() -> None:
     rig = Rig()
     vm = await rig.open()
     rig.events.choose = lambda commit: Fate.HELD
-    call = rig.pod.send(vm, build_command("Deposit", {"amount": 100}, id="d"))
+    call = await send_alone(rig.pod, vm, build_command("Deposit", {"amount": 100}, id="d"))
     assert rig.events.holds
     foreign = await rig.store()
     assert not vm.process_event(foreign)
