@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 BATCH_COMMITS: Final = 256
 """Commits read at once by sequence: hides the round trip, and bounds memory to 256 commits of an actor."""
 
-RUN_COMMITS: Final = 512
+RUN_COMMITS: Final = 256
 """Commits asked for at once in a run: they are folded in some 4 ms, for which other actors wait; memory holds two runs."""
 
 RUN_MIN: Final = 64
