@@ -420,6 +420,21 @@ async def test_a_stop_finishes_the_append_under_way_and_sends_everything_else_aw
     assert len(events_of(await history_of(events))) == 2
 
 
+async def test_a_stop_that_is_repeated_ends_with_the_first_one() -> None:
+    events = build_store(Fate.STORED, Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    pod.send(vm, deposit("d1"))
+    async with asyncio.TaskGroup() as group:
+        stops = [group.create_task(vm.stop()) for _ in range(2)]
+        await settle(turns_max=10)
+        assert [stop.done() for stop in stops] == [False, False]
+        events.release()
+        await settle(pod, until=lambda: all(stop.done() for stop in stops))
+    assert (vm.phase, pod.snapshotter.written) == (ActorPhase.STOPPING, 1)
+
+
 async def test_a_stop_that_learns_no_outcome_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aether_runtime.vm.STOP_TIMEOUT_S", 0.01)
     events = build_store(Fate.HELD)
