@@ -148,7 +148,7 @@ class Stream:
         message = self.archive.get(sequence)
         return message if message is not None and message.stored_s <= at_s < message.removed_s else None
 
-    def last_each(self, patterns: Sequence[str], at_s: float = inf) -> list[Stored]:
-        """Return the last message of each subject that matches a pattern, in order."""
-        last = {message.subject: message for pattern in patterns for message in self.select(pattern, at_s)}
+    def last_each(self, patterns: Sequence[str], at_s: float = inf, up_to: float = inf) -> list[Stored]:
+        """Return the last message up to a sequence of each subject that matches a pattern, in order."""
+        last = {message.subject: message for pattern in patterns for message in self.select(pattern, at_s) if message.sequence <= up_to}
         return sorted(last.values(), key=lambda message: message.sequence)
