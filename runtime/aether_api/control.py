@@ -8,7 +8,7 @@ plan does no harm (omicron's Reconfigurator fences by generation in the same way
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -17,6 +17,9 @@ from aether_api.errors import MALFORMED, InvalidEnvelope
 Action = Literal["adopt", "release"]
 PodState = Literal["ready", "leaving"]
 Verdict = Literal["done", "stale", "wrong-pod", "refused"]
+
+RELEASE_WAIT_S: Final = 0.7
+"""Seconds for which a pod keeps the answer to a release back until it has let the actors go: most do in a few round trips, and nobody should be held up by the rest."""
 
 _T = TypeVar("_T")
 
@@ -54,7 +57,10 @@ class Assignment(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class AssignmentResult(msgspec.Struct, frozen=True, rename="camel"):
-    """What became of one item; `epoch` is the highest that the pod knows for the actor."""
+    """What became of one item; `epoch` is the highest that the pod knows for the actor.
+
+    A release that is `done` with a message was taken, and the actor's last step goes on.
+    """
 
     name: str
     verdict: Verdict

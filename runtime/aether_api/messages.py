@@ -240,6 +240,11 @@ def _format_second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+def normalise_time(text: str) -> str:
+    """Return an event's time in the form of `format_time`, in which alone text order is time order, or raise `InvalidEnvelope`."""
+    return text if _is_canonical(text) else parse_time(text).astimezone(UTC).strftime(TIME_FORMAT)
+
+
 def parse_second(text: str) -> int:
     """Return the unix second of an event's time, or raise `InvalidEnvelope`; quick for the form of `format_time`, of which replay sees many in a row."""
     if len(text) == TIME_LENGTH and text[19] == "." and text[26] == "Z" and text[20:26].isdigit() and text.isascii():
@@ -318,7 +323,7 @@ def _parse_sent(text: str) -> tuple[str, float]:
             raise InvalidEnvelope(f"{text!r} is not a time of this age")
     except InvalidEnvelope as exc:
         raise InvalidEnvelope(f"header {headers.TIME}: {exc}") from exc
-    return text if _is_canonical(text) else moment.astimezone(UTC).strftime(TIME_FORMAT), moment.timestamp()
+    return normalise_time(text), moment.timestamp()
 
 
 def _is_canonical(text: str) -> bool:

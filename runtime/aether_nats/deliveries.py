@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from aether_api.envelope import Event, StoredCommit
 from aether_api.errors import InvalidEnvelope
 from aether_api.identity import ActorId
+from aether_nats.hearing import Hearing
 
 UNKNOWN_VERSION: Final = -1
 """The version of an actor of which nothing readable was seen; what follows is version 0 or higher, whatever it is."""
@@ -118,6 +119,7 @@ class StreamMark:
         lost_from: the first sequence that may have been lost; 0 for none. Of a stream that came later all may.
         announced: whether the server announces what it stores.
         doubtful: first and last sequence of what was read where a replica may have been behind; to be read once more.
+        hearing: how much of it was announced to us.
     """
 
     name: str
@@ -130,6 +132,7 @@ class StreamMark:
     lost_from: int = 1
     announced: bool = True
     doubtful: tuple[int, int] | None = None
+    hearing: Hearing = field(default_factory=Hearing)
 
 
 class Taken(NamedTuple):

@@ -7,8 +7,9 @@ the log where announcements cannot tell:
 
 - after a reconnect and after an overflow it reads what each stream got since (`sweep`), once more a minute later, since a
   replica may have been behind;
-- every `compare_every_s` it compares the last commits of the actors that it knows with the log's, which finds what was lost
-  within the server's cluster; a namespace that announces nothing (`broadcast: off`) is swept then.
+- every `compare_every_s` it compares the last commits of the actors that it knows with the log's, and how much it heard with how much
+  was stored (`hearing`), which finds what was lost within the server's cluster, also of actors of which nothing was ever heard; a
+  namespace that announces nothing (`broadcast: off`) is swept then.
 
 Both happen only while the subscriber asks for the next item: there is no task, and nothing runs for one that went away.
 

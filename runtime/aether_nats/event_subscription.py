@@ -18,7 +18,7 @@ from typing import Final
 from aether_api import logs
 from aether_api.envelope import StoredCommit, decode_commit
 from aether_api.errors import InvalidEnvelope, InvalidName, RetryableError
-from aether_api.identity import ActorId
+from aether_api.identity import ActorId, ModelName, Namespace
 from aether_api.subjects import (
     event_filter,
     event_stream,
@@ -32,6 +32,7 @@ from aether_api.subjects import (
 from aether_nats.announcement import decode_announced, read_last_sequence, read_sequence, read_stream
 from aether_nats.connection import Subscription
 from aether_nats.deliveries import ActorVersion, Delivery, EventStored, Gap, Overflow, Positions, Step, StreamMark, Taken, Unreadable, read_events
+from aether_nats.hearing import Stretch
 from aether_nats.jetstream import SUBJECTS_IN_REQUEST_MAX, JetStream
 from aether_nats.jetstream_wire import StoredMessage, StreamInfo
 from aether_nats.message import Message
@@ -97,6 +98,8 @@ class EventSubscription:
         self._missed = missed
         self._types = types
         self._settings = settings
+        _, model, id = pattern.tokens
+        self._only = None if "*" in (model, id) else (ModelName(model), id)
         self._loop = asyncio.get_running_loop()
         self._subscription: Subscription | None = None
         self._positions = Positions(settings.actors_max)
@@ -111,6 +114,7 @@ class EventSubscription:
         self._sweeps: deque[_Sweep] = deque()
         self._checks: deque[tuple[StreamMark, list[ActorId]]] = deque()
         self._suspects: deque[tuple[StreamMark, StoredMessage, float]] = deque()
+        self._stretches: deque[tuple[StreamMark, Stretch]] = deque()
         self._compare_at = self._loop.time() + settings.compare_every_s
         self._retry_at = 0.0
         self._closed = False
@@ -126,6 +130,7 @@ class EventSubscription:
             else:
                 mark.begin = mark.seen = info.state.last_seq
             mark.lost_from = 0
+            mark.hearing.begin(info.state.last_seq, self._loop.time())
         for actor, known in start.known.items():
             if self.pattern.matches(actor):
                 await self._take_known(actor, known)
@@ -206,7 +211,7 @@ class EventSubscription:
         try:
             actor = parse_stored_subject(message.subject)
             if not self.pattern.is_whole and not self.pattern.matches(actor):
-                return
+                return self._note_other(message)
             if not self._started and len(self._held) < self._settings.queue_max:
                 self._held.append(message)
                 return
@@ -218,6 +223,12 @@ class EventSubscription:
         except (InvalidEnvelope, InvalidName) as exc:
             logger.debug("not an announcement of the server", extra={logs.NAME: message.subject, logs.REASON: str(exc)})
 
+    def _note_other(self, message: Message) -> None:
+        """Count what NATS cannot tell from what is meant, as the server will count it."""
+        mark = self._marks.get(read_stream(message)) if self._started else None
+        if mark is not None:
+            mark.hearing.note(read_sequence(message))
+
     def _take(self, actor: ActorId, message: Message) -> None:
         mark = self._mark_of(read_stream(message))
         sequence, last_sequence = read_sequence(message), read_last_sequence(message)
@@ -225,6 +236,7 @@ class EventSubscription:
             self._suspect(mark, sequence)
         mark.announced_to = max(mark.announced_to, sequence)
         mark.seen = max(mark.seen, sequence)
+        mark.hearing.note(sequence)
         try:
             commit = decode_announced(sequence, message)
         except InvalidEnvelope as exc:
@@ -258,6 +270,9 @@ class EventSubscription:
             elif self._checks:
                 await self._check(*self._checks[0])
                 self._checks.popleft()
+            elif self._stretches:
+                await self._judge(*self._stretches[0])
+                self._stretches.popleft()
             elif self._suspects and self._suspects[0][2] <= now_s:
                 mark, message, _ = self._suspects.popleft()
                 self._take_heads(mark, [message])
@@ -274,13 +289,13 @@ class EventSubscription:
         """Wait for an announcement, a loss, the end, or the time of the next look."""
         self._wakeup.clear()
         times = [self._compare_at, *([self._suspects[0][2]] if self._suspects else [])]
-        at_s = max(min(times), self._retry_at) if not (self._lost or self._sweeps or self._checks) else self._retry_at
+        at_s = max(min(times), self._retry_at) if not (self._lost or self._sweeps or self._checks or self._stretches) else self._retry_at
         with suppress(TimeoutError):
             async with asyncio.timeout_at(at_s):
                 await self._wakeup.wait()
 
     async def _plan(self) -> None:
-        """Decide what to read: after a loss everything since, else the heads of the actors that are known."""
+        """Decide what to read: after a loss everything since, else the heads of the actors that are known, and what was not heard of."""
         self._lost = False
         try:
             found = await self._read_streams()
@@ -291,19 +306,32 @@ class EventSubscription:
         unfinished = {sweep.mark.name: sweep.next_sequence for sweep in self._sweeps}
         self._sweeps.clear()
         self._checks.clear()
+        self._stretches.clear()
         for mark, info in found:
             first = min(mark.lost_from or mark.seen + 1, unfinished.get(mark.name, mark.seen + 1))
             if mark.lost_from or not mark.announced or mark.name in unfinished:
                 self._sweep_from(mark, first, info)
-            elif mark.doubtful is not None:
-                self._sweeps.append(_Sweep(mark, *mark.doubtful))
-                mark.doubtful = None
+            else:
+                self._compare(mark, info.state.last_seq)
             actors = self._positions.actors_of(mark)
             self._checks.extend((mark, actors[start : start + SUBJECTS_IN_REQUEST_MAX]) for start in range(0, len(actors), SUBJECTS_IN_REQUEST_MAX))
+
+    def _compare(self, mark: StreamMark, last_sequence: int) -> None:
+        """Look at a stream of which nothing is known to be lost."""
+        if mark.doubtful is not None:
+            self._sweeps.append(_Sweep(mark, *mark.doubtful))
+            mark.doubtful = None
+        if self._only is not None:
+            actor = ActorId(Namespace(mark.namespace), *self._only)
+            if self._positions.get(actor) is None:
+                self._checks.append((mark, [actor]))
+        elif self._loop.time() - mark.hearing.since_s >= SETTLE_S:
+            self._stretches.append((mark, mark.hearing.turn(max(last_sequence, mark.announced_to), self._loop.time())))
 
     def _sweep_from(self, mark: StreamMark, first: int, info: StreamInfo) -> None:
         """Read a stream from `first` to its end; again at the next comparison, if a replica that was behind may answer."""
         mark.lost_from = 0
+        mark.hearing.begin(info.state.last_seq, self._loop.time())
         if first <= info.state.last_seq:
             self._sweeps.append(_Sweep(mark, first, info.state.last_seq))
             mark.doubtful = (first, info.state.last_seq) if info.config.num_replicas > 1 else None
@@ -336,9 +364,8 @@ class EventSubscription:
 
     async def _take_sweep(self, sweep: _Sweep) -> None:
         """Read one batch of a sweep."""
-        _, model, id = self.pattern.tokens
-        subject = event_filter(sweep.mark.namespace, sweep.mark.partition, model, id)
-        if "*" in (model, id):
+        subject = self._filter_of(sweep.mark)
+        if self._only is None:
             batch, _ = await self._js.read_batch(sweep.mark.name, subject, sweep.next_sequence, SWEEP_BATCH)
         else:
             batch = await self._js.multi_last(sweep.mark.name, [subject])  # one actor's last commit is known without a walk
@@ -350,6 +377,24 @@ class EventSubscription:
         is_done = len(messages) < SWEEP_BATCH or sweep.next_sequence > sweep.end
         if is_done and self._sweeps and self._sweeps[0] is sweep:
             self._sweeps.popleft()
+
+    def _filter_of(self, mark: StreamMark) -> str:
+        _, model, id = self.pattern.tokens
+        return event_filter(mark.namespace, mark.partition, model, id)
+
+    async def _judge(self, mark: StreamMark, stretch: Stretch) -> None:
+        """Read a stretch of a stream unless everything in it was heard; what is known of it is passed over."""
+        if stretch.heard != await self._count_stored(mark, stretch):
+            logger.warning("announcements were lost between servers; they are read from the log", extra={logs.NAME: mark.name, logs.SEQUENCE: stretch.end})
+            self._sweeps.append(_Sweep(mark, stretch.start + 1, stretch.end))
+
+    async def _count_stored(self, mark: StreamMark, stretch: Stretch) -> int:
+        """Return how many messages of a stretch are for us: all, or as many as the server counts there (more came meanwhile, or were purged: then one reads in vain)."""
+        if self.pattern.tokens[1:] == ("*", "*") or stretch.start == stretch.end:
+            return stretch.end - stretch.start
+        subject = self._filter_of(mark)
+        counts = [len(batch) + pending for batch, pending in [await self._js.read_batch(mark.name, subject, first + 1, 1) for first in stretch[:2]]]
+        return counts[0] - counts[1]
 
     async def _check(self, mark: StreamMark, actors: list[ActorId]) -> None:
         """Compare the heads of some actors; what is newer may be on its way, so it is believed a moment later."""

@@ -144,9 +144,14 @@ class JetStream:
         """Read the last message of a subject from the stream's leader: current even right after an ack."""
         return await self._leader_message(stream, {"last_by_subj": subject})
 
-    async def direct_by_last(self, stream: str, subject: str) -> StoredMessage | None:
-        """Read the last message of a subject from any replica: cheap, and possibly stale."""
-        return stored_of(await self._direct(f"{stream}.{subject}", b""))
+    async def direct_by_last(self, stream: str, subject: str, *, before_sequence: int = 0) -> StoredMessage | None:
+        """Read the last message of a subject, or the last before a sequence, from any replica: cheap, and possibly stale."""
+        if not before_sequence:
+            return stored_of(await self._direct(f"{stream}.{subject}", b""))
+        if before_sequence == 1:
+            return None  # the server would take no bound for a bound of none
+        found, _ = await self._direct_many(stream, _encode({"multi_last": [subject], "up_to_seq": before_sequence - 1}))
+        return found[0] if found else None
 
     async def message_by_sequence(self, stream: str, sequence: int) -> StoredMessage | None:
         """Read one message by its sequence from any replica; None when it is not there."""

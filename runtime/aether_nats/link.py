@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from nats import errors as nats_errors
 from nats.aio.client import Client, Server
 
-from aether_nats.settings import PING_INTERVAL_S, PINGS_OUTSTANDING_MAX, NatsSettings, build_tls_context
+from aether_nats.settings import PING_INTERVAL_S, PINGS_OUTSTANDING_MAX, NatsSettings, build_tls_context, read_login
 
 RECONNECT_DELAY_FIRST_S: Final = 0.05
 """Seconds before the second attempt to reconnect: a server that restarts is back within a tenth."""
@@ -157,6 +157,7 @@ async def connect_client(client: Client, settings: NatsSettings, events: LinkEve
     async def on_error(error: Exception) -> None:
         events.error(error)
 
+    login = read_login(settings)
     await client.connect(
         servers=list(settings.servers),
         name=settings.name,
@@ -174,9 +175,9 @@ async def connect_client(client: Client, settings: NatsSettings, events: LinkEve
         tls=build_tls_context(settings),
         tls_hostname=settings.tls_hostname or None,
         tls_handshake_first=settings.tls_first,
-        user=settings.user or None,
-        password=settings.password or None,
+        user=login.user or None,
+        password=login.password or None,
         token=settings.token or None,
-        user_credentials=settings.credentials_path,
+        user_credentials=login.credentials_path,
         nkeys_seed=str(settings.nkey_seed_path) if settings.nkey_seed_path else None,
     )

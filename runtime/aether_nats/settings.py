@@ -34,7 +34,7 @@ class NatsSettings:
     Attributes:
         servers: URLs such as `nats://host:4222` or `tls://host:4222`; user and password may be part of them.
         name: shown in the server's monitoring.
-        credentials_path: file with JWT and seed (`.creds`).
+        credentials_path: file with JWT and seed (`.creds`), or with one line `user:password`.
         nkey_seed_path: file with an nkey seed.
         tls_ca_path: certificate authority to trust instead of the system's; demands TLS.
         tls_first: shake hands before the server's first line, for servers set up so.
@@ -79,6 +79,32 @@ class NatsSettings:
     def describe_servers(self) -> str:
         """Return the servers' URLs without user and password, for messages and logs."""
         return ", ".join(_without_user(url) for url in self.servers)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who we are to the server; empty parts are not used."""
+
+    user: str = ""
+    password: str = ""
+    credentials_path: Path | None = None
+
+
+def read_login(settings: NatsSettings) -> Login:
+    """Return user and password, or the file that holds JWT and seed.
+
+    Raises:
+        SettingsInvalid: the credentials file cannot be read.
+    """
+    path = settings.credentials_path
+    if path is None:
+        return Login(settings.user, settings.password)
+    try:
+        lines = path.read_text().split()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsInvalid(f"the credentials file for NATS cannot be read: {exc}") from exc
+    user, colon, password = lines[0].partition(":") if len(lines) == 1 else ("", "", "")
+    return Login(user, password) if colon else Login(credentials_path=path)
 
 
 def build_tls_context(settings: NatsSettings) -> ssl.SSLContext | None:

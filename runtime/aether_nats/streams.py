@@ -174,32 +174,34 @@ def build_inbox_config(namespace: str, plan: StreamPlan) -> StreamConfig:
 
 async def _ensure_first(js: JetStream, namespace: str, plan: StreamPlan) -> StreamLayout:
     """Make or read the first event stream and return the layout that it fixes."""
-    name = subjects.event_stream(namespace, 0)
-    info = await js.stream_info(name)
+    config = build_event_config(namespace, 0, plan)
+    # Somebody else may have made it with another plan between our look and our try.
+    info = await _ensure(js, config) or await js.stream_info(config.name)
     if info is None:
-        await _ensure(js, build_event_config(namespace, 0, plan))
-        info = await js.stream_info(name)
-    if info is None:
-        raise JetStreamError(404, ERROR_STREAM_NOT_FOUND, f"stream {name} was deleted while it was being made")
+        raise JetStreamError(404, ERROR_STREAM_NOT_FOUND, f"stream {config.name} was deleted while it was being made")
     return _read_layout(namespace, info)
 
 
-async def _ensure(js: JetStream, config: StreamConfig) -> bool:
-    """Make a stream unless it exists, with whatever configuration; returns whether it has this one."""
+async def _ensure(js: JetStream, config: StreamConfig) -> StreamInfo | None:
+    """Make a stream unless it exists, with whatever configuration; returns what is there, None where somebody else makes it meanwhile.
+
+    It is looked for first, since the stream itself answers that; making one takes the leader of all JetStream, and a runtime must be able to
+    start without it.
+    """
+    info = await js.stream_info(config.name)
+    if info is not None:
+        return info
     try:
-        await js.create_stream(config)
+        return await js.create_stream(config)
     except JetStreamError as exc:
         if exc.error_code != ERROR_STREAM_EXISTS:
             raise
-        return False
-    return True
+        return None
 
 
 async def _ensure_inbox(js: JetStream, config: StreamConfig) -> None:
     """Make the inbox; one of an earlier release gets what it lacks, its limits stay as somebody may have set them."""
-    if await _ensure(js, config):
-        return
-    info = await js.stream_info(config.name)
+    info = await _ensure(js, config)
     if info is None or (info.config.republish is not None and info.config.allow_msg_schedules):
         return
     # The server writes metadata of its own, and does not take it back from us.

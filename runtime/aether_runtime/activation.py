@@ -32,7 +32,7 @@ class Activation:
     """
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
+        "_append", "_busy", "_conflicts", "_ended", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
@@ -57,6 +57,7 @@ class Activation:
         self._conflicts = 0
         self._append: asyncio.Future[int] | None = None
         self._idle: asyncio.Future[None] | None = None
+        self._ended: asyncio.Future[None] | None = None
 
     # What the seed names.
 

@@ -2,15 +2,23 @@
 
 An assignment is for one process of one pod. A lower term or epoch than one already seen is refused as stale, with the
 epoch that is known, so an old leader or a late message does no harm. Adopt and release are idempotent.
+
+A release is answered when its actor has stopped here, so that the next owner begins behind the last commit and from the last
+snapshot; but after `RELEASE_WAIT_S` at the latest, since safety does not depend on it and callers wait for the next owner. Nothing
+else waits meanwhile: all of an assignment is carried out at once, and only its answer comes later.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Final
+
+from msgspec.structs import replace
 
 from aether_api import logs
-from aether_api.control import Assignment, AssignmentItem, AssignmentReply, AssignmentResult, decode_assignment, encode
+from aether_api.control import RELEASE_WAIT_S, Assignment, AssignmentItem, AssignmentReply, AssignmentResult, decode_assignment, encode
 from aether_api.errors import AetherError, InvalidEnvelope, InvalidName
 from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName, parse_actor_id
 from aether_api.subjects import assign_subject
@@ -22,15 +30,23 @@ from aether_runtime.registry import VMRegistry
 logger = logging.getLogger(__name__)
 
 
+Spawn = Callable[[Coroutine[None, None, None], str], None]
+"""Runs work in the background under a name."""
+
+STILL_GOING: Final = "its last step goes on; the log lets only one owner write"
+"""Said of an actor that has not stopped when a release must be answered."""
+
+
 class Assignments:
     """Answers assignments for one process."""
 
-    def __init__(self, connection: NatsConnection, namespace: str, pod: PodIdentity, registry: VMRegistry, listener: DesiredListener) -> None:
+    def __init__(self, connection: NatsConnection, namespace: str, pod: PodIdentity, registry: VMRegistry, listener: DesiredListener, *, spawn: Spawn) -> None:
         self._connection = connection
         self._namespace = namespace
         self._pod = pod
         self._registry = registry
         self._listener = listener
+        self._spawn = spawn
         self._term = 0
 
     @property
@@ -44,15 +60,40 @@ class Assignments:
 
     def _on_message(self, message: Message) -> None:
         try:
-            reply = self.take(decode_assignment(message.payload))
+            assignment = decode_assignment(message.payload)
         except InvalidEnvelope as exc:
             logger.warning("an assignment cannot be read", extra={logs.REASON: str(exc)})
             return
-        if message.reply:
-            try:
-                self._connection.publish(message.reply, encode(reply))
-            except AetherError as exc:
-                logger.debug("the answer to an assignment could not be sent; the operator asks again", extra={logs.REASON: str(exc)})
+        reply = self.take(assignment)
+        if not message.reply:
+            return
+        going = self._find_going(assignment, reply)
+        if going:
+            self._spawn(self._answer_when_gone(message.reply, reply, going), "answer to a release")
+        else:
+            self._answer(message.reply, reply)
+
+    def _answer(self, subject: str, reply: AssignmentReply) -> None:
+        try:
+            self._connection.publish(subject, encode(reply))
+        except AetherError as exc:
+            logger.debug("the answer to an assignment could not be sent; the operator asks again", extra={logs.REASON: str(exc)})
+
+    async def _answer_when_gone(self, subject: str, reply: AssignmentReply, going: Mapping[str, ActorId]) -> None:
+        """Answer when these actors have stopped, when the time for it is over, or when this process ends."""
+        try:
+            await asyncio.wait([self._registry.wait_let_go(actor) for actor in going.values()], timeout=RELEASE_WAIT_S)
+        finally:
+            left = {name for name, actor in going.items() if self._registry.is_going(actor)}
+            if left:
+                logger.warning("actors that were released have not stopped yet", extra={logs.COUNT: len(left)})
+            self._answer(subject, replace(reply, results=tuple(replace(result, message=STILL_GOING) if result.name in left else result for result in reply.results)))
+
+    def _find_going(self, assignment: Assignment, reply: AssignmentReply) -> dict[str, ActorId]:
+        """Return the actors that were given back and have not stopped yet, by the names of their resources."""
+        given_back = [item for item, result in zip(assignment.items, reply.results, strict=True) if item.action == "release" and result.verdict == "done"]
+        actors = {item.name: parse_actor_id(self._namespace, item.model, item.id) for item in given_back}
+        return {name: actor for name, actor in actors.items() if self._registry.is_going(actor)}
 
     def take(self, assignment: Assignment) -> AssignmentReply:
         """Carry out an assignment as far as it is for this process and not out of date."""

@@ -63,8 +63,12 @@ class SnapshotStore(Protocol):
 
     dropped: int
 
+    def read_kept(self, actor: ActorId, fold: str) -> AsyncIterator[SnapshotBody]:
+        """Yield the snapshots that are kept, newest first, each read when it is asked for; broken ones are left out."""
+        ...
+
     async def read_latest(self, actor: ActorId, fold: str) -> SnapshotBody | None:
-        """Read the newest snapshot; None when there is none or it is broken, which costs a full replay and nothing else."""
+        """Read the newest snapshot that is not broken; None when there is none, which costs a full replay and nothing else."""
         ...
 
     async def write(self, actor: ActorId, snapshot: Snapshot) -> None:

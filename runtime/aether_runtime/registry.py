@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -22,6 +23,7 @@ class VMRegistry:
         self._desired: dict[ActorId, DesiredActor] = {}
         self._epochs: dict[ActorId, Epoch] = {}
         self._released: dict[ActorId, Epoch] = {}
+        self._let_go: dict[ActorId, asyncio.Future[None]] = {}
 
     @property
     def vms(self) -> Mapping[ActorId, VirtualMachine]:
@@ -45,6 +47,18 @@ class VMRegistry:
         """Forget a VM, unless another one took its place."""
         if self._vms.get(vm.get_actor_id()) is vm:
             del self._vms[vm.get_actor_id()]
+            self._end_wait(vm.get_actor_id())
+
+    def is_going(self, actor: ActorId) -> bool:
+        """Tell whether the actor's VM is still here and should not be."""
+        return actor in self._vms and actor not in self._desired
+
+    def wait_let_go(self, actor: ActorId) -> asyncio.Future[None]:
+        """Return what is done when an actor that is going has gone, or is wanted again; all who wait share it and none may cancel it."""
+        waited = self._let_go.get(actor)
+        if waited is None:
+            waited = self._let_go[actor] = asyncio.get_running_loop().create_future()
+        return waited
 
     def known_epoch(self, actor: ActorId) -> Epoch:
         """Return the highest epoch at which the actor was given to this process."""
@@ -53,6 +67,7 @@ class VMRegistry:
     def want(self, desired: DesiredActor) -> None:
         """Note that this process should hold the actor."""
         self._desired[desired.actor] = desired
+        self._end_wait(desired.actor)
         if desired.name:
             self._released.pop(desired.actor, None)
         if desired.epoch:
@@ -70,3 +85,8 @@ class VMRegistry:
         """Tell whether a placement was over already when somebody who had looked it up brings it."""
         released = self._released.get(desired.actor)
         return released is not None and bool(desired.name) and desired.epoch <= released
+
+    def _end_wait(self, actor: ActorId) -> None:
+        waited = self._let_go.pop(actor, None)
+        if waited is not None:
+            waited.set_result(None)

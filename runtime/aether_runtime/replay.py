@@ -100,30 +100,37 @@ async def _explain_missing(actor: ActorId, events: CommitLog, head: StoredCommit
 
 
 async def _restore(actor: ActorId, model: Model, events: CommitLog, snapshots: SnapshotStore, head: StoredCommit) -> History:
-    """Return the history of the newest snapshot that the log confirms; an unreadable one costs time and nothing else."""
+    """Return the history of the newest snapshot that the log confirms; one that cannot be used costs time and nothing else."""
     try:
-        body = await snapshots.read_latest(actor, model.fold)
-        if body is None:
-            return History.empty(model)
-        commit = await _find_commit(actor, events, head, body)
-        if commit is None:
+        async for body in snapshots.read_kept(actor, model.fold):
+            commit = await _find_commit(actor, events, head, body)
+            history = None if commit is None else _build_history(actor, model, body, commit)
+            if commit is not None and history is not None:
+                await _refill_window(history, actor, events, commit)
+                return history
             snapshots.dropped += 1
-            logger.info("the log does not hold the commit that a snapshot was made at; it is ignored", extra={logs.ACTOR_ID: str(actor), logs.SEQUENCE: body.sequence})
-            return History.empty(model)
-        history = restore_history(model, body, commit.next_index())
-        await _refill_window(history, actor, events, commit)
-        return history
     except (RetryableError, PermanentError) as exc:
         logger.warning("a snapshot cannot be used, everything is replayed", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
-        return History.empty(model)
+    return History.empty(model)
+
+
+def _build_history(actor: ActorId, model: Model, body: SnapshotBody, commit: StoredCommit) -> History | None:
+    try:
+        return restore_history(model, body, commit.next_index())
+    except InvalidEnvelope as exc:
+        logger.warning("a snapshot is ignored", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+        return None
 
 
 async def _find_commit(actor: ActorId, events: CommitLog, head: StoredCommit, body: SnapshotBody) -> StoredCommit | None:
     """Return the commit that a snapshot was made at, if the log holds it still."""
-    if body.sequence > head.sequence or body.incarnation != head.incarnation:
+    commit = None
+    if body.sequence <= head.sequence and body.incarnation == head.incarnation:
+        commit = head if head.sequence == body.sequence else await events.read_at(actor, body.sequence)
+    if commit is None or not _confirms(commit, body):
+        logger.info("the log does not hold the commit that a snapshot was made at; it is ignored", extra={logs.ACTOR_ID: str(actor), logs.SEQUENCE: body.sequence})
         return None
-    commit = head if head.sequence == body.sequence else await events.read_at(actor, body.sequence)
-    return commit if commit is not None and _confirms(commit, body) else None
+    return commit
 
 
 async def _refill_window(history: History, actor: ActorId, events: CommitLog, last: StoredCommit) -> None:

@@ -80,7 +80,7 @@ class Runtime(VmListener):
         self._life = Life()
         self.presence = Presence(ports.connection, config.namespace, config.pool, config.pod, pod_name=config.pod_name, held=lambda: len(self.registry.desired))
         self._reporter = Reporter(ports.sink, budget_per_s=self._status_budget)
-        self._assignments = Assignments(ports.connection, config.namespace, config.pod, self.registry, self)
+        self._assignments = Assignments(ports.connection, config.namespace, config.pod, self.registry, self, spawn=self.spawn)
         self._held = HeldActors(ports.connection, config.namespace, config.pod, self.registry, self._assignments)
         self.passivation = Passivation(config.sleep, self)
         self.router = Router(ports.connection, ports.source, self)
@@ -219,7 +219,7 @@ class Runtime(VmListener):
         """
         hints = () if self.inbox is None else self.inbox.subscribe()
         self.status.subscribe()  # for as long as the process lives: also of one that leaves people want to know how it is
-        calls, others = self.router.subscribe(), (self._assignments.subscribe(self.config.pool), self._held.subscribe(), *hints)
+        calls, others, releases = self.router.subscribe(), (self._held.subscribe(), *hints), self._assignments.subscribe(self.config.pool)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._create_task(self._ports.source.run(self), "source of actors")
@@ -233,7 +233,7 @@ class Runtime(VmListener):
             try:
                 await self._stop_wanted.wait()
             finally:
-                await self._leave(calls, others)
+                await self._leave(calls, others, releases)
 
     def request_stop(self) -> None:
         """Let `run` end in order."""
@@ -255,8 +255,11 @@ class Runtime(VmListener):
         task.add_done_callback(self._owned.discard)
         return task
 
-    async def _leave(self, calls: Sequence[Subscription], others: Sequence[Subscription]) -> None:
-        """Say that we go, take nothing new, stop every VM while its steps can still run, then end everything else."""
+    async def _leave(self, calls: Sequence[Subscription], others: Sequence[Subscription], releases: Subscription) -> None:
+        """Say that we go, take nothing new, stop every VM while its steps can still run, then end everything else.
+
+        Releases are answered to the end: a rollout hands over in this way, and the next owner begins when the actor has stopped here.
+        """
         self.presence.state = "leaving"
         self.presence.beat()
         for subscription in others:
@@ -264,6 +267,7 @@ class Runtime(VmListener):
         try:
             await Departure(self._stop, within_s=self.config.stop_timeout_s, is_connected=lambda: self.is_connected).run(calls, list(self.registry.vms.values()))
         finally:
+            releases.unsubscribe()
             self._tasks = None
             for task in list(self._owned):
                 task.cancel()

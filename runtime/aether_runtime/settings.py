@@ -35,7 +35,7 @@ class RuntimeSettings(BaseModel):
     pod_name: str = Field(default_factory=socket.gethostname, description="Name of the pod, for people.")
     pod_uid: str = Field(default_factory=lambda: secrets.token_hex(8), min_length=1, max_length=ID_LENGTH_MAX, pattern=r"^[A-Za-z0-9\-]+$", description="UID of the pod.")
     nats_url: str = Field(default="nats://127.0.0.1:4222", description="Server URLs, comma separated.")
-    nats_credentials: Path | None = Field(default=None, description="File with NATS credentials.")
+    nats_credentials: Path | None = Field(default=None, description="File with NATS credentials (JWT and seed), or with one line user:password.")
     event_partitions: int = Field(default=4, ge=1, le=64, description="Event streams of a namespace; fixed once they exist.")
     event_replicas: int = Field(default=1, ge=1, le=5, description="Copies of each stream.")
     sync_always: bool = Field(default=False, description="Whether NATS fsyncs each write (sync_interval: always); then commits that wait are stored together.")

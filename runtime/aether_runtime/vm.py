@@ -151,7 +151,17 @@ class VirtualMachine(Activation):
             self._spawn(self._follow(), "follow")
 
     async def stop(self, *, snapshot: bool = True) -> None:
-        """Finish the step under way, answer what waits with "moving", take a snapshot. Bounded; harmless to repeat."""
+        """Finish the step under way, answer what waits with "moving", take a snapshot. Bounded; a repeat waits for the first one's end."""
+        if self._ended is not None:
+            await asyncio.wait({self._ended})
+            return
+        self._ended = asyncio.get_running_loop().create_future()
+        try:
+            await self._finish(snapshot=snapshot)
+        finally:
+            self._ended.set_result(None)
+
+    async def _finish(self, *, snapshot: bool) -> None:
         self._stopping = True
         self._refuse_waiting()
         if self._busy and self.phase is ActorPhase.READY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -12,30 +13,37 @@ from msgspec.structs import replace
 from aether_api.commit_index import NO_COMMITS
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
 from aether_api.errors import CommitTooLarge, VersionConflictError
+from aether_api.headers import EXPECTED_SEQUENCE, encode_headers
 from aether_api.identity import ActorId, Epoch, parse_actor_id
+from aether_api.subjects import event_stream, event_subject
 from aether_nats import appends
-from aether_nats.appends import BATCH_MIN, SINGLES_MAX, choose_next
+from aether_nats.appends import BATCH_MIN, SINGLES_MAX, build_batch_headers, choose_next
 from aether_nats.connection import NatsConnection
 from aether_nats.deliveries import EventStored
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.event_bus import EventBus
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
+from aether_nats.message import Message
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, build_event_config, ensure_streams
+from tests.simulation.sockets import SocketServer
 
 MANY = 100
 ACTORS = [parse_actor_id("default", "account", f"a{number}") for number in range(MANY)]
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[EmbeddedServer]:
-    async with EmbeddedServer.start(sync_always=True) as server:
+Server = EmbeddedServer | SocketServer
+
+
+@pytest.fixture(params=["nats-server", "simulated"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    async with EmbeddedServer.start(sync_always=True) if request.param == "nats-server" else SocketServer.start() as server:
         yield server
 
 
 @pytest.fixture
-async def connection(server: EmbeddedServer) -> AsyncIterator[NatsConnection]:
+async def connection(server: Server) -> AsyncIterator[NatsConnection]:
     connection = await NatsConnection.open(NatsSettings((server.url,)))
     try:
         yield connection
@@ -125,7 +133,7 @@ async def test_a_commit_that_was_given_up_while_it_waited_is_not_stored(journal:
     assert await journal.append(build_commit(ACTORS[-1])) == MANY
 
 
-async def test_a_server_that_dies_with_batches_under_way_stores_each_commit_once(journal: Journal, server: EmbeddedServer) -> None:
+async def test_a_server_that_dies_with_batches_under_way_stores_each_commit_once(journal: Journal, server: Server) -> None:
     outcomes = [journal.append(build_commit(actor)) for actor in ACTORS]
     while not any(outcome.done() for outcome in outcomes):
         await asyncio.sleep(0)
@@ -137,6 +145,44 @@ async def test_a_server_that_dies_with_batches_under_way_stores_each_commit_once
             with suppress(VersionConflictError):  # the first try was stored and its ack lost
                 await outcome
         assert [commit.id for commit in await read_all(journal, actor)] == [f"{actor.id}-1"]
+
+
+async def publish_part(connection: NatsConnection, actor: ActorId, batch: str, place: int, *, expected: int, is_last: bool = False) -> Message:
+    lines = build_batch_headers(batch, place, is_last=is_last) + encode_headers({EXPECTED_SEQUENCE: str(expected)})
+    return await connection.request(event_subject(actor, 1), b"x", lines)
+
+
+def read_outcome(answer: Message) -> tuple[int, int]:
+    """Return the sequence and the number of the error, 0 for what is not there."""
+    found = json.loads(answer.payload)
+    return found.get("seq", 0), found.get("error", {}).get("err_code", 0)
+
+
+async def test_the_server_stores_a_batch_whole_or_not_at_all(journal: Journal, connection: NatsConnection) -> None:
+    """What the journal builds on, said in the server's own words."""
+    one, other, third = ACTORS[:3]
+    await publish_part(connection, one, "whole", 1, expected=0)
+    assert read_outcome(await publish_part(connection, other, "whole", 2, expected=0, is_last=True)) == (2, 0)
+    assert (await publish_part(connection, one, "conflict", 1, expected=99)).payload == b""
+    assert read_outcome(await publish_part(connection, third, "conflict", 2, expected=0, is_last=True)) == (0, 10071)
+    await publish_part(connection, one, "twice", 1, expected=1)
+    assert read_outcome(await publish_part(connection, one, "twice", 2, expected=1, is_last=True)) == (0, 10164)
+    await publish_part(connection, one, "hole", 1, expected=1)
+    assert read_outcome(await publish_part(connection, other, "hole", 3, expected=2, is_last=True)) == (0, 10176)
+    assert read_outcome(await publish_part(connection, one, "tail", 2, expected=1, is_last=True)) == (0, 10176)
+    await publish_part(connection, one, "overtaken", 1, expected=1)
+    await connection.request(event_subject(one, 1), b"x")
+    assert read_outcome(await publish_part(connection, third, "overtaken", 2, expected=0, is_last=True)) == (0, 10071)
+    assert await JetStream(connection).message_by_last(event_stream("default", 0), event_subject(third, 1)) is None
+
+
+async def test_a_batch_whose_beginning_went_down_with_its_server_stores_nothing(journal: Journal, connection: NatsConnection, server: Server) -> None:
+    await publish_part(connection, ACTORS[0], "cut", 1, expected=0)
+    await server.kill()
+    await server.run()
+    await connection.wait_connected()
+    assert read_outcome(await publish_part(connection, ACTORS[1], "cut", 2, expected=0, is_last=True)) == (0, 10176)
+    assert await read_all(journal, ACTORS[1]) == []
 
 
 async def test_where_the_stream_takes_no_batches_everything_is_stored_one_by_one(connection: NatsConnection) -> None:

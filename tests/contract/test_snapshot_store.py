@@ -55,6 +55,16 @@ async def version_of(snapshots: SnapshotStore, actor: ActorId = ALICE, fold: str
     return None if body is None else body.version
 
 
+async def versions_of(snapshots: SnapshotStore, actor: ActorId = ALICE) -> list[int]:
+    return [body.version async for body in snapshots.read_kept(actor, compile_account().fold)]
+
+
+async def count_dropped(snapshots: SnapshotStore) -> int:
+    """Read once and return how many were found to be broken by now."""
+    await version_of(snapshots)
+    return min(1, snapshots.dropped)
+
+
 async def until_version(snapshots: SnapshotStore, version: int | None, actor: ActorId = ALICE, fold: str = compile_account().fold) -> None:
     await until_equal(lambda: version_of(snapshots, actor, fold), version)
 
@@ -93,14 +103,24 @@ async def test_actors_and_folds_have_snapshots_of_their_own(snapshots: SnapshotS
     await until_version(snapshots, None, BOB)
 
 
-async def test_a_broken_snapshot_is_ignored(snapshots: SnapshotStore) -> None:
+async def test_two_are_kept_and_read_newest_first(snapshots: SnapshotStore) -> None:
+    for version in (1, 2, 3):
+        await snapshots.write(ALICE, build(version))
+        await snapshots.write(BOB, build(10 * version))
+    await until_equal(lambda: versions_of(snapshots), [3, 2])
+    await until_equal(lambda: versions_of(snapshots, BOB), [30, 20])
+
+
+async def test_a_broken_snapshot_is_ignored_for_the_one_before(snapshots: SnapshotStore) -> None:
     await snapshots.write(ALICE, build(2))
     await until_version(snapshots, 2)
     await snapshots.write(ALICE, replace(build(3), payload=b"garbage"))
+    await until_equal(lambda: count_dropped(snapshots), 1)
+    await until_version(snapshots, 2)
+    await snapshots.write(ALICE, replace(build(4), payload=b"garbage"))
     await until_version(snapshots, None)
-    assert snapshots.dropped == 1
-    await snapshots.write(ALICE, build(4))
-    await until_version(snapshots, 4)
+    await snapshots.write(ALICE, build(5))
+    await until_equal(lambda: versions_of(snapshots), [5])
 
 
 async def test_a_purge_takes_the_snapshots_of_all_folds_with_it(stores: tuple[SnapshotStore, CommitLog]) -> None:

@@ -302,6 +302,49 @@ async def test_a_comparison_finds_what_no_announcement_told(monkeypatch: pytest.
                 assert await read_complete(subscription, {ALICE: 2}) == {ALICE: [1, 2]}
 
 
+@pytest.mark.parametrize("pattern", ["*", "account", "account/b*", "account/bob"])
+async def test_a_comparison_finds_an_actor_of_which_nothing_was_ever_heard(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    """A route between servers may lose all announcements of an actor; here the user is not allowed to hear them."""
+    monkeypatch.setattr("aether_nats.event_subscription.SETTLE_S", 0.01)
+    hard_of_hearing = '{user: hard, password: p, permissions: {publish: ">", subscribe: {allow: ">", deny: "aether.shop.stored.account.bob"}}}'
+    async with EmbeddedServer.start(extra_config=f"authorization {{ users = [ {{user: all, password: p}}, {hard_of_hearing} ] }}") as server:
+        address = server.url.removeprefix("nats://")
+        async with connected(f"nats://all:p@{address}") as other, connected(f"nats://hard:p@{address}") as here:
+            await ensure_streams(other, "shop", StreamPlan(partitions=1))
+            journal = Journal(JetStream(other), 1)
+            await append_events(journal, CAROL)
+            async with EventBus(here, BusSettings(compare_every_s=0.2)).subscribe_to_event_stored("shop", actor_pattern=pattern) as subscription:
+                for times in (2, 4):
+                    await append_events(journal, ALICE, 2)
+                    await append_events(journal, BOB, 2)
+                    seen = await read_complete(subscription, {BOB: times})
+                    assert seen[BOB] == [times - 1, times], "and once it is known, its next commits are found as before"
+                assert CAROL not in seen
+
+
+async def test_a_comparison_tells_nothing_of_actors_that_were_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_nats.event_subscription.SETTLE_S", 0.01)
+    async with EmbeddedServer.start() as server, writing(server, plan=StreamPlan(partitions=1)) as journal, connected(server.url) as here:
+        asked: list[bytes] = []
+        journal.connection.subscribe("$JS.API.DIRECT.GET.>", lambda message: asked.append(message.payload))
+        settings = BusSettings(compare_every_s=0.05)
+        async with (
+            EventBus(here, settings).subscribe_to_event_stored("shop") as all_actors,
+            EventBus(here, settings).subscribe_to_event_stored("shop", actor_pattern="account") as accounts,
+        ):
+            for _ in range(2):
+                await append_events(journal, ALICE, 2)
+                await append_events(journal, ORDER, 2)
+                assert versions_of(await read(all_actors, 4))[-1][0] == ORDER
+                await read(accounts, 2)
+                asked.clear()
+                for subscription in (all_actors, accounts):
+                    with pytest.raises(TimeoutError):
+                        async with asyncio.timeout(0.5):
+                            await anext(subscription)
+                assert [question for question in asked if b'"batch":256' in question] == [], "nothing is read again"
+
+
 async def test_under_load_nothing_is_told_twice_or_as_missed(nats_server: EmbeddedServer) -> None:
     actors = [parse_actor_id("shop", "account", f"a{number}") for number in range(8)]
     async with (

@@ -84,6 +84,20 @@ async def test_streams_that_were_half_made_are_completed() -> None:
         assert len(await js.stream_names("aether.bank.>")) == 5
 
 
+async def test_streams_that_are_there_are_only_read() -> None:
+    """Making a stream takes the leader of all JetStream, and one that is there needs none: a runtime starts while that leader is away."""
+    async with EmbeddedServer.start() as server, connected(server) as connection:
+        layout = await ensure_streams(connection, "bank", StreamPlan(partitions=3))
+        await JetStream(connection).delete_stream(layout.event_streams[2])
+        asked: list[str] = []
+        connection.subscribe("$JS.API.STREAM.>", lambda message: asked.append(message.subject))
+        for missing in ([layout.event_streams[2]], []):
+            asked.clear()
+            assert await ensure_streams(connection, "bank", StreamPlan(partitions=3)) == layout
+            await connection.flush()
+            assert [subject.removeprefix("$JS.API.STREAM.") for subject in asked if ".INFO." not in subject] == [f"CREATE.{name}" for name in missing]
+
+
 async def test_every_partition_takes_the_commits_of_its_actors_and_announces_them() -> None:
     async with EmbeddedServer.start() as server, connected(server) as connection:
         layout = await ensure_streams(connection, "bank", StreamPlan(partitions=3))

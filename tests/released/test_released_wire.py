@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from aether_api import control
 from aether_api.headers import FIRST_LINE, decode_headers
 from tests.released.recording import FOLDER, find_versions
 from tests.released.schemas import find_breaks, read_schemas
-from tests.released.wire import KINDS, Wire, build_samples, build_subjects, parse_sample, show
+from tests.released.wire import KINDS, MESSAGES, Wire, build_samples, build_subjects, parse_sample, show
 
 
 def read(version: str, name: str) -> Any:
@@ -73,3 +74,9 @@ def test_a_field_that_is_taken_away_or_demanded_anew_is_noticed() -> None:
 
 def test_the_samples_hold_every_kind_of_message() -> None:
     assert {sample["kind"] for sample in build_samples()["messages"]} == set(KINDS)
+
+
+def test_the_samples_hold_all_that_operator_and_pods_say_to_each_other() -> None:
+    """Whoever adds a message to `control` adds it to the samples."""
+    said = {type(message) for _, message in MESSAGES}
+    assert [message.__name__ for message in get_args(get_type_hints(control.encode)["message"]) if message not in said] == []

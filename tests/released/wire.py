@@ -10,7 +10,19 @@ from typing import Any, Final
 import msgspec
 
 from aether_api import control, subjects
-from aether_api.control import Assignment, AssignmentItem, AssignmentReply, AssignmentResult, Heartbeat
+from aether_api.control import (
+    ActorView,
+    Assignment,
+    AssignmentItem,
+    AssignmentReply,
+    AssignmentResult,
+    Heartbeat,
+    HeldActor,
+    HeldPage,
+    HeldQuestion,
+    OperatorPulse,
+    PodStatus,
+)
 from aether_api.durable import DurableCommand, build_dead_headers, build_durable_headers, parse_durable, read_dead_letter
 from aether_api.headers import FIRST_LINE
 from aether_api.identity import CommandId, PodUid, PoolName, parse_actor_id
@@ -63,6 +75,11 @@ def _read_schedule(wire: Wire) -> Reminder:
     return Reminder(found.tick.name, found.command.name, found.command.payload, REMINDER.text, zone=REMINDER.zone, missed=found.tick.missed)
 
 
+def _control(decode: Callable[[bytes], Any]) -> Kind:
+    """Return the kind of a message between operator and pods."""
+    return Kind(lambda wire: decode(wire.payload), lambda sent: Wire(b"", control.encode(sent)))
+
+
 KINDS: Final = {
     "command": Kind(_read_command, lambda command: Wire(build_command_headers(command), command.payload)),
     "durable command": Kind(_read_durable, lambda found: Wire(build_durable_headers(found.command), found.command.payload)),
@@ -72,9 +89,13 @@ KINDS: Final = {
         lambda letter: Wire(build_dead_headers(FIRST_LINE + b"\r\n" + build_durable_headers(COMMAND) + b"\r\n", 7, letter.reason, letter.message), letter.payload.encode()),
     ),
     "reply": Kind(lambda wire: decode_reply(wire.payload), lambda reply: Wire(b"", encode_reply(reply))),
-    "heartbeat": Kind(lambda wire: control.decode_heartbeat(wire.payload), lambda sent: Wire(b"", control.encode(sent))),
-    "assignment": Kind(lambda wire: control.decode_assignment(wire.payload), lambda sent: Wire(b"", control.encode(sent))),
-    "answer to an assignment": Kind(lambda wire: control.decode_assignment_reply(wire.payload), lambda sent: Wire(b"", control.encode(sent))),
+    "heartbeat": _control(control.decode_heartbeat),
+    "assignment": _control(control.decode_assignment),
+    "answer to an assignment": _control(control.decode_assignment_reply),
+    "status of a pod": _control(control.decode_pod_status),
+    "question for held actors": _control(control.decode_held_question),
+    "page of held actors": _control(control.decode_held_page),
+    "pulse of an operator": _control(control.decode_operator_pulse),
 }
 
 MESSAGES: Final[list[tuple[str, Any]]] = [
@@ -96,6 +117,28 @@ MESSAGES: Final[list[tuple[str, Any]]] = [
         ),
     ),
     ("answer to an assignment", AssignmentReply(3, "boot-1", (AssignmentResult("alice", "done", 7), AssignmentResult("bob", "stale", 9, "term 4 rules")))),
+    (
+        "status of a pod",
+        PodStatus(
+            POD,
+            "boot-1",
+            "aether-default-bdc486767-vq2s2",
+            "default",
+            "ready",
+            2,
+            3,
+            {"Ready": 1, "Replaying": 1},
+            events_to_go=500,
+            oldest_replay_s=1.25,
+            actors=(ActorView("account/alice", "alice", 7, "Replaying", 900, 400, "account@c8525ff36c8ccbdc", "Replaying", "400 of 900 events", 3),),
+        ),
+    ),
+    ("status of a pod", PodStatus(POD, "boot-1", "aether-default-bdc486767-vq2s2", "default", "leaving", 1, 0, {})),
+    ("question for held actors", HeldQuestion("alice")),
+    ("question for held actors", HeldQuestion()),
+    ("page of held actors", HeldPage(POD, "boot-1", 3, (HeldActor("bob", "u-2", 6), HeldActor("carol", "u-3", 8)), more=True)),
+    ("pulse of an operator", OperatorPulse("aether-operator-6d4cf56db6-2xk7q_1", 3)),
+    ("pulse of an operator", OperatorPulse("aether-operator-6d4cf56db6-2xk7q_1", 0)),
 ]
 
 
@@ -138,6 +181,10 @@ def build_subjects() -> dict[str, str]:
         "forwarded wake": subjects.wake_forward_subject(ALICE, POD),
         "ping": subjects.ping_subject("bank", POD),
         "assign": subjects.assign_subject("bank", PoolName("default"), POD),
+        "held": subjects.held_subject("bank", POD),
+        "ping of an operator": subjects.operator_ping_subject("aether-system", "1"),
+        "status of an actor": subjects.actor_status_subject(ALICE),
+        "status of pods": subjects.pods_status_subject("bank"),
         "hb": subjects.heartbeat_subject("bank", PoolName("default"), POD),
         **{f"partition of {id}": str(subjects.partition_of(parse_actor_id("bank", "account", id), 64)) for id in ("alice", "bob", "a:b=c~d", "0" * 200)},
     }

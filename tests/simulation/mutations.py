@@ -15,9 +15,10 @@ from pytest import MonkeyPatch  # noqa: PT013  # the type alone is wanted
 
 from aether_api import headers
 from aether_api.envelope import Commit, StoredCommit, encode_commit
-from aether_api.errors import EventInvalid, InvalidEnvelope
+from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope
 from aether_api.identity import ActorId
 from aether_api.subjects import event_stream, event_subject, partition_of
+from aether_nats.appends import Append
 from aether_nats.commit_reader import decode_stored
 from aether_nats.event_subscription import EventSubscription
 from aether_nats.inbox import Inbox
@@ -166,6 +167,14 @@ def _let_hashing_decide_against_placements(patch: MonkeyPatch) -> None:
     patch.setattr(Runtime, "_may_keep", lambda self, actor: choose_pod(actor, self.presence.pods.live()) in (self.config.pod.uid, None))
 
 
+def _take_a_refused_batch_for_stored(patch: MonkeyPatch) -> None:
+    def settle(self: Append, error: AetherError, *, sent: bool) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(self.commit.expected_sequence + 1)
+
+    patch.setattr(Append, "on_batch_failed", settle)
+
+
 RIVALS: Final[Mapping[str, Any]] = {"watch_lag_s": 10.0, "release_loss": 0.9, "calls_per_s": 12.0, "events": {"move": 1.0}}
 """Owners that do not hear for long that their actors have moved, while both are asked."""
 
@@ -174,6 +183,9 @@ STALE: Final[Mapping[str, Any]] = {"replicas": 3, "stale": 0.9, "lag_max_s": 2.0
 
 LOSS: Final[Mapping[str, Any]] = {"loss": 0.05, "cut_after_send": 0.003, "calls_per_s": 12.0}
 """Lost messages, under load."""
+
+RIVALS_IN_BATCHES: Final[Mapping[str, Any]] = {**RIVALS, "replicas": 1}
+"""The same where commits travel together, if the seed says so."""
 
 PURGES: Final[Mapping[str, Any]] = {"latency_s": 0.02, "calls_per_s": 12.0, "events": {"purge": 1.5, "move": 1.0}}
 """Many lives that end while they are read."""
@@ -197,5 +209,6 @@ MUTATIONS: Final = (
     Mutation("commits that a purge takes while they are read are no broken log", _take_a_purge_for_a_broken_log, 29, PURGES),
     Mutation("an owner by placement stays against one without", _let_hashing_decide_against_placements, 16, SLOW),
     Mutation("a batch of reads is checked for holes", _take_batches_with_holes, 3, LOSS),
+    Mutation("commits of a refused batch go alone", _take_a_refused_batch_for_stored, 5, RIVALS_IN_BATCHES),
     Mutation("subscriptions are restored after a reconnect", _restore_no_subscriptions, 1),
 )

@@ -52,5 +52,5 @@ def test_storms_are_eventful() -> None:
     counts = sum((Counter(run_once(seed).counts) for seed in SEEDS), Counter[str]())
     for what in ("reset", "silence", "slow", "partition", "pause", "kill", "kill_client", "kill_reader", "server", "election", "move", "purge"):
         assert counts[what] >= 3, f"there was no {what} worth the name: {counts}"
-    least = {"accepted": 400, "commits": 800, "repeats": 400, "rejected": 200, "noop": 15, "OutcomeUnknown": 100, "conflicts": 25, "fenced": 10, "lives": 3}
+    least = {"accepted": 400, "commits": 800, "repeats": 400, "rejected": 200, "noop": 15, "OutcomeUnknown": 100, "conflicts": 25, "fenced": 10, "lives": 3, "batched": 50}
     assert {what: counts[what] for what, count in least.items() if counts[what] < count} == {}

@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
+from unittest import mock
 
 from aether_api.errors import AetherError
 from aether_api.identity import ActorId, BootId, PodIdentity, PodUid, parse_actor_id
+from aether_nats import appends
 from aether_nats.connection import NatsConnection
 from aether_nats.heads import HeadComparison
 from aether_nats.inbox import Inbox
@@ -119,6 +121,7 @@ class World:
     Attributes:
         is_verbose: the trace also has what the runtime logs for debugging.
         worse: parts of the climate that are not left to the seed.
+        batch_min: appends that wait for a batch, as where the server fsyncs each write; 0 where all go alone.
     """
 
     seed: int
@@ -143,6 +146,8 @@ class World:
         self.engine = ApiEngine(self.broker)
         self.network = self.loop.network = Network(self.loop, self.broker, self.faults)
         self.operator = Operator(self, self.source("operator"))
+        self.batch_min = self.source("batches").choice((0, 0, 1, 2))
+        self.journals: list[Journal] = []
         self.is_over = False
         self._boots = 0
 
@@ -164,7 +169,7 @@ class World:
         Raises:
             AssertionError: a promise was broken; `trace` says how it came to that.
         """
-        with _keeping_logs(self), determined(self.loop, self.seed):
+        with _keeping_logs(self), determined(self.loop, self.seed), _batching(self.batch_min):
             try:
                 self.loop.run(self._live(), until_s=RUN_MAX_S)
             finally:
@@ -179,6 +184,7 @@ class World:
     def _count_all(self) -> None:
         tallies = [tally for runtime in self.runtimes for tally in runtime.metrics.tally.models.values()]
         self.counts |= {what: sum(getattr(tally, what) for tally in tallies) for what in ("conflicts", "fenced", "failed")}
+        self.counts["batched"] = sum(journal.batched for journal in self.journals)
 
     # The life of a run.
 
@@ -326,7 +332,8 @@ class World:
                 continue
             try:
                 layout = await ensure_streams(connection, NAMESPACE, StreamPlan(PARTITIONS, self.faults.climate.replicas))
-                pod.runtime = self._build_runtime(pod, boot, connection, layout.partitions, source)
+                self.journals.append(journal := Journal(JetStream(connection), layout.partitions, batches=bool(self.batch_min) and layout.takes_batches))
+                pod.runtime = self._build_runtime(pod, boot, journal, source)
                 if not self.is_over:
                     return await pod.runtime.run()
             except AetherError as exc:
@@ -335,17 +342,17 @@ class World:
             finally:
                 await connection.close()
 
-    def _build_runtime(self, pod: Pod, boot: BootId, connection: NatsConnection, partitions: int, source: random.Random) -> Runtime:
-        js = JetStream(connection)
+    def _build_runtime(self, pod: Pod, boot: BootId, journal: Journal, source: random.Random) -> Runtime:
+        js = JetStream(journal.connection)
         ports = RuntimePorts(
-            connection,
-            Journal(js, partitions),
+            journal.connection,
+            journal,
             JetStreamSnapshotStore(js),
             Watch(self, pod.uid, source),
             Sink(self),
             Inbox(js, NAMESPACE),
             Schedules(js),
-            HeadComparison(js, NAMESPACE, partitions),
+            HeadComparison(js, NAMESPACE, journal.partitions),
         )
         sleep = SleepConfig(awake_max=source.choice((3, 100)), on_demand_idle_s=source.choice((2.0, 600.0)), read_memory=lambda: None)
         self.runtimes.append(runtime := Runtime(RuntimeConfig(NAMESPACE, POOL, PodIdentity(pod.uid, boot), pod.uid, sleep=sleep, inbox_sweep_s=3.0, compare_every_s=15.0), ports))
@@ -382,6 +389,13 @@ class _Keeper(logging.Handler):
         self._world.log(f"{process.name if process else ''} {record.levelname} {text}")
         if record.exc_info or "quarantined" in text:
             self._world.record.problems.append(f"at {self._world.loop.time():.3f} s logged: {text} {record.exc_info[1] if record.exc_info else ''!r}")
+
+
+@contextmanager
+def _batching(batch_min: int) -> Iterator[None]:
+    """Let so few appends travel together that the few actors of a run send batches."""
+    with mock.patch.object(appends, "SINGLES_MAX", 1), mock.patch.object(appends, "BATCH_MIN", batch_min or appends.BATCH_MIN):
+        yield
 
 
 @contextmanager

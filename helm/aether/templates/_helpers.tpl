@@ -111,3 +111,35 @@ capabilities: {drop: [ALL]}
 {{- define "aether.poolNamespaces" -}}
 {{- default (list .Release.Namespace) .Values.pool.namespaces | join "," -}}
 {{- end -}}
+
+{{/* Whether NATS tells users apart: its own here, or by credentials that somebody made. */}}
+{{- define "aether.nats.hasUsers" -}}
+{{- and .Values.nats.users.enabled (not .Values.nats.url) | ternary "true" "" -}}
+{{- end -}}
+
+{{/* The Secrets with the credentials of operator and pools; empty for none. */}}
+{{- define "aether.nats.operatorSecret" -}}
+{{- if include "aether.nats.hasUsers" . -}}
+{{- default (printf "%s-operator" (include "aether.nats.name" .)) .Values.nats.users.operatorSecret -}}
+{{- else -}}
+{{ .Values.nats.credentialsSecret }}
+{{- end -}}
+{{- end -}}
+
+{{- define "aether.nats.runtimeSecret" -}}
+{{- if include "aether.nats.hasUsers" . -}}
+{{- default (printf "%s-runtime" (include "aether.nats.name" .)) .Values.nats.users.runtimeSecret -}}
+{{- else -}}
+{{ .Values.nats.credentialsSecret }}
+{{- end -}}
+{{- end -}}
+
+{{/* A password that is there, else a new one: an upgrade keeps it. Takes (list $ "secret"). Begins with a letter, since NATS reads it as a value. */}}
+{{- define "aether.nats.password" -}}
+{{- $found := lookup "v1" "Secret" (index . 0).Release.Namespace (index . 1) -}}
+{{- if $found -}}
+{{ index $found.data "password" | b64dec }}
+{{- else -}}
+p{{ randAlphaNum 40 }}
+{{- end -}}
+{{- end -}}

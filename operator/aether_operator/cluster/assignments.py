@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from aether_api import logs
-from aether_api.control import Action, Assignment, AssignmentItem, AssignmentReply, decode_assignment_reply, encode
+from aether_api.control import RELEASE_WAIT_S, Action, Assignment, AssignmentItem, AssignmentReply, decode_assignment_reply, encode
 from aether_api.errors import Backpressure, Disconnected, InvalidEnvelope, NoResponders, RequestTimeout
 from aether_api.identity import Epoch, PoolName
 from aether_api.subjects import assign_subject
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 ITEMS_MAX: Final = 500
 """Actors in one message: about 100 KB, a tenth of NATS' default limit, and a pod takes them in some milliseconds."""
 
-ANSWER_TIMEOUT_S: Final = 1.0
-"""Seconds for an answer: a pod only notes what it shall hold; what takes longer is a pod in trouble."""
+ANSWER_TIMEOUT_S: Final = RELEASE_WAIT_S + 0.3
+"""Seconds for an answer: a pod notes what it shall hold, and waits so long for what it gives back; what takes longer is a pod in trouble."""
 
 TRIES_MAX: Final = 2
 """Tries of one message: one may get lost with a link that breaks, two in a row mean that nobody hears."""

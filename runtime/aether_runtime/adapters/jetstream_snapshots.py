@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 
 from aether_api import logs
 from aether_api.errors import InvalidEnvelope
 from aether_api.identity import ActorId
 from aether_api.subjects import snapshot_stream, snapshot_subject
 from aether_nats.jetstream import JetStream
+from aether_nats.jetstream_wire import StoredMessage
+from aether_nats.streams import SNAPSHOTS_KEPT
 from aether_runtime.core.snapshots import Snapshot, SnapshotBody, decode_snapshot
 
 logger = logging.getLogger(__name__)
@@ -21,11 +24,23 @@ class JetStreamSnapshotStore:
         self._js = js
         self.dropped = 0
 
+    async def read_kept(self, actor: ActorId, fold: str) -> AsyncIterator[SnapshotBody]:
+        """Yield what is kept, newest first; a stale replica only costs replay, since the log confirms what is used."""
+        stream, subject = snapshot_stream(actor.namespace), snapshot_subject(actor, fold)
+        message = await self._js.direct_by_last(stream, subject)
+        for left in reversed(range(SNAPSHOTS_KEPT)):
+            body = None if message is None else self._decode(actor, message)
+            if body is not None:
+                yield body
+            if message is None or not left:
+                return
+            message = await self._js.direct_by_last(stream, subject, before_sequence=message.sequence)
+
     async def read_latest(self, actor: ActorId, fold: str) -> SnapshotBody | None:
-        """Read the newest snapshot; a stale replica only costs replay, since the log confirms what is used."""
-        message = await self._js.direct_by_last(snapshot_stream(actor.namespace), snapshot_subject(actor, fold))
-        if message is None:
-            return None
+        """Read the newest one that is not broken."""
+        return await anext(self.read_kept(actor, fold), None)
+
+    def _decode(self, actor: ActorId, message: StoredMessage) -> SnapshotBody | None:
         try:
             return decode_snapshot(message.raw_headers, message.payload)
         except InvalidEnvelope as exc:

@@ -82,16 +82,19 @@ class MemorySnapshotStore:
         self._snapshots: dict[tuple[ActorId, str], list[Snapshot]] = {}
         self.dropped = 0
 
+    async def read_kept(self, actor: ActorId, fold: str) -> AsyncIterator[SnapshotBody]:
+        """Yield what is kept, newest first."""
+        for snapshot in reversed(self._snapshots.get((actor, fold), ())):
+            try:
+                body = decode_snapshot(FIRST_LINE + b"\r\n" + snapshot.headers, snapshot.payload)
+            except InvalidEnvelope:
+                self.dropped += 1
+            else:
+                yield body
+
     async def read_latest(self, actor: ActorId, fold: str) -> SnapshotBody | None:
-        """Return the newest one, unless it is broken."""
-        kept = self._snapshots.get((actor, fold))
-        if not kept:
-            return None
-        try:
-            return decode_snapshot(FIRST_LINE + b"\r\n" + kept[-1].headers, kept[-1].payload)
-        except InvalidEnvelope:
-            self.dropped += 1
-            return None
+        """Return the newest one that is not broken."""
+        return await anext(self.read_kept(actor, fold), None)
 
     async def write(self, actor: ActorId, snapshot: Snapshot) -> None:
         """Keep the newest two."""

@@ -16,7 +16,7 @@ from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.durable import NO_INBOX, InboxPosition, parse_inbox_position
 from aether_api.envelope import StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
-from aether_api.messages import parse_second
+from aether_api.messages import normalise_time, parse_second
 from aether_model.model import Model, State
 from aether_runtime.core.reminders import NO_REMINDERS, fold_changes, no_reminders
 from aether_runtime.core.window import KEPT_MIN, WINDOW_S, CommandWindow, hash_command_id
@@ -29,7 +29,7 @@ class Position(msgspec.Struct, frozen=True, gc=False):
         sequence: of its last commit, 0 for none; the next append expects it.
         index: of all commits so far, carried by the next one.
         commit_id: of the last commit.
-        last_time: time of the last event, RFC 3339; event time never runs back.
+        last_time: time of the last event in the form of `format_time`, whatever form a foreign writer gave it; event time never runs back.
     """
 
     version: int = 0
@@ -116,7 +116,7 @@ class History:
             if done:
                 last = commits[done - 1]
                 index = position.index.extended([commit.sequence for commit in commits[:done]]) if done > 1 else position.index.appended(last.sequence)
-                self.position = Position(version, last.sequence, index, position.incarnation, last.id, last_time)
+                self.position = Position(version, last.sequence, index, position.incarnation, last.id, last_time and normalise_time(last_time))
         return version - position.version
 
     def _fold_events(self, commit: StoredCommit, version: int) -> str:

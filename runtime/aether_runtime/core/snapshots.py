@@ -17,6 +17,7 @@ from aether_api import headers
 from aether_api.commit_index import CommitIndex
 from aether_api.durable import NO_INBOX, InboxPosition
 from aether_api.errors import MALFORMED, InvalidEnvelope
+from aether_api.messages import normalise_time
 from aether_model.model import Model
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.reminders import NO_REMINDERS
@@ -102,7 +103,7 @@ def restore_history(model: Model, body: SnapshotBody, index: CommitIndex) -> His
     """Return the history that a valid snapshot holds; `index` is the one after the snapshot's commit.
 
     Raises:
-        InvalidEnvelope: the state is none of this model; the snapshot is to be ignored.
+        InvalidEnvelope: the state is none of this model, or the time is none; the snapshot is to be ignored.
     """
-    position = Position(body.version, body.sequence, index, body.incarnation, body.commit_id, body.last_time)
+    position = Position(body.version, body.sequence, index, body.incarnation, body.commit_id, body.last_time and normalise_time(body.last_time))
     return History(model, position, model.decode_state(bytes(body.state)), CommandWindow(body.window), body.inbox, body.reminders or NO_REMINDERS)

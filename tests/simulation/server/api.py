@@ -122,7 +122,8 @@ class ApiEngine(JetStreamEngine):
         if subject:
             question = {"last_by_subj": subject}
         if "multi_last" in question:
-            self.broker.answer(reply, *_build_train(stream, [m for m in stream.last_each(question["multi_last"], at_s) if m.sequence >= question.get("seq", 0)], 1024))
+            last = stream.last_each(question["multi_last"], at_s, question.get("up_to_seq", 0) or inf)
+            self.broker.answer(reply, *_build_train(stream, [message for message in last if message.sequence >= question.get("seq", 0)], 1024))
         elif "batch" in question:
             found = [message for message in stream.select(question.get("next_by_subj", ">"), at_s) if message.sequence >= question.get("seq", 1)]
             self.broker.answer(reply, *_build_train(stream, found, question["batch"]))

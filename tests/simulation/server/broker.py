@@ -46,6 +46,10 @@ class Engine(Protocol):
         """Take a message; False if it is none of theirs."""
         ...
 
+    def end(self) -> None:
+        """Forget what is in memory only: the server ends."""
+        ...
+
 
 @dataclass(eq=False, slots=True)
 class Subscription:
@@ -95,6 +99,8 @@ class Broker:
         """Forget all clients: the server ends."""
         for session in list(self._sessions.values()):
             session.close()
+        if self.engine is not None:
+            self.engine.end()
 
     def subscribe(self, session: Session, sid: bytes, subject: str, queue: str) -> None:
         """Add a subscription."""

@@ -2,7 +2,7 @@
 
 A write to a replicated stream is proposed first and stored a moment later; while it is under way, another write to its subject is
 refused (10164), as the server does, and if the leader falls meanwhile it is stored unheard or lost. What is refused is decided
-when it is proposed.
+when it is proposed. An atomic batch (ADR-50) is kept by the leader until its last message has come, and then is one write: whole or not at all.
 """
 
 from __future__ import annotations
@@ -17,9 +17,17 @@ from aether_api.headers import FIRST_LINE, decode_headers, encode_headers
 from aether_api.messages import format_time
 from aether_nats.jetstream_wire import ERROR_BAD_SCHEDULE, ERROR_BAD_TIME_ZONE, ERROR_ID_UNDER_WAY, ERROR_WRITE_UNDER_WAY, ERROR_WRONG_LAST_SEQUENCE, StreamConfig
 from tests.simulation.server.broker import Broker, Publication, matches_subject
-from tests.simulation.server.stream import Stored, Stream
+from tests.simulation.server.stream import Batch, Stored, Stream
 from tests.simulation.server.ticks import BadSchedule, BadZone, next_tick
 
+BATCH_ID: Final = "Nats-Batch-Id"
+BATCH_SEQUENCE: Final = "Nats-Batch-Sequence"
+BATCH_COMMIT: Final = "Nats-Batch-Commit"
+BATCH_IDLE_S: Final = 10.0
+"""Seconds after its newest message for which a batch is kept, the server's default."""
+
+ERROR_NO_BATCHES: Final = 10174
+ERROR_INCOMPLETE_BATCH: Final = 10176
 SCHEDULER: Final = "Nats-Scheduler"
 SCHEDULE_NEXT: Final = "Nats-Schedule-Next"
 _WILDCARD: Final = re.compile(r"\{\{wildcard\((\d+)\)\}\}")
@@ -57,6 +65,8 @@ class JetStreamEngine:
         """Propose a message, or refuse it."""
         lines = strip_block(message.headers)
         found = decode_headers(message.headers) if message.headers else {}
+        if BATCH_ID in found:
+            return self._take_part(stream, message, found)
         duplicate = stream.find_duplicate(found.get(headers.MESSAGE_ID, ""), self.clock.now_s())
         if duplicate is not None:
             return self.broker.answer(message.reply, build_json({"stream": stream.config.name, "seq": duplicate, "duplicate": True}))
@@ -97,6 +107,53 @@ class JetStreamEngine:
         stored = self.store(stream, message.subject, lines, message.payload, found)
         if is_led:
             self.broker.answer(message.reply, build_json({"stream": stream.config.name, "seq": stored.sequence}))
+
+    # Atomic batches.
+
+    def _take_part(self, stream: Stream, message: Publication, found: dict[str, str]) -> None:
+        """Keep a message of a batch, and propose all of them with the last one."""
+        id, now_s = found[BATCH_ID], self.clock.now_s()
+        if not stream.config.allow_atomic:
+            return self.broker.answer(message.reply, build_error(400, ERROR_NO_BATCHES, "atomic publish is disabled"))
+        batch = stream.batches.pop(id, Batch())
+        if batch.messages and now_s - batch.touched_s > BATCH_IDLE_S:
+            batch = Batch()
+        if found.get(BATCH_SEQUENCE) != str(len(batch.messages) + 1):
+            self.broker.trace(f"{stream.config.name} gives batch {id} up")
+            return self.broker.answer(message.reply, build_error(400, ERROR_INCOMPLETE_BATCH, "atomic publish batch is incomplete"))
+        batch.messages.append(message)
+        batch.touched_s = now_s
+        if BATCH_COMMIT in found:
+            return self._propose(stream, id, batch.messages)
+        stream.batches[id] = batch
+        return self.broker.answer(message.reply, (b"", b""))
+
+    def _propose(self, stream: Stream, id: str, messages: list[Publication]) -> None:
+        """Propose a batch, or refuse it for the first of its messages that cannot be stored."""
+        subjects = set[str]()
+        for message in messages:
+            found = decode_headers(message.headers)
+            is_second = message.subject in subjects and headers.EXPECTED_SEQUENCE in found
+            refusal = (ERROR_WRITE_UNDER_WAY, "wrong last sequence") if is_second else self._find_refusal(stream, message.subject, found)
+            if refusal is not None:
+                self.broker.trace(f"{stream.config.name} refuses batch {id} for {message.subject}: {refusal}")
+                return self.broker.answer(messages[-1].reply, build_error(400, *refusal))
+            subjects.add(message.subject)
+        for message in messages:
+            stream.begin_write(message.subject, "")
+        self.clock.later(self.hazards.write_delay_s(stream.config.num_replicas), partial(self._commit_batch, stream, id, messages))
+
+    def _commit_batch(self, stream: Stream, id: str, messages: list[Publication]) -> None:
+        """Store a batch that was proposed, in a row, and say so."""
+        for message in messages:
+            stream.end_write(message.subject, "")
+        is_led = stream.leaderless_s <= self.clock.now_s()
+        if not is_led and self.hazards.fate_of_write() == "lost":
+            return self.broker.trace(f"{stream.config.name} loses batch {id}, whose leader fell")
+        for message in messages:
+            self.store(stream, message.subject, strip_block(message.headers), message.payload, decode_headers(message.headers))
+        if is_led:
+            self.broker.answer(messages[-1].reply, build_json({"stream": stream.config.name, "seq": stream.last_sequence, "batch": id, "count": len(messages)}))
 
     def store(self, stream: Stream, subject: str, lines: bytes, payload: bytes, found: dict[str, str]) -> Stored:
         """Store a message, announce it, and keep its schedule."""
@@ -171,6 +228,12 @@ class JetStreamEngine:
     def elect(self, stream: Stream, until_s: float) -> None:
         """Take a stream's leader away for a while."""
         stream.leaderless_s = max(stream.leaderless_s, until_s)
+        stream.batches.clear()
+
+    def end(self) -> None:
+        """Forget what is in memory only."""
+        for stream in self.streams.values():
+            stream.batches.clear()
 
 
 def strip_block(block: bytes) -> bytes:

@@ -10,7 +10,7 @@ from typing import Final
 from aether_api.headers import FIRST_LINE, decode_headers
 from aether_api.messages import format_time
 from aether_nats.jetstream_wire import StreamConfig
-from tests.simulation.server.broker import matches
+from tests.simulation.server.broker import Publication, matches
 
 DUPLICATES_S: Final = 120.0
 """Seconds for which an id of a message is remembered, the server's default."""
@@ -43,6 +43,18 @@ class Stored:
 
 
 @dataclass(slots=True)
+class Batch:
+    """An atomic batch whose last message has not come yet.
+
+    Attributes:
+        touched_s: when its newest message came.
+    """
+
+    messages: list[Publication] = field(default_factory=list[Publication])
+    touched_s: float = 0.0
+
+
+@dataclass(slots=True)
 class Stream:
     """What a stream holds, and how.
 
@@ -51,6 +63,7 @@ class Stream:
         writing: subjects with a write under way, and how many; `writing_ids` their ids.
         leaderless_s: unix time until which it has no leader.
         scheduled: the schedules, by subject, with the time of the next tick.
+        batches: those that are being sent, by id; in memory only, at the leader.
     """
 
     config: StreamConfig
@@ -65,6 +78,7 @@ class Stream:
     writing_ids: list[str] = field(default_factory=list[str])
     leaderless_s: float = 0.0
     scheduled: dict[str, float] = field(default_factory=dict[str, float])
+    batches: dict[str, Batch] = field(default_factory=dict[str, Batch])
 
     @property
     def created(self) -> str:
@@ -148,7 +162,7 @@ class Stream:
         message = self.archive.get(sequence)
         return message if message is not None and message.stored_s <= at_s < message.removed_s else None
 
-    def last_each(self, patterns: Sequence[str], at_s: float = inf) -> list[Stored]:
-        """Return the last message of each subject that matches a pattern, in order."""
-        last = {message.subject: message for pattern in patterns for message in self.select(pattern, at_s)}
+    def last_each(self, patterns: Sequence[str], at_s: float = inf, up_to: float = inf) -> list[Stored]:
+        """Return the last message up to a sequence of each subject that matches a pattern, in order."""
+        last = {message.subject: message for pattern in patterns for message in self.select(pattern, at_s) if message.sequence <= up_to}
         return sorted(last.values(), key=lambda message: message.sequence)

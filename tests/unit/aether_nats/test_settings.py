@@ -12,7 +12,7 @@ from nats.aio.client import Server
 from aether_api.errors import SettingsInvalid
 from aether_nats.fast import find_refusal
 from aether_nats.link import RECONNECT_DELAY_FIRST_S, RECONNECT_DELAY_MAX_S, Backoff
-from aether_nats.settings import NatsSettings, build_tls_context
+from aether_nats.settings import Login, NatsSettings, build_tls_context, read_login
 
 
 def test_servers_are_shown_without_their_passwords() -> None:
@@ -26,6 +26,17 @@ def test_servers_are_shown_without_their_passwords() -> None:
 )
 def test_tls_is_demanded_by_scheme_or_files(settings: NatsSettings, demanded: bool) -> None:
     assert settings.demands_tls is demanded
+
+
+def test_a_credentials_file_holds_a_user_with_a_password_or_what_the_nats_tools_make(tmp_path: Path) -> None:
+    line, made = tmp_path / "line", tmp_path / "made"
+    line.write_text("runtime:s3:cret\n")
+    made.write_text("-----BEGIN NATS USER JWT-----\neyJ0:eXAi\n------END NATS USER JWT------\n")
+    assert read_login(NatsSettings(credentials_path=line)) == Login("runtime", "s3:cret")
+    assert read_login(NatsSettings(credentials_path=made)) == Login(credentials_path=made)
+    assert read_login(NatsSettings(user="u", password="p")) == Login("u", "p")
+    with pytest.raises(SettingsInvalid, match="credentials file"):
+        read_login(NatsSettings(credentials_path=tmp_path / "nowhere"))
 
 
 def test_an_unreadable_certificate_is_a_wrong_setting() -> None:

@@ -43,7 +43,7 @@ class Pod:
     def __init__(self) -> None:
         self.registry = VMRegistry()
         pod = PodIdentity(PodUid("uid"), BootId("boot"))
-        self.assignments = Assignments(cast("NatsConnection", None), "default", pod, self.registry, Listener(self.registry))
+        self.assignments = Assignments(cast("NatsConnection", None), "default", pod, self.registry, Listener(self.registry), spawn=lambda work, name: work.close())
 
     def take(self, *items: AssignmentItem, term: int = 1, uid: str = "uid", boot: str = "boot") -> AssignmentReply:
         return self.assignments.take(Assignment(term, uid, boot, items))

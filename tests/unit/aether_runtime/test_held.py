@@ -17,7 +17,7 @@ NOWHERE = cast("NatsConnection", None)
 
 
 def held(registry: VMRegistry, *, term: int = 0) -> HeldActors:
-    assignments = Assignments(NOWHERE, "shop", POD, registry, cast("DesiredListener", None))
+    assignments = Assignments(NOWHERE, "shop", POD, registry, cast("DesiredListener", None), spawn=lambda work, name: work.close())
     if term:
         assignments.take(Assignment(term, POD.uid, POD.boot_id, ()))
     return HeldActors(NOWHERE, "shop", POD, registry, assignments)

@@ -13,6 +13,8 @@ from aether_api.durable import NO_INBOX, InboxPosition
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, build_tombstone, decode_commit, encode_commit, encode_event, encode_fields, join_events
 from aether_api.errors import EventInvalid
 from aether_api.identity import Epoch
+from aether_api.messages import parse_time
+from aether_runtime.core.group import Now, decide_group
 from aether_runtime.core.history import History
 from tests.histories.bank import ALICE, compile_account, fields_of
 from tests.histories.hostile import NESTED
@@ -48,6 +50,25 @@ def test_folding_moves_state_version_position_and_window() -> None:
     assert (history.state, history.position.version, history.position.sequence) == ({"owner": "alice", "balance": 3, "open": True}, 3, 12)
     assert history.position.index == CommitIndex().appended(10).appended(12)
     assert [history.window.find(f"c-0-{version}") for version in (1, 2, 3)] == [10, 10, 12]
+
+
+@pytest.mark.parametrize(
+    ("time", "wanted"),
+    [
+        (TIME, TIME),
+        ("2026-07-01T14:00:00+02:00", TIME),
+        ("2026-07-01T10:30:00.25-02:00", "2026-07-01T12:30:00.250000Z"),
+        ("2026-07-01T12:00:00Z", TIME),
+        ("2026-W27-3T12:00:00.000000Z", TIME),
+    ],
+)
+def test_the_last_time_is_kept_in_the_form_in_which_times_can_be_compared(time: str, wanted: str) -> None:
+    """Else a foreign event whose time has an offset would hold the times of all later events."""
+    history = build_history()
+    history.fold_commit(store(commit_after(history, ("Deposited", {"amount": 5}), time=time), 14))
+    assert history.position.last_time == wanted
+    group = decide_group(history, [], Now(parse_time("2026-07-01T12:00:01Z").timestamp(), 0.0), bytes_max=1024)
+    assert group.time == max(wanted, "2026-07-01T12:00:01.000000Z")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from aether_api import headers
 from aether_api.commit_index import NO_COMMITS
@@ -47,6 +48,14 @@ def test_a_history_comes_back_whole(balance: int) -> None:
     restored = restore_history(history.model, decode_snapshot(raw(snapshot.headers), snapshot.payload), INDEX)
     assert (restored.state, restored.position, restored.window.entries()) == (history.state, history.position, history.window.entries())
     assert (restored.inbox, restored.reminders) == (InboxPosition(7, 40), {"dunning": "t1"})
+
+
+def test_a_time_that_a_foreign_event_left_in_a_snapshot_comes_back_as_one_that_can_be_compared() -> None:
+    history = build_history()
+    history.position = replace(history.position, last_time="2026-07-01T14:00:00+02:00")
+    snapshot = build_snapshot(history)
+    restored = restore_history(history.model, decode_snapshot(raw(snapshot.headers), snapshot.payload), INDEX)
+    assert restored.position.last_time == "2026-07-01T12:00:00.000000Z"
 
 
 def test_its_name_is_that_of_the_fold_and_its_headers_name_the_commit() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
+from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
+from aether_api import headers
 from aether_api.commit_index import NO_COMMITS
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
 from aether_api.errors import CommitTooLarge, Disconnected, InternalError, JetStreamError, PayloadTooLarge, Reason
@@ -18,7 +22,7 @@ from aether_model.model import CommandInput, Decision, State
 from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
 from aether_runtime.answers import CONFLICTS_MAX
 from aether_runtime.core.group import COMMANDS_MAX
-from aether_runtime.core.snapshots import Snapshot
+from aether_runtime.core.snapshots import FORMAT, Snapshot, SnapshotBody
 from aether_runtime.vm import MAILBOX_MAX
 from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard
 from tests.histories.faults import Fate, FaultyCommitLog
@@ -420,6 +424,21 @@ async def test_a_stop_finishes_the_append_under_way_and_sends_everything_else_aw
     assert len(events_of(await history_of(events))) == 2
 
 
+async def test_a_stop_that_is_repeated_ends_with_the_first_one() -> None:
+    events = build_store(Fate.STORED, Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    pod.send(vm, deposit("d1"))
+    async with asyncio.TaskGroup() as group:
+        stops = [group.create_task(vm.stop()) for _ in range(2)]
+        await settle(turns_max=10)
+        assert [stop.done() for stop in stops] == [False, False]
+        events.release()
+        await settle(pod, until=lambda: all(stop.done() for stop in stops))
+    assert (vm.phase, pod.snapshotter.written) == (ActorPhase.STOPPING, 1)
+
+
 async def test_a_stop_that_learns_no_outcome_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aether_runtime.vm.STOP_TIMEOUT_S", 0.01)
     events = build_store(Fate.HELD)
@@ -567,10 +586,32 @@ async def test_a_snapshot_of_another_past_is_not_used() -> None:
     assert snapshots.dropped == 1
 
 
+@pytest.mark.parametrize("harm", ["checksum", "state", "past"])
+async def test_the_snapshot_before_serves_when_the_newest_cannot_be_used(harm: str) -> None:
+    events, snapshots = build_store(), MemorySnapshotStore()
+    pod = Pod("a", events, snapshots)
+    vm = await pod.start(snapshot_every=2)
+    await run_commands(pod, vm, OPEN, deposit("d1", 1))
+    await settle(pod)
+    assert vm.snapshot.version == 2
+    await run_commands(pod, vm, deposit("d2", 10))
+    body = await snapshots.read_latest(ALICE, compile_account().fold)
+    assert body is not None
+    harmed = {"state": msgspec.structs.replace(body, state=msgspec.Raw(b"[]")), "past": msgspec.structs.replace(body, commit_id="another")}.get(harm, body)
+    payload = msgspec.json.encode(harmed)
+    digest = "0" * 64 if harm == "checksum" else hashlib.sha256(payload).hexdigest()
+    lines = headers.encode_headers({headers.SNAPSHOT_FORMAT: FORMAT, headers.SNAPSHOT_SHA256: digest})
+    await snapshots.write(ALICE, Snapshot(compile_account().fold, 3, lines, payload))
+    heir = await Pod("b", events, snapshots).start(2)
+    assert (heir.snapshot.version, heir.get_version(), heir.get_state()["balance"], heir.message) == (2, 3, 11, "replayed 1 events")
+    assert snapshots.dropped == 1
+
+
 async def test_an_actor_starts_without_its_snapshots_when_they_cannot_be_read() -> None:
     class Broken(MemorySnapshotStore):
-        async def read_latest(self, actor: object, fold: str) -> None:
+        async def read_kept(self, actor: ActorId, fold: str) -> AsyncIterator[SnapshotBody]:
             raise Disconnected("no leader")
+            yield
 
     events = build_store()
     await append_foreign(events, ("Opened", {"owner": "alice"}))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +15,7 @@ import yaml
 from aether_api.v1alpha1 import ActorPool
 from aether_nats.embedded import find_program
 from aether_operator.settings import OperatorSettings, read_settings, variable_of
-from tests.cluster.folders import find_folders
-from tests.cluster.tools import ensure_tools
+from tests.unit.helm.program import find_helm
 
 CHARTS: Final = Path(__file__).parents[3] / "helm"
 CHART: Final = CHARTS / "aether"
@@ -29,6 +26,7 @@ VARIANTS: Final[dict[str, tuple[str, ...]]] = {
     "production": PRODUCTION,
     "external NATS": ("--set", "nats.url=tls://nats.example:4222,nats.credentialsSecret=credentials"),
     "namespaces": ("--set", "watchNamespaces={shop,bank},pool.namespaces={shop}"),
+    "users": ("--set", "nats.users.enabled=true,pool.namespaces={shop}"),
     "emptyDir": ("--set", "nats.persistence=emptyDir,nats.nodePort=30422"),
 }
 
@@ -39,13 +37,9 @@ Render = Callable[..., list[Document]]
 
 @pytest.fixture(scope="session")
 def helm() -> Helm:
-    folders = find_folders()
-    found = shutil.which("helm", path=os.pathsep.join((str(folders.bin), os.environ.get("PATH", ""))))
-    if found is None and os.environ.get("AETHER_REQUIRE_CLUSTER") == "1":
-        found = str(ensure_tools(folders) / "helm")
-    if found is None:
+    program = find_helm()
+    if program is None:
         pytest.skip("helm is not there: `make cluster` builds it")
-    program = found
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([program, *words], capture_output=True, text=True, check=False)
@@ -179,6 +173,7 @@ def test_a_wrong_value_is_refused_by_name(template: Helm, setting: str, says: st
         ("watchNamespaces={shop}", "add it to watchNamespaces"),
         ("events.replicas=3", "raise nats.replicas"),
         ("nats.url=nats://a:4222,nats.nodePort=30422", "set only one of them"),
+        ("nats.users.enabled=true,nats.credentialsSecret=mine", "set only one of them"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_with_the_way_out(template: Helm, settings: str, says: str) -> None:
@@ -258,6 +253,50 @@ def test_pods_store_commits_together_where_the_charts_own_nats_fsyncs_each_write
     assert environment_of(render("--set", setting)).get("AETHER_SYNC_ALWAYS") == told
 
 
+def test_nats_knows_no_users_unless_asked_to(render: Render) -> None:
+    documents = render()
+
+    assert "authorization" not in the(documents, "ConfigMap")["data"]["nats.conf"]
+    assert not of_kind(documents, "Secret")
+    assert "AETHER_NATS_CREDENTIALS" not in environment_of(documents)
+
+
+def test_operator_and_pools_get_the_credentials_that_nats_is_told(render: Render) -> None:
+    documents = render("--set", "nats.users.enabled=true,pool.namespaces={shop,bank}")
+    secrets = {(secret["metadata"].get("namespace", "aether-system"), secret["metadata"]["name"]): secret["stringData"] for secret in of_kind(documents, "Secret")}
+    runtime = [secrets[namespace, "aether-nats-runtime"] for namespace in ("shop", "bank", "aether-system")]
+    operator = secrets["aether-system", "aether-nats-operator"]
+
+    assert len(secrets) == 4
+    assert runtime[0] == runtime[1] == runtime[2] == {"password": runtime[0]["password"], "nats.creds": f"runtime:{runtime[0]['password']}"}
+    assert operator["nats.creds"] == f"operator:{operator['password']}" != f"operator:{runtime[0]['password']}"
+    assert re.fullmatch("[a-z][A-Za-z0-9]{40}", operator["password"])
+    assert [pool["spec"]["nats"] for pool in of_kind(documents, "ActorPool")] == [{"credentialsSecret": "aether-nats-runtime"}] * 2
+    assert environment_of(documents)["AETHER_NATS_CREDENTIALS"] == "/etc/aether/nats/nats.creds"
+    volumes = the(documents, "Deployment", "-operator")["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "nats-credentials", "secret": {"secretName": "aether-nats-operator", "defaultMode": 0o440}} in volumes
+    assert told_by(documents) == {"AETHER_NATS_OPERATOR_PASSWORD": "aether-nats-operator", "AETHER_NATS_RUNTIME_PASSWORD": "aether-nats-runtime"}
+    assert not any(secret["password"] in json.dumps(document) for secret in secrets.values() for document in documents if document["kind"] != "Secret")
+
+
+def test_secrets_of_ones_own_are_used_and_none_is_made(render: Render) -> None:
+    documents = render("--set", "nats.users.enabled=true,nats.users.operatorSecret=mine,nats.users.runtimeSecret=theirs")
+
+    assert not of_kind(documents, "Secret")
+    assert the(documents, "ActorPool")["spec"]["nats"] == {"credentialsSecret": "theirs"}
+    assert told_by(documents) == {"AETHER_NATS_OPERATOR_PASSWORD": "mine", "AETHER_NATS_RUNTIME_PASSWORD": "theirs"}
+
+
+def test_servers_of_ones_own_have_their_own_users(render: Render) -> None:
+    assert not of_kind(render(*PRODUCTION, "--set", "nats.url=nats://a:4222"), "Secret")
+
+
+def told_by(documents: list[Document]) -> dict[str, str]:
+    """Return the Secrets from which nats-server gets its passwords."""
+    variables = the(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
+    return {variable["name"]: variable["valueFrom"]["secretKeyRef"]["name"] for variable in variables if "secretKeyRef" in variable.get("valueFrom", {})}
+
+
 def test_pods_of_other_namespaces_reach_nats(render: Render) -> None:
     assert environment_of(render())["AETHER_NATS_URL"] == "nats://aether-nats.aether-system.svc:4222"
 
@@ -317,7 +356,9 @@ def test_three_servers_know_each_other_and_leave_one_by_one(render: Render) -> N
 
 
 @pytest.mark.parametrize("words", [(), THREE, PRODUCTION, ("--set", "nats.maxFileStore=8GB,nats.extraConfig=debug: true")], ids=["one", "three", "production", "extra"])
-def test_nats_server_takes_its_configuration(render: Render, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_nats_server_takes_its_configuration(render: Render, tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AETHER_NATS_OPERATOR_PASSWORD", "pOperator")
+    monkeypatch.setenv("AETHER_NATS_RUNTIME_PASSWORD", "pRuntime")
     config = the(render(*words), "ConfigMap")["data"]["nats.conf"]
     path = tmp_path / "nats.conf"
     path.write_text(config.replace('"/data"', json.dumps(str(tmp_path))))

@@ -1,0 +1,59 @@
+"""Counts what a subscription hears of a stream, so that it learns of announcements that were lost without any sign.
+
+A stream numbers its messages without holes and the server announces each, so of a stretch of sequences as many must have been heard as
+were stored. That also tells of actors of which nothing was ever heard, whose heads nobody could compare. The count is taken in
+stretches: each ends where the stream ended at one look and is judged at a later one, when nothing of it can be on its way any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Stretch(NamedTuple):
+    """The sequences after `start`, up to `end`, and how many announcements of them were heard."""
+
+    start: int
+    end: int
+    heard: int
+
+
+@dataclass(slots=True)
+class Hearing:
+    """What was heard of one stream since a stretch began.
+
+    Attributes:
+        start, end: the stretch that is judged next.
+        since_s: when its end was noted.
+    """
+
+    start: int = 0
+    end: int = 0
+    since_s: float = 0.0
+    _heard: int = 0
+    _heard_later: int = 0
+
+    def note(self, sequence: int) -> None:
+        """Count an announcement; each comes once."""
+        if sequence > self.end:
+            self._heard_later += 1
+        elif sequence > self.start:
+            self._heard += 1
+
+    def begin(self, at: int, now_s: float) -> None:
+        """Begin anew: everything up to `at` was read."""
+        self.start = self.end = at
+        self.since_s = now_s
+        self._heard = self._heard_later = 0
+
+    def turn(self, end: int, now_s: float) -> Stretch:
+        """Return the stretch that can be judged now, and begin the next one.
+
+        Args:
+            end: where the stream ends at least: nothing beyond it was heard yet.
+        """
+        judged = Stretch(self.start, self.end, self._heard)
+        self.start, self.end, self.since_s = self.end, end, now_s
+        self._heard, self._heard_later = self._heard_later, 0
+        return judged
