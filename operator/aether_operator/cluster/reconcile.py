@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from aether_api import logs
@@ -38,16 +39,19 @@ them: at 10,000 a turn takes 0.1 s, so a lost pod waits 0.3 s longer at worst, a
 class Reconciler:
     """Makes plans and has them carried out."""
 
-    def __init__(self, observer: Observer, survey: Survey, executor: Executor, wanted: asyncio.Event) -> None:
+    def __init__(self, observer: Observer, survey: Survey, executor: Executor, wanted: asyncio.Event, *, check: Callable[[], None]) -> None:
         """Make the loop; `run` starts it.
 
         Args:
             wanted: set by whoever wants a plan soon.
+            check: raises once this process leads no longer. It is asked before each turn, as the parts that a turn gives work to may have
+                heard of it and ended.
         """
         self._observer = observer
         self._survey = survey
         self._executor = executor
         self._wanted = wanted
+        self._check = check
         self.last_turn_s = time.monotonic()
         self.plans = 0
 
@@ -56,6 +60,7 @@ class Reconciler:
 
         Raises:
             InternalError: a plan breaks a rule.
+            LeadershipLost: nothing more may be planned.
         """
         await self._observer.wait_synced()
         await self._survey.ask_all()
@@ -69,6 +74,7 @@ class Reconciler:
 
     def turn(self) -> Plan:
         """Make one plan and begin to carry it out."""
+        self._check()
         begun_s = time.monotonic()
         snapshot = self._observer.snapshot(int(time.time() * 1000))
         self._survey.look(snapshot.pods.values())
