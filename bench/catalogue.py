@@ -6,12 +6,15 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
 from typing import Final
 
+from bench.apply_to_ready import run_apply_to_ready, run_operator_memory
 from bench.broadcast import run_broadcast
 from bench.commands import ACTORS, Workload, run_commands
+from bench.failover import run_failover
 from bench.planning import run_planning
 from bench.replays import run_cold_start, run_idle_vm, run_replay_million, run_replay_one
 from bench.results import Line
 from bench.scale import Scale
+from bench.status_budget import run_status_budget
 
 Bench = Callable[[Scale], AsyncGenerator[Line, None]]
 
@@ -31,4 +34,8 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "idle-vm": run_idle_vm,
     "broadcast": run_broadcast,
     "planning": run_planning,
+    "apply-to-ready": run_apply_to_ready,
+    "operator-memory": run_operator_memory,
+    "failover": run_failover,
+    "status-budget": run_status_budget,
 }

@@ -11,6 +11,9 @@ from bench.actor_peers import find_eventsourcing, find_pekko
 from bench.errors import PeerMissing
 from bench.go_peer import find_go_reader, find_nats_cli
 from bench.postgres import start_postgres
+from tests.cluster.control_plane import build_programs
+from tests.cluster.folders import find_folders
+from tests.cluster.processes import ClusterError
 
 
 async def check_postgres() -> None:
@@ -19,12 +22,25 @@ async def check_postgres() -> None:
         pass
 
 
+async def build_kube() -> None:
+    """Build etcd and kube-apiserver for the benches of the operator.
+
+    Raises:
+        PeerMissing: Go is missing or a build failed.
+    """
+    try:
+        await asyncio.to_thread(build_programs, find_folders())
+    except ClusterError as exc:
+        raise PeerMissing(str(exc)) from exc
+
+
 STEPS: Final[dict[str, Callable[[], Awaitable[object]]]] = {
     "the Go reader": find_go_reader,
     "nats bench": find_nats_cli,
     "Apache Pekko": find_pekko,
     "eventsourcing": find_eventsourcing,
     "PostgreSQL": check_postgres,
+    "etcd and kube-apiserver": build_kube,
 }
 
 

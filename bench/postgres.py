@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -17,7 +16,7 @@ from typing import Final
 
 from bench.errors import PeerMissing
 from bench.peers import install
-from bench.processes import start
+from bench.processes import find_free_port, start
 
 HOW: Final = "install it, on Debian with `apt-get install postgresql`"
 DEBIAN: Final = Path("/usr/lib/postgresql")
@@ -38,7 +37,7 @@ async def start_postgres() -> AsyncGenerator[str, None]:
         if prefix:
             shutil.chown(folder, "postgres")
         await install(*prefix, str(programs / "initdb"), "-D", str(folder / "data"), "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", folder=folder)
-        port = _find_free_port()
+        port = find_free_port()
         command = (
             *prefix,
             str(programs / "postgres"),
@@ -89,10 +88,3 @@ def _build_prefix() -> tuple[str, ...]:
     except KeyError as exc:
         raise PeerMissing(f"PostgreSQL does not run as root, and there is no user postgres: {HOW}") from exc
     return ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--")
-
-
-def _find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

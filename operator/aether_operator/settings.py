@@ -41,32 +41,34 @@ class OperatorSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    nats_url: str = Field(default=NATS_URL_DEFAULT, min_length=1)
-    nats_credentials: Path | None = None
-    namespace: str = Field(default="aether-system", min_length=1)
-    lease_name: str = Field(default="aether-operator", min_length=1)
-    lease_s: float = LEASE_S
-    lease_renew_by_s: float = RENEW_BY_S
-    lease_retry_s: float = RETRY_S
-    lease_absent_after_s: float = ABSENT_AFTER_S
-    lease_out_of_sight_s: float = OUT_OF_SIGHT_S
-    watch_namespaces: tuple[str, ...] = ()
-    runtime_image: str = "aether:latest"
-    runtime_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    runtime_image_pull_secrets: tuple[str, ...] = ()
-    runtime_cluster_role: str = "aether-runtime"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    event_partitions: int = Field(default=4, ge=1, le=PARTITIONS_MAX)
-    event_replicas: Literal[1, 3, 5] = 1
-    sync_always: bool = False
-    health_port: int = Field(default=8080, ge=0, le=65535)
-    suspect_after_s: float = Field(default=SUSPECT_AFTER_S, gt=0)
-    ping_timeout_s: float = Field(default=PING_TIMEOUT_S, gt=0)
-    detection_window_s: float = Field(default=DETECTION_WINDOW_S, ge=0)
-    rebalance_per_s: float = Field(default=REBALANCE_PER_S, ge=0, allow_inf_nan=False)
-    mass_moves_per_s: float = Field(default=MASS_MOVES_PER_S, ge=1, allow_inf_nan=False)
-    hand_overs_at_once: int = Field(default=HAND_OVERS_AT_ONCE, ge=1)
-    deletion_costs: bool = True
+    nats_url: str = Field(default=NATS_URL_DEFAULT, min_length=1, description="Server URLs, comma separated.")
+    nats_credentials: Path | None = Field(default=None, description="File with NATS credentials.")
+    namespace: str = Field(default="aether-system", min_length=1, description="Namespace of the operator itself: its Lease is there.")
+    lease_name: str = Field(default="aether-operator", min_length=1, description="Name of the Lease by which the leader is elected.")
+    lease_s: float = Field(default=LEASE_S, description="Seconds for which a Lease that stands still belongs to its holder.")
+    lease_renew_by_s: float = Field(default=RENEW_BY_S, description="Seconds after which a leader that could not renew stops acting.")
+    lease_retry_s: float = Field(default=RETRY_S, description="Seconds between renewals, and between looks of a candidate.")
+    lease_absent_after_s: float = Field(default=ABSENT_AFTER_S, description="Seconds without a renewal after which a holder that does not answer over NATS has lost the Lease.")
+    lease_out_of_sight_s: float = Field(default=OUT_OF_SIGHT_S, description="Seconds after its last renewal at which a leader without NATS stops acting; less than the one before.")
+    watch_namespaces: tuple[str, ...] = Field(default=(), description="Namespaces to look after, comma separated; empty for all.")
+    runtime_image: str = Field(default="aether:latest", description="Image of runtime pods whose pool names none.")
+    runtime_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(default="IfNotPresent", description="Pull policy of runtime pods.")
+    runtime_image_pull_secrets: tuple[str, ...] = Field(default=(), description="Names of Secrets for pulling the image, comma separated; they must be in each pool's namespace.")
+    runtime_cluster_role: str = Field(default="aether-runtime", description="ClusterRole that the operator binds to the runtime pods of a namespace.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level that is logged, by the operator and by runtime pods.")
+    event_partitions: int = Field(default=4, ge=1, le=PARTITIONS_MAX, description="Event streams of a namespace; fixed once they exist.")
+    event_replicas: Literal[1, 3, 5] = Field(default=1, description="Copies of each stream: 1, 3 or 5.")
+    sync_always: bool = Field(default=False, description="Whether NATS fsyncs each write (sync_interval: always); passed on to runtime pods.")
+    health_port: int = Field(default=8080, ge=0, le=65535, description="Port of the probe; 0 turns it off.")
+    suspect_after_s: float = Field(default=SUSPECT_AFTER_S, gt=0, description="Seconds without a heartbeat after which a pod is asked directly.")
+    ping_timeout_s: float = Field(default=PING_TIMEOUT_S, gt=0, description="Seconds that a pod may take to answer then.")
+    detection_window_s: float = Field(default=DETECTION_WINDOW_S, ge=0, description="Seconds that the operator's own links must have been up before silence counts against a pod.")
+    rebalance_per_s: float = Field(default=REBALANCE_PER_S, ge=0, allow_inf_nan=False, description="Actors a second that move in a pool to even it out; 0 for none.")
+    mass_moves_per_s: float = Field(default=MASS_MOVES_PER_S, ge=1, allow_inf_nan=False, description="Actors a second that move in a pool when several pods are lost at once.")
+    hand_overs_at_once: int = Field(default=HAND_OVERS_AT_ONCE, ge=1, description="Actors that a pod which leaves hands over at once; a 64th of what it holds, if that is more.")
+    deletion_costs: bool = Field(
+        default=True, description="Whether pods are told what their deletion costs, so that scaling down takes the emptiest; needs the right to patch pods."
+    )
 
     @property
     def nats_servers(self) -> tuple[str, ...]:

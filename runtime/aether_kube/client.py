@@ -23,7 +23,7 @@ from yarl import URL
 
 from aether_api.errors import RETRY_SOON_S, KubeUnavailable
 from aether_kube.answers import RETRY_S, error_of_answer
-from aether_kube.connection import KubeConnection, open_connection
+from aether_kube.connection import KubeConnection, find_proxy, open_connection
 from aether_kube.documents import Document, JsonObject, objects_at, parse_json, text_at
 
 CALL_TIMEOUT_S: Final = 10.0
@@ -81,7 +81,8 @@ class KubeClient:
         self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
         # Unlimited, since each informer holds one connection for its whole life; calls are bounded by the semaphore.
         connector = aiohttp.TCPConnector(limit=0, ssl=connection.ssl_context or True)
-        self._session = aiohttp.ClientSession(connector=connector, trust_env=True, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=_build_traces(before_write))
+        self._proxy = connection.proxy or find_proxy(connection.url)
+        self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=_build_traces(before_write))
 
     @classmethod
     async def open(cls, kubeconfig: str | None = None, context: str | None = None) -> Self:
@@ -243,9 +244,8 @@ class KubeClient:
         return response, payload
 
     async def _send(self, method: Method, url: URL, headers: dict[str, str], data: bytes | None, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
-        connection = self._connection
         return await self._session.request(
-            method, url, headers=headers, data=data, timeout=timeout, proxy=connection.proxy, server_hostname=connection.server_name, allow_redirects=False
+            method, url, headers=headers, data=data, timeout=timeout, proxy=self._proxy, server_hostname=self._connection.server_name, allow_redirects=False
         )
 
     async def _headers(self, content_type: str, *, renew: bool) -> dict[str, str]:

@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import yaml
 from kubernetes.aio.client.configuration import Configuration
@@ -72,6 +74,15 @@ async def open_connection(kubeconfig: str | None = None, context: str | None = N
         server_name=configuration.tls_server_name,
         proxy=configuration.proxy,
     )
+
+
+def find_proxy(url: str) -> str | None:
+    """Return the proxy that the environment names for a URL (`HTTPS_PROXY`, `NO_PROXY` and the like).
+
+    It is asked once for a client. aiohttp would ask again, and read `.netrc`, in a thread for every request.
+    """
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def anonymous_connection(url: str) -> KubeConnection:

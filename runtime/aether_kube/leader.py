@@ -71,12 +71,17 @@ class Clocks:
 
 
 class Leadership:
-    """One tenure of this process. Whoever acts for it asks `check` right before each act."""
+    """One tenure of this process. Whoever acts for it asks `check` right before each act.
+
+    Once somebody was told that it is over, it is: a renewal whose answer comes after that does not bring it back, since whoever was
+    told has ended his part already.
+    """
 
     def __init__(self, tenure: Tenure, timing: LeaseTiming, witness: Witness, monotonic: Callable[[], float]) -> None:
         """Begin a tenure."""
         self.tenure = tenure
         self.higher_term = 0
+        self._lost = ""
         self._timing = timing
         self._witness = witness
         self._monotonic = monotonic
@@ -94,7 +99,7 @@ class Leadership:
     @property
     def is_valid(self) -> bool:
         """Return whether this process may act now."""
-        return self.higher_term <= self.term and self._monotonic() < self.valid_until_s
+        return not self._lost and self.higher_term <= self.term and self._monotonic() < self.valid_until_s
 
     def check(self) -> None:
         """Return if this process may act now.
@@ -102,10 +107,10 @@ class Leadership:
         Raises:
             LeadershipLost: it may not.
         """
-        if self.higher_term > self.term:
-            raise LeadershipLost(f"term {self.higher_term} rules, ours is {self.term}")
-        if not self.is_valid:
-            raise LeadershipLost("the lease could not be renewed in time")
+        if self.is_valid:
+            return
+        self._lost = self._lost or (f"term {self.higher_term} rules, ours is {self.term}" if self.higher_term > self.term else "the lease could not be renewed in time")
+        raise LeadershipLost(self._lost)
 
     def note_term(self, term: int) -> None:
         """Take note of a term that somebody was told by a leader; a higher one than ours ends this tenure.

@@ -28,7 +28,7 @@ from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
 from aether_runtime.answers import MOVING_RETRY_MS, build_moving
 from aether_runtime.core.group import Waiting
-from aether_runtime.ports import DesiredActor, Directory
+from aether_runtime.ports import DesiredActor, Directory, Home
 from aether_runtime.presence import choose_pod
 from aether_runtime.vm import VirtualMachine
 
@@ -48,6 +48,10 @@ CALLS_MAX: Final = 4096
 
 LOOK_AGAIN_S: Final = 0.05
 """Seconds between looks for an actor that moves: a fraction of a hand-over."""
+
+DIRECTORY_AGAIN_S: Final = 1.0
+"""Seconds for which a call that waits takes the directory's word: what moves shows as a live VM first, and a lost pod of hundreds of actors, each
+with a caller, would else be thousands of reads a second, just when the API server has their moves to write."""
 
 HAND_OVER_S: Final = 10.0
 """Seconds after pods came or went in which an actor without a resource may still live where it belonged before: its VM is asked first."""
@@ -92,7 +96,16 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """Nobody can right now."""
+    """Nobody can right now, unless a VM is live where nothing tells of it yet."""
+
+
+@dataclass(slots=True)
+class _Lookup:
+    """What the directory said to one call, and until when that is good enough."""
+
+    home: Home | None = None
+    problem: AetherError | None = None
+    until_s: float = float("-inf")
 
 
 Route = ServeHere | Forward | AskLive | Refuse | LookAgain
@@ -150,7 +163,7 @@ class Router:
 
     async def wake(self, actor: ActorId) -> PodUid | None:
         """Activate an actor if it lives here; return the pod where it lives if that is another one."""
-        route = await self._route(Command(actor, "Wake", CommandId(""), b"", "", 0.0, 0.0))
+        route = await self._route(Command(actor, "Wake", CommandId(""), b"", "", 0.0, 0.0), _Lookup())
         if isinstance(route, AskLive):
             self._runtime.activate(route.desired)
         return route.pod if isinstance(route, Forward) else None
@@ -170,23 +183,18 @@ class Router:
 
     async def _serve(self, waiting: Waiting) -> None:
         try:
-            give_up = waiting.deadline - min(ANSWER_EARLY_S, waiting.command.timeout_s / 2)
+            give_up, lookup = waiting.deadline - min(ANSWER_EARLY_S, waiting.command.timeout_s / 2), _Lookup()
             while self._loop.time() < give_up:
-                route = await self._route(waiting.command)
+                route = await self._route(waiting.command, lookup)
                 if isinstance(route, ServeHere):
                     return route.vm.process_command(waiting)
                 if isinstance(route, Refuse):
                     return waiting.answer(route.reply)
-                if isinstance(route, Forward):
-                    reply = await self._ask(route.subject, waiting)
-                    if reply is not None:
-                        return waiting.answer(reply)
-                if isinstance(route, AskLive):
-                    reply = await self._ask("", waiting)
-                    if reply is not None:
-                        return waiting.answer(reply)
-                    if self._runtime.activate(route.desired) is not None:
-                        continue
+                reply = await self._ask(route.subject if isinstance(route, Forward) else "", waiting)
+                if reply is not None:
+                    return waiting.answer(reply)
+                if isinstance(route, AskLive) and self._runtime.activate(route.desired) is not None:
+                    continue
                 await asyncio.sleep(LOOK_AGAIN_S)
             waiting.answer(_nowhere(waiting))
         except AetherError as exc:
@@ -197,7 +205,7 @@ class Router:
         finally:
             self._calls -= 1
 
-    async def _route(self, command: Command) -> Route:
+    async def _route(self, command: Command, lookup: _Lookup) -> Route:
         """Decide where a command goes now."""
         vm = self._find_vm(command.actor)
         if vm is not None:
@@ -205,10 +213,9 @@ class Router:
         asleep = self._runtime.passivation.find(command.actor)
         if asleep is not None:
             return self._refuse_model(command) or self._adopt(asleep, command)
-        try:
-            home = await self._directory.find(command.actor)
-        except AetherError as exc:
-            logger.debug("the actor's resource cannot be read now", extra={logs.ACTOR_ID: str(command.actor), logs.REASON: str(exc)})
+        await self._look_up(command.actor, lookup)
+        home = lookup.home
+        if lookup.problem is not None:
             return LookAgain()
         if home is None:
             return self._route_on_demand(command)
@@ -219,6 +226,18 @@ class Router:
         if home.pod_uid == self._runtime.config.pod.uid:
             return self._refuse_model(command) or self._adopt(home.desired, command)
         return self._forward_to(home.pod_uid, command)
+
+    async def _look_up(self, actor: ActorId, lookup: _Lookup) -> None:
+        """Ask the directory, unless it was asked a moment ago."""
+        if self._loop.time() < lookup.until_s:
+            return
+        lookup.problem = None
+        try:
+            lookup.home = await self._directory.find(actor)
+        except AetherError as exc:
+            lookup.problem = exc
+            logger.debug("the actor's resource cannot be read now", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+        lookup.until_s = self._loop.time() + DIRECTORY_AGAIN_S
 
     def _route_on_demand(self, command: Command) -> Route:
         actor = command.actor

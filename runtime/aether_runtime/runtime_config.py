@@ -23,7 +23,7 @@ class RuntimeConfig:
     Attributes:
         pod: UID of the pod and boot id of this process.
         recovery_permits: replays under way at once.
-        status_budget_per_s: status writes of the whole namespace, shared by its live pods.
+        status_budget_per_s: versions written into statuses of the whole namespace, shared by its live pods.
         sleep: how many actors stay awake, and for how long.
         inbox_sweep_s: seconds between looks at what waits in the namespace's inboxes.
         compare_every_s: seconds between comparisons of all VMs with the log.

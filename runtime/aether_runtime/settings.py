@@ -46,7 +46,9 @@ class RuntimeSettings(BaseModel):
         default="100s", pattern=DURATION_PATTERN, description="Time for leaving in order after SIGTERM, below the pod's grace period; then what is left is cut short."
     )
     recovery_permits: int = Field(default=50, ge=1, le=10_000, description="Replays under way at once.")
-    status_budget: float = Field(default=50.0, gt=0, description="Status writes a second of the whole namespace.")
+    status_budget: float = Field(
+        default=50.0, gt=0, description="Versions written into statuses a second, in the whole namespace; changes of phase may take four times as much beside it."
+    )
     http_port: int = Field(default=8080, ge=0, le=65535, description="Port of the probes; 0 turns them off.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level that is logged.")
 

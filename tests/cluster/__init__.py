@@ -4,7 +4,7 @@
     engine       the Docker engine                          tools       kind, kubectl, helm
     node_image   the node image: pulled or built            node_build  building it from package registries alone
     kind         one kind cluster                           image       the image of Aether itself
-    cluster      what a test holds in its hands
+    cluster      what a test holds in its hands          control_plane  etcd and an API server alone, without Docker
 
 What is made is cached and checked before it is used again, and what is half-made is never trusted; what is started is
 ended when its last user is gone, unless a person asked to keep it.

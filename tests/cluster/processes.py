@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Literal
 
 LIFE_SIGN_S: Final = 20.0
 """Seconds between two lines of life: often enough to trust, rare enough for the log of a CI job."""
@@ -124,9 +124,9 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
                 process.wait()
 
 
-def ending_with_us(command: Sequence[str | Path]) -> list[str]:
+def ending_with_us(command: Sequence[str | Path], how: Literal["TERM", "KILL"] = "TERM") -> list[str]:
     """Return a command whose process ends with ours, however that ends, where the system can do it (with the thread that starts it, to be exact)."""
-    wrapper = ["setpriv", "--pdeathsig", "TERM", "--"] if sys.platform == "linux" and shutil.which("setpriv") else []
+    wrapper = ["setpriv", "--pdeathsig", how, "--"] if sys.platform == "linux" and shutil.which("setpriv") else []
     return [*wrapper, *(str(word) for word in command)]
 
 

@@ -41,7 +41,7 @@ def build_program(program: Program, folders: Folders) -> Path:
     Raises:
         ClusterError: Go is missing or the build failed.
     """
-    target = folders.programs / f"{program.name}-{program.version}-{_fingerprint(program)}"
+    target = program_folder(program, folders)
     if target.is_dir():
         return target
     if shutil.which("go") is None:
@@ -52,6 +52,11 @@ def build_program(program: Program, folders: Folders) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch.rename(target)
     return target
+
+
+def program_folder(program: Program, folders: Folders) -> Path:
+    """Return where a program's binaries lie once they are built; the folder is there if they are."""
+    return folders.programs / f"{program.name}-{program.version}-{_fingerprint(program)}"
 
 
 def find_module(module: str, version: str) -> Path:

@@ -44,11 +44,16 @@ WAIT_S: Final = 20.0
 
 @dataclass(slots=True)
 class Placements:
-    """What an operator would have decided: where each actor lives, and at which epoch."""
+    """What an operator would have decided: where each actor lives, and at which epoch.
+
+    Attributes:
+        looks: how often pods looked an actor up.
+    """
 
     homes: dict[ActorId, Home] = field(default_factory=dict[ActorId, Home])
     models: list[ActorModel] = field(default_factory=lambda: [read_account()])
     listeners: dict[PodUid, DesiredListener] = field(default_factory=dict[PodUid, DesiredListener])
+    looks: int = 0
 
     def place(self, actor: ActorId, pod: PodUid, epoch: int, *, tell_old: bool = True) -> None:
         """Move an actor; without `tell_old` its old pod lives on as a zombie that knows nothing."""
@@ -81,6 +86,7 @@ class PlacementSource:
 
     async def find(self, actor: ActorId) -> Home | None:
         """Return where the actor is placed."""
+        self._placements.looks += 1
         return self._placements.homes.get(actor)
 
 

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from aether_api.errors import Reason
-from aether_api.identity import ActorId, PodUid, parse_actor_id
+from aether_api.identity import ActorId, Epoch, PodUid, parse_actor_id
 from aether_api.messages import Command, Reply, decode_reply
 from aether_api.subjects import command_subject
 from aether_api.v1alpha1 import ActorModel, ActorPhase
@@ -19,6 +19,7 @@ from aether_nats.embedded import EmbeddedServer
 from aether_runtime.core.group import Waiting
 from aether_runtime.ports import DesiredActor, Home
 from aether_runtime.presence import choose_pod
+from aether_runtime.router import DIRECTORY_AGAIN_S
 from aether_runtime.runtime_message import RuntimeMessage
 from tests.histories.bank import ALICE, build_command, load_python_account, read_account
 from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until_live
@@ -128,6 +129,28 @@ async def test_a_suspended_and_an_unplaced_actor_say_so(nats_server: EmbeddedSer
         client = CommandClient(connection)
         assert (await client.send(ALICE, "Open", {"owner": "a"})).reason == Reason.SUSPENDED
         assert (await client.send(BOB, "Open", {"owner": "b"}, timeout_s=1.5)).reason == Reason.BUSY
+
+
+async def test_a_call_for_an_actor_of_a_lost_pod_rarely_reads_its_resource_and_finds_the_new_vm_before_that_tells(nats_server: EmbeddedServer) -> None:
+    placements = Placements()
+    placements.homes[ALICE] = Home(PodUid("gone"), DesiredActor(ALICE, "alice", "uid-alice", Epoch(1)))
+    async with (
+        running_pod(nats_server.url, "pod-a", placements) as a,
+        running_pod(nats_server.url, "pod-b", placements) as b,
+        connected(nats_server.url) as connection,
+        asyncio.TaskGroup() as tasks,
+    ):
+        began_s = time.monotonic()
+        call = tasks.create_task(CommandClient(connection).send(ALICE, "Open", {"owner": "alice"}))
+        await until(lambda: a.runtime.router.searching + b.runtime.router.searching == 1)
+        await until(lambda: time.monotonic() > began_s + 0.5)  # in which one that looks each time would have looked ten times
+
+        placements.listeners[PodUid("pod-b")].on_adopt(DesiredActor(ALICE, "alice", "uid-alice", Epoch(2), 1, 50))
+        reply = await call
+
+        assert (reply.outcome, list(b.runtime.get_active_vms())) == ("accepted", [ALICE])
+        assert placements.homes[ALICE].pod_uid == "gone"
+        assert placements.looks <= 2 * (1 + (time.monotonic() - began_s) / DIRECTORY_AGAIN_S)
 
 
 async def test_an_actor_moves_under_load_and_no_caller_gets_an_error(nats_server: EmbeddedServer) -> None:

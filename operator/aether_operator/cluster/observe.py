@@ -1,6 +1,7 @@
 """Sees the cluster: keeps the informers, and makes of them and of the heartbeats one snapshot for the planner.
 
-Changes that the planner does not care about (versions, phases that pods report) wake nobody, so traffic costs no planning.
+Changes that the planner does not care about (versions, phases that pods report) wake nobody, so traffic costs no planning; nor do those
+that only show what it decided itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
 from aether_api.errors import InternalError
@@ -40,6 +41,7 @@ from aether_operator.planning.claims import Claim, place_as_claimed, raise_floor
 from aether_operator.planning.damping import is_damped
 from aether_operator.planning.liveness import Links, Windows, is_silent, judge_pod
 from aether_operator.planning.pace import Limits, Pace
+from aether_operator.planning.relevance import matters
 from aether_operator.planning.snapshot import ActorView, ModelView, PodView, PoolView, Snapshot, Verdict
 
 T = TypeVar("T")
@@ -292,11 +294,13 @@ class Observer:
     def _on_actor(self, change: Change[ActorView]) -> None:
         if change.new is None:
             self._note_vanished(change)
-        if change.old is None or change.new is None or matters(change.old, change.new):
+        if change.old is not None and change.new is not None and not matters(change.old, change.new):
+            return
+        if change.old is None or change.new is None or not self._memory.overlay.expects(change.old, change.new):
             self._listeners.plan()
-            for actor in (change.old, change.new):
-                if actor is not None and actor.home is not None:
-                    self._listeners.pool_later(actor.pool_key)
+        for actor in (change.old, change.new):
+            if actor is not None and actor.home is not None:
+                self._listeners.pool_later(actor.pool_key)
 
     def _note_vanished(self, change: Change[ActorView]) -> None:
         if change.old is None:
@@ -336,11 +340,6 @@ class Observer:
             self._listeners.pool(ObjectKey(deployment.key.namespace, deployment.pool))
 
 
-def matters(old: ActorView, new: ActorView) -> bool:
-    """Return whether the difference between two states of an Actor can change a plan."""
-    return _decisive(old) != _decisive(new)
-
-
 def find_newest(revisions: Iterable[RevisionRecord]) -> Mapping[ObjectKey, str]:
     """Return the hash of the newest pod template of each pool."""
     newest: dict[ObjectKey, RevisionRecord] = {}
@@ -349,16 +348,6 @@ def find_newest(revisions: Iterable[RevisionRecord]) -> Mapping[ObjectKey, str]:
         if pool not in newest or record.number > newest[pool].number:
             newest[pool] = record
     return {pool: record.revision for pool, record in newest.items()}
-
-
-def _decisive(actor: ActorView) -> ActorView:
-    """Return the Actor without what its pod reports while it is placed."""
-    if actor.home is None:
-        return replace(actor, resource_version=0)
-    scheduled = actor.condition("Scheduled")
-    is_scheduled = scheduled is not None and scheduled.status == "True"
-    reported = max(actor.reported_epoch, actor.home.epoch)
-    return replace(actor, resource_version=0, phase=str(is_scheduled), conditions=(), reported_epoch=reported)
 
 
 def _accepted(record: ModelRecord | None) -> bool | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from aether_kube.store import ObjectKey
+from aether_operator.planning.relevance import matters
 from aether_operator.planning.snapshot import ActorView
 from aether_operator.planning.statuses import DesiredStatus, with_status
 
@@ -34,6 +35,8 @@ class Overlay:
     def __init__(self) -> None:
         """Start with nothing decided."""
         self._entries: dict[ObjectKey, Entry] = {}
+        # What was laid over what, since a snapshot is made many times while a decision travels.
+        self._laid: dict[ObjectKey, tuple[ActorView, DesiredStatus, ActorView]] = {}
 
     def __len__(self) -> int:
         """Return how many decisions do not show yet."""
@@ -57,7 +60,7 @@ class Overlay:
     def drop(self, key: ObjectKey, status: DesiredStatus | None = None) -> None:
         """Give a decision up; with a status only that very one."""
         if status is None or self.is_current(key, status):
-            self._entries.pop(key, None)
+            self._forget(key)
 
     def apply(self, actor: ActorView) -> ActorView:
         """Return the Actor as it was decided, and forget the decision once the cache shows it."""
@@ -65,9 +68,27 @@ class Overlay:
         if entry is None:
             return actor
         if entry.uid != actor.uid or _shows(actor, entry):
-            del self._entries[actor.key]
+            self._forget(actor.key)
             return actor
-        return with_status(actor, entry.status)
+        return self._lay(actor, entry.status)
+
+    def expects(self, old: ActorView, new: ActorView) -> bool:
+        """Return whether a change of the cache leaves snapshots as they were, since the decision was laid over them; forgets nothing."""
+        entry = self._entries.get(new.key)
+        if entry is None or entry.uid != new.uid or entry.uid != old.uid:
+            return False
+        before = self._lay(old, entry.status)
+        return not matters(before, new if _shows(new, entry) else self._lay(new, entry.status))
+
+    def _lay(self, actor: ActorView, status: DesiredStatus) -> ActorView:
+        laid = self._laid.get(actor.key)
+        if laid is None or laid[0] is not actor or laid[1] is not status:
+            laid = self._laid[actor.key] = (actor, status, with_status(actor, status))
+        return laid[2]
+
+    def _forget(self, key: ObjectKey) -> None:
+        self._entries.pop(key, None)
+        self._laid.pop(key, None)
 
 
 def _shows(actor: ActorView, entry: Entry) -> bool:

@@ -61,7 +61,7 @@ class ControlPlane:
         self._costs = DeletionCosts(client)
         self._executor = Executor(Assigner(connection, leadership, memory), self._statuses, self._purges, memory, self.wake, costs=self._costs)
         self._survey = Survey(connection, leadership, memory, observer, self.wake)
-        self._reconciler = Reconciler(observer, self._survey, self._executor, self._wanted)
+        self._reconciler = Reconciler(observer, self._survey, self._executor, self._wanted, check=leadership.check)
         self._models = ModelKeeper(client, observer, self._recorder)
         self._pools = PoolKeeper(client, observer, connection, self._recorder, _defaults(settings))
         observer.begin(memory, Listeners(self.wake, self.check_model, self.check_pool, self._count_pool))

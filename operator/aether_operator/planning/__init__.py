@@ -1,6 +1,7 @@
 """Decides who holds what. Pure: no clock, no network; time and ids come in as values.
 
 snapshot   what is known of the cluster at one moment
+relevance  which changes are worth a plan
 liveness   which pods may be trusted with actors, and which are surely gone
 rules      what an actor asks of its pod
 affinity   which pods suit an actor

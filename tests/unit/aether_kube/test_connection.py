@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from aether_api.errors import SettingsInvalid
-from aether_kube.connection import open_connection
+from aether_kube.connection import find_proxy, open_connection
 
 
 def write_kubeconfig(folder: Path, *, server: str = "http://127.0.0.1:1234/", token: str = "secret") -> Path:
@@ -80,3 +80,13 @@ async def test_a_pod_without_a_token_is_told_so(monkeypatch: pytest.MonkeyPatch)
 
     with pytest.raises(SettingsInvalid, match="this pod"):
         await open_connection()
+
+
+def test_the_environment_names_a_proxy_for_some_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "https_proxy", "no_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.1,.svc")
+
+    assert find_proxy("https://kube.example:6443") == "http://proxy:3128"
+    assert [find_proxy(url) for url in ("https://10.0.0.1", "https://kubernetes.default.svc", "http://kube.example")] == [None, None, None]

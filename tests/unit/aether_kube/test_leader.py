@@ -16,7 +16,7 @@ from aether_kube.connection import anonymous_connection
 from aether_kube.documents import text_at
 from aether_kube.kinds import ACTORS, LEASES
 from aether_kube.leader import Clocks, LeaderElector, Leadership, LeasePlace
-from aether_kube.lease import TERM_ANNOTATION, LeaseRecord, LeaseTiming, parse_lease
+from aether_kube.lease import TERM_ANNOTATION, LeaseRecord, LeaseTiming, Tenure, parse_lease
 from tests.fake_apiserver import FakeApiServer, Fault
 from tests.integration.links import CutLink
 
@@ -338,3 +338,28 @@ async def test_a_failure_of_the_api_server_in_the_leaders_work_is_no_loss_of_the
 
 def test_the_path_of_a_lease_is_in_the_operators_own_namespace() -> None:
     assert PLACE.path == LEASES.path("system", "operator") == "/apis/coordination.k8s.io/v1/namespaces/system/leases/operator"
+
+
+def test_a_tenure_that_somebody_was_told_is_over_does_not_come_back_with_a_late_renewal() -> None:
+    now_s = 0.0
+    leadership = Leadership(Tenure(LeaseRecord("me", 7, 2), 0.0), TIMING, Neighbour(), lambda: now_s)
+    leadership.check()
+
+    now_s = TIMING.renew_by_s
+    with pytest.raises(LeadershipLost):
+        leadership.check()
+    leadership.tenure = Tenure(LeaseRecord("me", 7, 2), now_s)
+
+    assert not leadership.is_valid
+    with pytest.raises(LeadershipLost, match="could not be renewed"):
+        leadership.check()
+
+
+def test_a_tenure_that_nobody_asked_about_is_saved_by_a_late_renewal() -> None:
+    now_s = TIMING.renew_by_s
+    leadership = Leadership(Tenure(LeaseRecord("me", 7, 2), 0.0), TIMING, Neighbour(), lambda: now_s)
+    assert not leadership.is_valid
+
+    leadership.tenure = Tenure(LeaseRecord("me", 7, 2), now_s)
+
+    leadership.check()

@@ -68,3 +68,29 @@ def test_a_newer_decision_takes_the_place_of_an_older_one() -> None:
     assert overlay.is_current(ALICE.key, later)
     assert not overlay.is_current(ALICE.key, STATUS)
     assert overlay.apply(ALICE).phase == "Suspended"
+
+
+def test_what_the_cache_shows_of_a_decision_is_no_news_whether_our_write_or_a_report_came_first() -> None:
+    ours = replace(with_status(ALICE, STATUS), resource_version=11)
+    reported = replace(ALICE, reported_epoch=7, phase="Ready", resource_version=11)
+
+    assert decided().expects(ALICE, ours)
+    assert decided().expects(ALICE, reported)
+    assert decided(written=12).expects(reported, replace(with_status(reported, STATUS), resource_version=12))
+
+
+def test_what_others_changed_beside_a_decision_is_news() -> None:
+    suspended_meanwhile = replace(with_status(ALICE, STATUS), suspend=True, resource_version=11)
+
+    assert not decided().expects(ALICE, suspended_meanwhile)
+    assert not decided().expects(ALICE, replace(ALICE, reported_epoch=9, resource_version=11))
+    assert not decided().expects(ALICE, replace(ALICE, uid="2"))
+    assert not Overlay().expects(ALICE, suspended_meanwhile)
+
+
+def test_a_decision_is_laid_over_each_state_of_the_cache_anew() -> None:
+    overlay = decided()
+    suspended_meanwhile = replace(ALICE, suspend=True)
+
+    assert overlay.apply(ALICE) is overlay.apply(ALICE)
+    assert overlay.apply(suspended_meanwhile).suspend

@@ -9,8 +9,9 @@ import pytest
 from aether_api.identity import Epoch, PodUid
 from aether_kube.documents import JsonObject
 from aether_kube.store import ObjectKey
-from aether_operator.cluster.observe import find_newest, matters
+from aether_operator.cluster.observe import find_newest
 from aether_operator.cluster.records import parse_actor, parse_model, parse_pod, parse_pool, parse_replica_set
+from aether_operator.planning.relevance import matters
 from aether_operator.planning.rules import NO_RULES, Preference, Rules, Spread
 from aether_operator.planning.snapshot import Placed
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from pydantic.fields import FieldInfo
 
 from aether_api.errors import SettingsInvalid
 from aether_operator.planning.pace import Limits
-from aether_operator.settings import read_settings
+from aether_operator.settings import OperatorSettings, read_settings, variable_of
+
+PAGE = Path(__file__).parents[3] / "docs" / "operator-settings.md"
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -56,3 +61,13 @@ def test_numbers_and_levels_are_read_as_people_write_them() -> None:
     settings = read_settings({"AETHER_EVENT_REPLICAS": "3", "AETHER_LOG_LEVEL": "debug"})
 
     assert (settings.event_replicas, settings.log_level) == (3, "DEBUG")
+
+
+def test_the_page_of_the_docs_lists_every_setting_with_its_default_and_meaning() -> None:
+    rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in PAGE.read_text().splitlines() if line.startswith("| `AETHER_")]
+    assert rows == [(f"`{variable_of(name)}`", describe_default(field), field.description) for name, field in OperatorSettings.model_fields.items()]
+
+
+def describe_default(field: FieldInfo) -> str:
+    default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+    return "" if default in (None, ()) else f"`{default}`"

@@ -11,7 +11,7 @@ from aether_api.errors import KubeInvalid, KubeUnavailable
 from aether_api.identity import Epoch, parse_actor_id
 from aether_api.v1alpha1 import ActorPhase
 from aether_runtime.ports import ActorReport, DesiredActor
-from aether_runtime.reporter import OVERDUE_S, QUIET_S, WRITES_AT_ONCE, Reporter, ReportQueue
+from aether_runtime.reporter import OVERDUE_S, QUIET_S, TURNS_SHARE, WRITES_AT_ONCE, Budget, Reporter, ReportQueue
 
 
 def build_report(name: str = "alice", version: int = 0, phase: ActorPhase = ActorPhase.READY, epoch: int = 1) -> ActorReport:
@@ -237,17 +237,50 @@ async def test_a_status_is_repeated_only_if_it_was_overwritten_after_our_write()
     assert sink.written == [build_report(), build_report()]
 
 
-async def test_the_budget_is_never_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_budget_of_versions_is_never_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aether_runtime.reporter.TICK_S", 0.001)
+    monkeypatch.setattr("aether_runtime.reporter.QUIET_S", 0.0)
     sink = Sink()
-    reporter = Reporter(sink, budget_per_s=lambda: 20.0)
-    for number in range(100):
-        reporter.report(build_report(f"a{number}"))
+    budget = 1_000_000.0
+    reporter = Reporter(sink, budget_per_s=lambda: budget)
     loop = asyncio.get_running_loop()
-    began_s = loop.time()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reporter.run())
-        while len(sink.written) < 4:
+        for version in (0, 1):
+            for number in range(100):
+                reporter.report(build_report(f"a{number}", version=version))
+            if version == 0:
+                await until(lambda: reporter.dirty == 0)
+                budget, began_s = 20.0, loop.time()
+        while len(sink.written) < 104:
             await asyncio.sleep(0.005)
         running.cancel()
-    assert len(sink.written) <= 1 + (loop.time() - began_s) * 20
+    assert len(sink.written) - 100 <= 20 + (loop.time() - began_s) * 20
+
+
+def test_a_budget_adds_up_to_one_second_and_no_further() -> None:
+    budget = Budget(0.0)
+    spent = 0
+    while budget.has_room(100.0, 20.0):
+        budget.spend()
+        spent += 1
+    assert spent == 20
+    assert not budget.has_room(100.0, 20.0)
+    assert budget.has_room(100.1, 20.0)
+
+
+async def test_changes_of_phase_do_not_wait_for_the_budget_of_versions() -> None:
+    sink = Sink()
+    budget = 1_000_000.0
+    reporter = Reporter(sink, budget_per_s=lambda: budget)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        for number in range(4):
+            reporter.report(build_report(f"a{number}"))
+        await until(lambda: len(sink.written) == 4)
+        budget = 1.0
+        for number in range(4):
+            reporter.report(build_report(f"a{number}", phase=ActorPhase.QUARANTINED))
+        await until(lambda: len(sink.written) >= 4 + TURNS_SHARE)
+        running.cancel()
+    assert {report.phase for report in sink.written[4:]} == {ActorPhase.QUARANTINED}
