@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from aether_api.identity import PodUid
+from aether_api.errors import RetryableError
+from aether_api.identity import ActorId, PodUid
+from aether_api.messages import Reply
+from aether_api.v1alpha1 import ActorPhase
+from aether_kube.client import KubeClient
+from aether_nats.embedded import EmbeddedServer
+from aether_operator.manifests.pool import POOL_LABEL
+from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource
+from aether_runtime.ports import ActorReport, ActorSource, ReportSink
+from aether_runtime.runtime_message import RuntimeMessage
 from tests.cluster.cluster import Cluster
+from tests.histories.bank import build_command
+from tests.histories.cluster import Outside, RunningPod, running_pod
 
 CHART: Final = Path(__file__).parents[2] / "helm" / "aether"
 ACCOUNT: Final = "aether-runtime"
@@ -45,20 +56,28 @@ class Fenced:
     release: str
     folder: Path
 
+    @property
+    def doomed(self) -> str:
+        """Another namespace behind the same fence, for tests that delete it; made by who needs it."""
+        return f"{self.namespace}-doomed"
+
     @cached_property
     def operator(self) -> Writer:
         """The operator's account, with a token that no pod holds."""
         return self._writer("operator", self._token(f"{self.release}-operator"))
 
-    def add_pod(self, name: str) -> Writer:
-        """Add a pod that no node can take; its name may be used again once it is deleted."""
+    def add_pod(self, name: str, *, ready: bool = False) -> Writer:
+        """Add a pod of the default pool that no node can take, but is ready if that is asked for."""
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name},
+            "metadata": {"name": name, "labels": {POOL_LABEL: "default"}},
             "spec": {"serviceAccountName": ACCOUNT, "schedulingGates": [{"name": "aether.flowmade.one/never"}], "containers": [{"name": "runtime", "image": "none"}]},
         }
         uid = str(json.loads(self.kubectl("create", "--output=json", "--filename=-", stdin=json.dumps(pod)))["metadata"]["uid"])
+        if ready:
+            status = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
+            self.kubectl("patch", "pod", name, "--subresource=status", "--type=merge", f"--patch={json.dumps(status)}")
         token = self._token(ACCOUNT, "--bound-object-kind=Pod", f"--bound-object-name={name}", f"--bound-object-uid={uid}")
         return self._writer(f"{name}-{uid}", token, pod=name, uid=uid)
 
@@ -89,6 +108,58 @@ class Fenced:
         path = self.folder / f"{file}.kubeconfig"
         path.write_text(json.dumps(config))
         return Writer(path, pod, PodUid(uid))
+
+
+@dataclass
+class Overheard:
+    """A pod's sink, and what came of each report."""
+
+    sink: ReportSink
+    written: list[ActorReport] = field(default_factory=list[ActorReport])
+    refused: list[str] = field(default_factory=list[str])
+
+    async def write(self, report: ActorReport) -> int:
+        """Write a report."""
+        try:
+            revision = await self.sink.write(report)
+        except RetryableError as exc:
+            self.refused.append(str(exc))
+            raise
+        self.written.append(report)
+        return revision
+
+    def shows(self, phase: ActorPhase) -> bool:
+        """Whether the last report that was written tells this phase."""
+        return bool(self.written) and self.written[-1].phase is phase
+
+
+@asynccontextmanager
+async def calling(writer: Writer) -> AsyncGenerator[KubeClient]:
+    """Call the API server with somebody's token."""
+    async with await KubeClient.open(str(writer.kubeconfig)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def running(
+    fenced: Fenced, nats: EmbeddedServer, pod: Writer, *, hear: Callable[[KubernetesSource], ActorSource] = lambda source: source
+) -> AsyncGenerator[tuple[RunningPod, Overheard]]:
+    """Run a whole runtime in this process, with the credentials of a pod."""
+    async with calling(pod) as client:
+        source, sink = KubernetesSource(client, fenced.namespace, pod.uid), Overheard(KubernetesSink(client))
+        async with running_pod(nats.url, pod.uid, outside=Outside(fenced.namespace, hear(source), sink)) as found:
+            yield found, sink
+
+
+def is_ready(pod: RunningPod, actor: ActorId) -> bool:
+    """Whether a pod serves an actor."""
+    vm = pod.runtime.get_active_vms().get(actor)
+    return vm is not None and vm.is_ready
+
+
+async def send(pod: RunningPod, command: str, fields: dict[str, object], actor: ActorId) -> Reply:
+    """Send a command to an actor by way of a pod."""
+    return await pod.runtime.send_message(RuntimeMessage(build_command(command, fields, id=secrets.token_hex(4), time_s=time.time(), actor=actor)))
 
 
 @contextmanager
@@ -125,8 +196,9 @@ def _wait_until_it_stands(fenced: Fenced) -> None:
 
 
 def render(fenced: Fenced) -> str:
-    """Return the chart's roles and its fence, for one namespace."""
+    """Return the chart's roles, and its fence for the namespaces of this test."""
     version = json.loads(fenced.cluster.kubectl("version", "--output=json").stdout)["serverVersion"]["gitVersion"]
-    words = (f"--namespace={fenced.namespace}", f"--kube-version={version}", "--set=pool.enabled=false", f"--set=watchNamespaces={{{fenced.namespace}}}")
-    shown = ("--show-only=templates/rbac.yaml", "--show-only=templates/fencing.yaml")
-    return fenced.cluster.helm("template", fenced.release, str(CHART), *words, *shown).stdout
+    words = ("template", fenced.release, str(CHART), f"--namespace={fenced.namespace}", f"--kube-version={version}", "--set=pool.enabled=false")
+    roles = fenced.cluster.helm(*words, "--show-only=templates/rbac.yaml").stdout
+    fence = fenced.cluster.helm(*words, "--show-only=templates/fencing.yaml", f"--set=watchNamespaces={{{fenced.namespace},{fenced.doomed}}}").stdout
+    return f"{roles}\n---\n{fence}"

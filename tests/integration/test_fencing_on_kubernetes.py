@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -15,9 +13,7 @@ import pytest
 
 from aether_api.errors import KubeForbidden, KubeInvalid, RetryableError
 from aether_api.identity import ActorId, Epoch, PodUid, parse_actor_id
-from aether_api.messages import Reply
 from aether_api.v1alpha1 import Actor, ActorModel, ActorPhase
-from aether_kube.client import KubeClient
 from aether_kube.documents import JsonObject
 from aether_kube.kinds import ACTORS
 from aether_nats.embedded import EmbeddedServer
@@ -26,12 +22,11 @@ from aether_operator.cluster.statuses import MANAGER, build_status_document
 from aether_operator.planning.snapshot import Placed
 from aether_operator.planning.statuses import build_placed_status, build_unplaced_status, suspended
 from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource, build_desired
-from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Home, ReportSink
-from aether_runtime.runtime_message import RuntimeMessage
+from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Home
 from tests.cluster.cluster import Cluster
-from tests.histories.bank import FOLDER, build_command
-from tests.histories.bound_pods import Fenced, Writer, fenced_namespace
-from tests.histories.cluster import WAIT_S, Outside, RunningPod, connected, open_journal, running_pod
+from tests.histories.bank import FOLDER
+from tests.histories.bound_pods import Fenced, Writer, calling, fenced_namespace, is_ready, running, send
+from tests.histories.cluster import WAIT_S, connected, open_journal
 from tests.histories.invariants import check_log, read_history
 
 pytestmark = pytest.mark.cluster
@@ -56,12 +51,6 @@ def name(fenced: Fenced) -> str:
 @pytest.fixture(scope="module")
 def pods(fenced: Fenced) -> tuple[Writer, Writer]:
     return fenced.add_pod("pod-a"), fenced.add_pod("pod-b")
-
-
-@asynccontextmanager
-async def calling(writer: Writer) -> AsyncGenerator[KubeClient]:
-    async with await KubeClient.open(str(writer.kubeconfig)) as client:
-        yield client
 
 
 async def place(fenced: Fenced, name: str, pod: Writer | None, epoch: int, *, by: Writer | None = None) -> None:
@@ -232,36 +221,6 @@ class OnlyAdopting:
         pass
 
 
-@dataclass
-class Overheard:
-    """A pod's sink, and what came of each report."""
-
-    sink: ReportSink
-    written: list[ActorReport] = field(default_factory=list[ActorReport])
-    refused: list[str] = field(default_factory=list[str])
-
-    def shows(self, phase: ActorPhase) -> bool:
-        return bool(self.written) and self.written[-1].phase is phase
-
-    async def write(self, report: ActorReport) -> int:
-        try:
-            revision = await self.sink.write(report)
-        except RetryableError as exc:
-            self.refused.append(str(exc))
-            raise
-        self.written.append(report)
-        return revision
-
-
-@asynccontextmanager
-async def running(fenced: Fenced, nats: EmbeddedServer, pod: Writer, *, deaf: bool = False) -> AsyncGenerator[tuple[RunningPod, Overheard]]:
-    """Run a whole runtime with the credentials of a pod."""
-    async with calling(pod) as client:
-        source, sink = KubernetesSource(client, fenced.namespace, pod.uid), Overheard(KubernetesSink(client))
-        async with running_pod(nats.url, pod.uid, outside=Outside(fenced.namespace, Deaf(source) if deaf else source, sink)) as running:
-            yield running, sink
-
-
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_S):
         while not condition():
@@ -271,7 +230,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_pod_that_does_not_hear_of_its_end_neither_appends_nor_writes_the_status(fenced: Fenced, name: str, nats_server: EmbeddedServer) -> None:
     actor, first, second = parse_actor_id(fenced.namespace, "account", name), fenced.add_pod("zombie"), fenced.add_pod("heir")
     await place(fenced, name, first, 5)
-    async with running(fenced, nats_server, first, deaf=True) as (zombie, reports), running(fenced, nats_server, second) as (heir, _):
+    async with running(fenced, nats_server, first, hear=Deaf) as (zombie, reports), running(fenced, nats_server, second) as (heir, _):
         await until(lambda: reports.shows(ActorPhase.READY))
         await place(fenced, name, second, 6)
         await until(lambda: is_ready(heir, actor))
@@ -304,12 +263,3 @@ async def test_a_pod_that_hears_of_its_placement_before_the_resource_shows_it_se
 
         assert is_ready(early, actor)
     assert fenced.read(name)["status"]["reportedEpoch"] == 5
-
-
-def is_ready(pod: RunningPod, actor: ActorId) -> bool:
-    vm = pod.runtime.get_active_vms().get(actor)
-    return vm is not None and vm.is_ready
-
-
-async def send(pod: RunningPod, command: str, fields: dict[str, object], actor: ActorId) -> Reply:
-    return await pod.runtime.send_message(RuntimeMessage(build_command(command, fields, id=secrets.token_hex(4), time_s=time.time(), actor=actor)))

@@ -175,6 +175,49 @@ async def test_a_purge_releases_buries_the_events_and_lets_the_resource_go(nats_
         assert head.epoch == integer_at(stage.actor("alice"), "status", "placement", "epoch")
 
 
+async def test_a_purge_does_not_wait_for_a_pod_that_does_not_answer(nats_server: EmbeddedServer) -> None:
+    async with staged(nats_server) as stage:
+        pod = await stage.add_pod("a")
+        await stage.add_actor("alice", deletionPolicy="Purge")
+        await stage.until(lambda: stage.pod_of("alice") == "a" and bool(value_at(stage.actor("alice"), "metadata", "finalizers")))
+        pod.mute = True
+
+        await stage.change(ACTORS.path(NAMESPACE, "alice"), lambda actor: actor["metadata"].update({"deletionTimestamp": "2026-01-01T00:00:01Z"}))  # type: ignore[union-attr]  # metadata is an object
+
+        await stage.until(lambda: value_at(stage.actor("alice"), "metadata", "finalizers") == [])
+        assert pod.held, "it never heard of its release, and the tombstone fences it"
+
+
+async def test_a_finalizer_that_was_forbidden_is_set_once_it_is_allowed(nats_server: EmbeddedServer) -> None:
+    async with staged(nats_server) as stage:
+        path = ACTORS.path(NAMESPACE, "alice")
+        stage.api.faults.append(Fault(lambda request: request.method == "PATCH" and request.path == path, 403))
+        await stage.add_pod("a")
+        await stage.add_actor("alice", deletionPolicy="Purge")
+        await stage.until(lambda: stage.pod_of("alice") == "a" and not stage.api.faults)
+        assert not value_at(stage.actor("alice"), "metadata", "finalizers")
+
+        await stage.add_actor("bob")
+
+        await stage.until(lambda: bool(value_at(stage.actor("alice"), "metadata", "finalizers")))
+
+
+async def test_a_deletion_that_may_not_let_the_resource_go_says_so(nats_server: EmbeddedServer) -> None:
+    async with staged(nats_server) as stage:
+        path = ACTORS.path(NAMESPACE, "alice")
+        await stage.add_pod("a")
+        await stage.add_actor("alice", deletionPolicy="Purge")
+        await stage.until(lambda: stage.pod_of("alice") == "a" and bool(value_at(stage.actor("alice"), "metadata", "finalizers")))
+        stage.api.faults.append(Fault(lambda request: request.method == "PATCH" and request.path == path, 403, times=1_000_000))
+
+        await stage.change(path, lambda actor: actor["metadata"].update({"deletionTimestamp": "2026-01-01T00:00:01Z"}))  # type: ignore[union-attr]  # metadata is an object
+
+        await stage.until(lambda: "not yet done" in stage.message_of("alice") and "403" in stage.message_of("alice"))
+        stage.api.faults.clear()
+        await stage.add_actor("bob")
+        await stage.until(lambda: value_at(stage.actor("alice"), "metadata", "finalizers") == [])
+
+
 async def test_what_an_actor_waits_for_is_said_and_mended_when_it_comes(nats_server: EmbeddedServer) -> None:
     async with staged(nats_server) as stage:
         await stage.add_actor("alice")
