@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from aiohttp import web
 
 from aether_api.commit_index import CommitIndex
 from aether_api.envelope import Commit
 from aether_api.identity import Epoch, parse_actor_id
-from aether_kube.documents import JsonObject, integer_at, object_at, text_at, value_at
+from aether_kube.documents import JsonObject, integer_at, object_at, objects_at, text_at, value_at
 from aether_kube.kinds import ACTOR_POOLS, ACTORS, DEPLOYMENTS, PODS
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
@@ -236,6 +237,20 @@ async def test_a_deployment_that_somebody_deletes_comes_back(nats_server: Embedd
         await stage.api.remove(path)
 
         await stage.until(lambda: path in stage.api.documents.objects)
+
+
+@pytest.mark.parametrize(("status", "way_out"), [(422, "correct spec.podTemplate, spec.resources or spec.image"), (403, "give it the right, or keep to the policy that is named")])
+async def test_a_pool_whose_deployment_is_refused_says_why_and_what_to_do(nats_server: EmbeddedServer, status: int, way_out: str) -> None:
+    async with staged(nats_server, operator=False) as stage:
+        stage.api.faults.append(Fault(lambda request: request.method == "PATCH" and request.path.startswith(DEPLOYMENTS.path(NAMESPACE)), status, times=1_000_000))
+        await stage.start_operator()
+
+        def condition() -> JsonObject:
+            return next(iter(objects_at(stage.api.documents.objects[ACTOR_POOLS.path(NAMESPACE, "default")], "status", "conditions")), {})
+
+        await stage.until(lambda: condition().get("reason") == "Hindered")
+        assert way_out in text_at(condition(), "message")
+        assert f": {status}: " in text_at(condition(), "message")
 
 
 async def test_a_settled_cluster_is_left_alone(nats_server: EmbeddedServer) -> None:

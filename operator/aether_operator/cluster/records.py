@@ -21,6 +21,7 @@ from aether_api.identity import ActorId, Epoch, PodUid, parse_actor_id
 from aether_api.v1alpha1 import ActorModelSpec, ActorPoolSpec
 from aether_api.v1alpha1.actor import RECOVERY_TARGET_DEFAULT_S
 from aether_api.v1alpha1.meta import ConditionStatus
+from aether_api.v1alpha1.words import describe_problem
 from aether_kube.documents import JsonObject, integer_at, object_at, objects_at, text_at, texts_at, value_at
 from aether_kube.store import ObjectKey
 from aether_model.check import check_model
@@ -242,7 +243,7 @@ def key_of(document: JsonObject) -> ObjectKey:
 
 def describe_invalid(error: ValidationError) -> tuple[str, ...]:
     """Return one line for each field that is wrong, with its path."""
-    return tuple(f"spec.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+    return tuple(f"spec.{'.'.join(map(str, item['loc']))}: {describe_problem(item)}" for item in error.errors())
 
 
 def _read_identity(key: ObjectKey, spec: JsonObject) -> tuple[ActorId | None, str]:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from aether_api import logs
-from aether_api.errors import AetherError, InternalError, KubeConflict, KubeInvalid, KubeNotFound
+from aether_api.errors import AetherError, InternalError, KubeConflict, KubeForbidden, KubeInvalid, KubeNotFound
 from aether_api.v1alpha1.meta import Condition
 from aether_kube.apply import differs, is_applied, with_fingerprint
 from aether_kube.client import KubeClient
@@ -100,8 +100,11 @@ class PoolKeeper:
             for item in build_pool_objects(identity, record.spec, self._defaults):
                 await (self._keep_deployment(item) if item.kind is DEPLOYMENTS else self._keep_other(item, record))
         except KubeInvalid as exc:
-            # The user's own pod template, most likely: the pool says so, and the next change of it is tried again.
-            return str(exc)
+            # The user's own pod template, most likely: the next change of it is tried again.
+            return f"the API server does not take what the pool is made of; correct spec.podTemplate, spec.resources or spec.image: {exc}"
+        except KubeForbidden as exc:
+            # A right or somebody's admission policy: tried again with the next look at all pools.
+            return f"the operator may not make what the pool is made of; give it the right, or keep to the policy that is named: {exc}"
         return await self._make_streams(record.key)
 
     async def _keep_deployment(self, item: PoolObject) -> None:
