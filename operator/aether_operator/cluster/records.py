@@ -120,13 +120,18 @@ class PoolRecord:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRecord:
-    """The Deployment of a pool."""
+    """The Deployment of a pool.
+
+    Attributes:
+        refusal: why Kubernetes makes no more pods of it, such as a quota; empty while it does.
+    """
 
     key: ObjectKey
     pool: str
     replicas: int
     ready_replicas: int
     document: JsonObject
+    refusal: str = ""
 
 
 def parse_actor(document: JsonObject) -> ActorView:
@@ -233,6 +238,7 @@ def parse_deployment(document: JsonObject) -> DeploymentRecord:
         replicas=integer_at(document, "status", "replicas"),
         ready_replicas=integer_at(document, "status", "readyReplicas"),
         document=document,
+        refusal=_read_refusal(document),
     )
 
 
@@ -323,6 +329,11 @@ def _read_facts(metadata: JsonObject, status: JsonObject) -> PodFacts:
         process_down=down,
         grace_s=integer_at(metadata, "deletionGracePeriodSeconds") if deleted else None,
     )
+
+
+def _read_refusal(deployment: JsonObject) -> str:
+    conditions = objects_at(deployment, "status", "conditions")
+    return next((text_at(item, "message") for item in conditions if text_at(item, "type") == "ReplicaFailure" and text_at(item, "status") == "True"), "")
 
 
 def _version(metadata: JsonObject) -> int:

@@ -52,12 +52,13 @@ _OWNED: Final = (READY,)
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """How a pool is: what its Deployment counts, its actors, and what hinders it."""
+    """How a pool is: what its Deployment counts, its actors, what hinders it, and why Kubernetes makes no more pods."""
 
     replicas: int = 0
     ready_replicas: int = 0
     actors: int = 0
     problem: str = ""
+    refusal: str = ""
 
 
 class PoolKeeper:
@@ -88,6 +89,7 @@ class PoolKeeper:
             ready_replicas=deployment.ready_replicas if deployment is not None else 0,
             actors=observer.count_actors(key),
             problem=problem,
+            refusal=deployment.refusal if deployment is not None else "",
         )
         await self._write(record, state)
 
@@ -191,6 +193,13 @@ def judge_pool(record: PoolRecord, state: PoolState) -> Condition:
         return _condition(record, "False", "Hindered", state.problem)
     if wanted == 0:
         return _condition(record, "False", "ScaledToZero", "spec.replicas is 0, so no actor of this pool runs")
+    if state.ready_replicas < wanted and state.refusal:
+        return _condition(
+            record,
+            "False",
+            "PodsRefused",
+            f"{state.ready_replicas} of {wanted} pods are ready, and Kubernetes makes no more; mend what it names, or lower spec.replicas: {state.refusal}",
+        )
     if state.ready_replicas < wanted:
         return _condition(record, "False", "PodsNotReady", f"{state.ready_replicas} of {wanted} pods are ready; kubectl get pods -l {selector_text(record.key.name)}")
     return _condition(record, "True", "PodsReady", "all pods are ready")
