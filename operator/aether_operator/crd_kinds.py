@@ -25,8 +25,16 @@ NAME_LENGTH_MAX: Final = 63
 MEMBERS_MAX: Final = 256
 """Commands or events of one model: far above what people write, and it bounds the cost of the rule over their names."""
 
-QUANTITY_PATTERN: Final = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
-"""Kubernetes' own pattern of a resource quantity, as its generators write it."""
+AMOUNTS_MAX: Final = 64
+"""Kinds of resources that a pool requests or limits, and characters of a quantity: far above what people write, and it bounds the cost of rules."""
+
+EACH_ITEM: Final = "[]"
+EACH_VALUE: Final = "*"
+"""In a path: the items of an array, and the values of an object that has any keys."""
+
+LABEL_KEY: Final = r"([a-z0-9]([a-z0-9.\-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.\-]*[A-Za-z0-9])?"
+LABEL_VALUE: Final = r"(([A-Za-z0-9][A-Za-z0-9_.\-]*)?[A-Za-z0-9])?"
+"""Kubernetes' own forms: no pod carries another label. Said here and not in the types, so that who reads an old resource is not stopped by it."""
 
 Extra = Mapping[str, JsonValue]
 FieldPath = tuple[str, ...]
@@ -135,14 +143,13 @@ _MEMBER_NAMES: Final = Rule(
     "names of commands and events start with a letter and hold only letters, digits and _, at most 63 characters",
 )
 
-_QUANTITIES: Final[JsonObject] = {
-    "type": "object",
-    "additionalProperties": {
-        "anyOf": [{"type": "integer"}, {"type": "string"}],
-        "pattern": QUANTITY_PATTERN,
-        "x-kubernetes-int-or-string": True,
-    },
-}
+_AFFINITY: Final = ("spec", "placement", "affinity")
+_LABEL_KEYS: Final = Rule(
+    f"self.all(key, key.matches(r'^{LABEL_KEY}$'))",
+    "keys must be those of labels, such as disk or topology.kubernetes.io/zone",
+)
+_LABEL_VALUE: Final = Rule(f"self.matches(r'^{LABEL_VALUE}$')", "must be the value of a label: letters, digits and, inside, - _ and dots, such as ssd")
+_TOPOLOGY_KEY: Final = Rule(f"self.matches(r'^({LABEL_KEY})?$')", "must be the key of a label, such as topology.kubernetes.io/zone, or empty")
 
 ACTOR: Final = CustomKind(
     Actor,
@@ -158,7 +165,18 @@ ACTOR: Final = CustomKind(
         Column("Reason", condition_path("Ready", "reason"), wide=True),
         Column("Snapshot", ".status.snapshotVersion", "integer", wide=True),
     ),
-    rules=MappingProxyType({(): _ACTOR_RULES, ("spec",): (_ID_IS_IMMUTABLE,), ("spec", "model"): (_MODEL_IS_IMMUTABLE,)}),
+    rules=MappingProxyType(
+        {
+            (): _ACTOR_RULES,
+            ("spec",): (_ID_IS_IMMUTABLE,),
+            ("spec", "model"): (_MODEL_IS_IMMUTABLE,),
+            (*_AFFINITY, "required", "matchLabels"): (_LABEL_KEYS,),
+            (*_AFFINITY, "required", "matchLabels", EACH_VALUE): (_LABEL_VALUE,),
+            (*_AFFINITY, "preferred", EACH_ITEM, "matchLabels"): (_LABEL_KEYS,),
+            (*_AFFINITY, "preferred", EACH_ITEM, "matchLabels", EACH_VALUE): (_LABEL_VALUE,),
+            ("spec", "placement", "spread", "topologyKey"): (_TOPOLOGY_KEY,),
+        }
+    ),
     extras=MappingProxyType({("metadata",): _METADATA, ("status", "placement"): {"required": ["pod", "podUID", "epoch"]}}),
     selectable=(".status.placement.podUID", ".spec.model", ".spec.id"),
 )
@@ -168,6 +186,22 @@ _ONE_LANGUAGE: Final = Rule(
     " && (!has(self.commands) || self.commands.size() == 0) && (!has(self.events) || self.events.size() == 0))",
     "a model is written in YAML or in Python: with spec.python, leave out spec.state, spec.commands and spec.events",
     ".python",
+)
+
+_REMINDER_RULES: Final = (
+    Rule("has(self.set) != has(self.cancel)", "give the name of the reminder as set or as cancel, and not as both"),
+    Rule("!has(self.set) || has(self.command)", "with set, say which command comes later", ".command"),
+    Rule("!has(self.set) || [has(self.at), has(self.after), has(self.cron)].exists_one(given, given)", "with set, say when: exactly one of at, after and cron"),
+    Rule(
+        "!has(self.cancel) || !(has(self.command) || has(self.at) || has(self.after) || has(self.cron))",
+        "only when goes with cancel: leave out command, at, after and cron",
+    ),
+    Rule("!has(self.zone) || has(self.cron)", "only cron has a time zone: leave zone out", ".zone"),
+    Rule(
+        r"!has(self.cron) || self.cron.matches(r'^\s*(@[a-z].*|\S+(\s+\S+){5})\s*$')",
+        "cron has six fields, the second first, such as 0 0 6 * * *; or write @daily, @hourly, @every 90m and the like",
+        ".cron",
+    ),
 )
 
 ACTOR_MODEL: Final = CustomKind(
@@ -181,7 +215,15 @@ ACTOR_MODEL: Final = CustomKind(
         _AGE,
         Column("Reason", condition_path("Accepted", "reason"), wide=True),
     ),
-    rules=MappingProxyType({(): (_label_rule("ActorModel"),), ("spec",): (_ONE_LANGUAGE,), ("spec", "commands"): (_MEMBER_NAMES,), ("spec", "events"): (_MEMBER_NAMES,)}),
+    rules=MappingProxyType(
+        {
+            (): (_label_rule("ActorModel"),),
+            ("spec",): (_ONE_LANGUAGE,),
+            ("spec", "commands"): (_MEMBER_NAMES,),
+            ("spec", "events"): (_MEMBER_NAMES,),
+            ("spec", "commands", EACH_VALUE, "reminders", EACH_ITEM): _REMINDER_RULES,
+        }
+    ),
     extras=MappingProxyType(
         {
             ("metadata",): _METADATA,
@@ -190,6 +232,41 @@ ACTOR_MODEL: Final = CustomKind(
         }
     ),
 )
+
+_AMOUNTS: Final[JsonObject] = {
+    "type": "object",
+    "maxProperties": AMOUNTS_MAX,
+    "additionalProperties": {"anyOf": [{"type": "integer"}, {"type": "string"}], "maxLength": AMOUNTS_MAX, "x-kubernetes-int-or-string": True},
+}
+_AMOUNT: Final = Rule(
+    "isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0'))",
+    "must be a quantity, such as 500m, 2 or 1Gi, and not below 0",
+)
+_REQUESTS_WITHIN_LIMITS: Final = Rule(
+    "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || !isQuantity(string(self.requests[name]))"
+    " || !isQuantity(string(self.limits[name])) || !quantity(string(self.requests[name])).isGreaterThan(quantity(string(self.limits[name]))))",
+    "nothing may be requested beyond its limit: lower it in requests or raise it in limits",
+    ".requests",
+)
+
+_NAMED: Final[JsonObject] = {
+    "type": "array",
+    "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string", "minLength": 1}}, "x-kubernetes-preserve-unknown-fields": True},
+}
+_POD_TEMPLATE: Final[Extra] = MappingProxyType(
+    {
+        "x-kubernetes-preserve-unknown-fields": None,
+        "properties": {
+            "metadata": {
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": True,
+                "properties": {name: {"type": "object", "additionalProperties": {"type": "string"}} for name in ("labels", "annotations")},
+            },
+            "spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": True, "properties": dict.fromkeys(("containers", "initContainers", "volumes"), _NAMED)},
+        },
+    }
+)
+"""What the operator merges: by name, so a container or a volume has one; Kubernetes checks the rest when the Deployment is applied."""
 
 ACTOR_POOL: Final = CustomKind(
     ActorPool,
@@ -201,11 +278,19 @@ ACTOR_POOL: Final = CustomKind(
         Column("Actors", ".status.actors", "integer"),
         _AGE,
     ),
-    rules=MappingProxyType({(): (_label_rule("ActorPool"),)}),
+    rules=MappingProxyType(
+        {
+            (): (_label_rule("ActorPool"),),
+            ("spec", "resources"): (_REQUESTS_WITHIN_LIMITS,),
+            ("spec", "resources", "limits", EACH_VALUE): (_AMOUNT,),
+            ("spec", "resources", "requests", EACH_VALUE): (_AMOUNT,),
+        }
+    ),
     extras=MappingProxyType(
         {
             ("metadata",): _METADATA,
-            ("spec", "resources"): {"properties": {"limits": _QUANTITIES, "requests": _QUANTITIES}, "x-kubernetes-preserve-unknown-fields": None},
+            ("spec", "resources"): {"properties": {"limits": _AMOUNTS, "requests": _AMOUNTS}, "x-kubernetes-preserve-unknown-fields": None},
+            ("spec", "podTemplate"): _POD_TEMPLATE,
         }
     ),
     scalable=True,

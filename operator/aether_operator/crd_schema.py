@@ -7,6 +7,7 @@ translated. What is decided here:
 - Defaults stand only under `spec`, and only where they differ from the empty value of their type. One in `status` would claim
   what nobody reported, and an empty one says what absence says, but is written into every stored object.
 - A class that contains itself is written out to a depth, then any content is taken; `aether_model` checks it later.
+- The form of a text is a rule with words instead of a `pattern` (`v1alpha1.words`).
 - Conditions merge by `type`, so that two field managers can own one each.
 
 Whatever is not known here is an error: a field that the API server does not check as the type does must not go unnoticed.
@@ -20,16 +21,18 @@ from typing import Final
 from pydantic import BaseModel
 
 from aether_api.errors import InternalError
+from aether_api.v1alpha1.words import find_words
 from aether_kube.documents import JsonObject, JsonValue, object_at, text_at
 
 RECURSION_DEPTH_MAX: Final = 3
 """Levels of a class within itself: deeper fields are rare, and each level doubles the schema of an ActorModel."""
 
 ANYTHING: Final = "x-kubernetes-preserve-unknown-fields"
+RULES: Final = "x-kubernetes-validations"
 
 _CONDITION: Final = "Condition"
-_COPIED: Final = ("type", "format", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "minProperties", "maxProperties")
-_TRANSLATED: Final = ("$ref", "anyOf", "const", "title", "description", "default", "properties", "required", "items", "additionalProperties")
+_COPIED: Final = ("type", "format", "enum", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "minProperties", "maxProperties")
+_TRANSLATED: Final = ("$ref", "anyOf", "const", "pattern", "title", "description", "default", "properties", "required", "items", "additionalProperties")
 _HANDLED: Final = frozenset({*_COPIED, *_TRANSLATED})
 
 
@@ -84,7 +87,17 @@ def _translate(source: JsonObject, place: _Place) -> JsonObject:
         target["enum"] = [source["const"]]
     if place.defaults and source.get("default"):
         target["default"] = source["default"]
+    if "pattern" in source:
+        target[RULES] = [_form_rule(text_at(source, "pattern"))]
     return target | _object_parts(source, place) | _array_parts(source, place)
+
+
+def _form_rule(pattern: str) -> JsonObject:
+    """Return the rule that a text has a form; a `pattern` would be told without a word."""
+    words = find_words(pattern)
+    if not words:
+        raise InternalError(f"there are no words for the pattern {pattern}: add them to aether_api.v1alpha1.words")
+    return {"rule": f"self.matches(r'{pattern}')", "message": words}
 
 
 def _resolve(source: JsonObject, place: _Place) -> tuple[JsonObject, _Place]:

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from aether_api.errors import InvalidName, SettingsInvalid
 from aether_api.identity import check_name
 from aether_api.subjects import PARTITIONS_MAX
+from aether_api.v1alpha1.words import describe_problem
 from aether_kube.lease import ABSENT_AFTER_S, LEASE_S, OUT_OF_SIGHT_S, RENEW_BY_S, RETRY_S, LeaseTiming
 from aether_operator.planning.pace import HAND_OVERS_AT_ONCE, MASS_MOVES_PER_S, REBALANCE_PER_S, Limits
 
@@ -147,4 +148,4 @@ def _check_lease(settings: OperatorSettings) -> None:
 
 
 def _describe(error: ErrorDetails) -> str:
-    return f"{variable_of(str(error['loc'][0]))}={error['input']!r}: {error['msg']}"
+    return f"{variable_of(str(error['loc'][0]))}={error['input']!r}: {describe_problem(error)}"

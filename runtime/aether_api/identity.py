@@ -37,6 +37,9 @@ ID_PATTERN: Final = r"^[A-Za-z0-9_\-]([A-Za-z0-9_\-:@+=~]*[A-Za-z0-9_\-])?$"
 NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9\-]{0,61}[a-z0-9])?$"
 """A DNS label (RFC 1123): names of namespaces, models and pools, which hold no dot."""
 
+MEMBER_LENGTH_MAX: Final = 63
+"""Characters of a name of a command or an event, as the pattern says."""
+
 MEMBER_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_]{0,62}$"
 """Names of commands and events: one subject token and an identifier in most languages."""
 

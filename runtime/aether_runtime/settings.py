@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from aether_api.durations import DURATION_PATTERN, parse_duration_s
 from aether_api.errors import SettingsInvalid
 from aether_api.identity import ID_LENGTH_MAX, NAME_PATTERN, BootId, PodIdentity, PodUid
+from aether_api.v1alpha1.words import describe_problem
 
 PREFIX = "AETHER_"
 
@@ -78,7 +79,7 @@ def read_settings(environment: Mapping[str, str] = os.environ, **overrides: obje
     try:
         settings = RuntimeSettings.model_validate(values)
     except ValidationError as exc:
-        raise SettingsInvalid("; ".join(f"{PREFIX}{str(problem['loc'][0]).upper()}={problem['input']!r}: {problem['msg']}" for problem in exc.errors())) from exc
+        raise SettingsInvalid("; ".join(f"{PREFIX}{str(problem['loc'][0]).upper()}={problem['input']!r}: {describe_problem(problem)}" for problem in exc.errors())) from exc
     if settings.source == "folder" and settings.folder is None:
         raise SettingsInvalid("AETHER_FOLDER is not set: name a folder of manifests, or set AETHER_SOURCE=kubernetes")
     return settings

@@ -30,7 +30,7 @@ from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.followers import COMPARE_EVERY_S
 from aether_runtime.inbox import SWEEP_S
 from aether_runtime.passivation import SleepConfig
-from aether_runtime.ports import DesiredActor, DesiredListener, Home, InboxStore
+from aether_runtime.ports import ActorSource, DesiredActor, DesiredListener, Home, InboxStore, ReportSink
 from aether_runtime.runtime import Runtime
 from aether_runtime.runtime_config import RuntimeConfig, RuntimePorts
 from tests.histories.bank import read_account
@@ -90,6 +90,15 @@ class PlacementSource:
         return self._placements.homes.get(actor)
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Where a pod hears of its actors, and where it reports them, in the place of `Placements`."""
+
+    namespace: str
+    source: ActorSource
+    sink: ReportSink
+
+
 @dataclass(slots=True)
 class RunningPod:
     """A runtime in this process."""
@@ -121,6 +130,7 @@ async def running_pod(
     compare_every_s: float = COMPARE_EVERY_S,
     plan: StreamPlan | None = None,
     wrap_inbox: Callable[[Inbox], InboxStore] = lambda inbox: inbox,
+    outside: Outside | None = None,
 ) -> AsyncIterator[RunningPod]:
     """Run a runtime for the length of a `with` block; it leaves in order.
 
@@ -128,7 +138,8 @@ async def running_pod(
         models: loaded beside those of the placements.
     """
     async with connected(url, name) as connection:
-        layout = await ensure_streams(connection, NAMESPACE, plan or StreamPlan(PARTITIONS))
+        namespace = outside.namespace if outside is not None else NAMESPACE
+        layout = await ensure_streams(connection, namespace, plan or StreamPlan(PARTITIONS))
         js = JetStream(connection)
         pod = PodIdentity(PodUid(name), BootId(f"boot-{name}"))
         sink = LatestReports()
@@ -136,13 +147,13 @@ async def running_pod(
             connection,
             Journal(js, layout.partitions),
             JetStreamSnapshotStore(js),
-            PlacementSource(placements or Placements(), pod.uid),
-            sink,
-            wrap_inbox(Inbox(js, NAMESPACE)),
+            outside.source if outside is not None else PlacementSource(placements or Placements(), pod.uid),
+            outside.sink if outside is not None else sink,
+            wrap_inbox(Inbox(js, namespace)),
             Schedules(js),
-            HeadComparison(js, NAMESPACE, layout.partitions),
+            HeadComparison(js, namespace, layout.partitions),
         )
-        runtime = Runtime(RuntimeConfig(NAMESPACE, PoolName("default"), pod, name, sleep=sleep or SleepConfig(), inbox_sweep_s=sweep_s, compare_every_s=compare_every_s), ports)
+        runtime = Runtime(RuntimeConfig(namespace, PoolName("default"), pod, name, sleep=sleep or SleepConfig(), inbox_sweep_s=sweep_s, compare_every_s=compare_every_s), ports)
         for model in models:
             runtime.load_model(model)
         started = asyncio.Event()
@@ -156,9 +167,9 @@ async def running_pod(
                 runtime.request_stop()
 
 
-async def open_journal(connection: NatsConnection) -> Journal:
+async def open_journal(connection: NatsConnection, namespace: str = NAMESPACE) -> Journal:
     """Return a journal of its own, for looking at what is stored."""
-    layout = await ensure_streams(connection, NAMESPACE, StreamPlan(PARTITIONS))
+    layout = await ensure_streams(connection, namespace, StreamPlan(PARTITIONS))
     return Journal(JetStream(connection), layout.partitions)
 
 

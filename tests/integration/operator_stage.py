@@ -170,7 +170,13 @@ class Stage:
         return text_at(self.actor(name), "status", "placement", "pod")
 
     def reason_of(self, name: str, type_: str = "Scheduled") -> str:
-        return next((text_at(item, "reason") for item in objects_at(self.actor(name), "status", "conditions") if item["type"] == type_), "")
+        return self._condition_of(name, type_, "reason")
+
+    def message_of(self, name: str, type_: str = "Scheduled") -> str:
+        return self._condition_of(name, type_, "message")
+
+    def _condition_of(self, name: str, type_: str, field: str) -> str:
+        return next((text_at(item, field) for item in objects_at(self.actor(name), "status", "conditions") if item["type"] == type_), "")
 
     def writes(self) -> list[str]:
         """Return the writes of the operator so far, but Kubernetes Events and renewals, which follow at their own pace."""

@@ -107,6 +107,7 @@ def test_the_operator_may_do_its_work(operator: Account) -> None:
     for resource in ("actors", "actormodels", "actorpools"):
         assert operator.may("watch", f"{resource}.aether.flowmade.one")
         assert operator.may("patch", f"{resource}.aether.flowmade.one", subresource="status")
+    assert operator.may("place", "actors.aether.flowmade.one", subresource="status")
     assert operator.may("watch", "pods")
     assert operator.may("patch", "pods")
     assert operator.may("watch", "replicasets.apps")

@@ -85,6 +85,25 @@ def emitting(event: str) -> Document:
     return {"commands": {event: {"emits": [{"event": event}]}}, "events": {event: {}}}
 
 
+def opening(**command: object) -> Document:
+    return {"commands": {"Open": command}, "events": {"Opened": {}}}
+
+
+def placing(labels: Document | None, spread: Document | None = None) -> Document:
+    affinity: Document = {} if labels is None else {"required": {"matchLabels": labels}, "preferred": [{"weight": 2, "matchLabels": labels}]}
+    return {"affinity": affinity} | ({} if spread is None else {"spread": spread})
+
+
+DAILY: Final[Document] = {"set": "a", "command": "Open", "cron": "@daily", "zone": "Europe/Berlin"}
+TEMPLATE: Final[Document] = {
+    "metadata": {"labels": {"disk": "ssd"}, "annotations": {"a": "b"}},
+    "spec": {
+        "containers": [{"name": "runtime", "env": [{"name": "A", "value": "b"}]}, {"name": "beside", "image": "x"}],
+        "volumes": [{"name": "data", "emptyDir": {}}],
+        "securityContext": None,
+        "tolerations": [{"operator": "Exists"}],
+    },
+}
 NESTED: Final[Document] = {"type": "object", "properties": {"b": {"type": "object", "properties": {"c": {"type": "object", "properties": {"d": {"type": "string"}}}}}}}
 
 CASES: Final = (
@@ -107,6 +126,18 @@ CASES: Final = (
     Case("another id", "Actor", {"model": "account", "id": "b"}, before={"model": "account", "id": "a"}, says=("spec.id", "immutable")),
     Case("an id that is added", "Actor", {"model": "account", "id": "a"}, before={"model": "account"}, says=("spec.id", "immutable")),
     Case("an id that is removed", "Actor", {"model": "account"}, before={"model": "account", "id": "a"}, says=("spec.id", "immutable")),
+    Case("a duration in words", "Actor", {"model": "account", "passivation": {"idleAfter": "5 minutes"}}, says=("spec.passivation.idleAfter", "such as 500ms, 30s or 1h30m")),
+    Case("a duration in days", "Actor", {"model": "account", "snapshot": {"recoveryTarget": "1d"}}, says=("spec.snapshot.recoveryTarget", "units ms, s, m and h")),
+    Case("a duration that is a number", "Actor", {"model": "account", "passivation": {"idleAfter": 300}}, says=("spec.passivation.idleAfter", "type string")),
+    Case("a switch that is a text", "Actor", {"model": "account", "suspend": "yes"}, says=("spec.suspend", "type boolean")),
+    Case("a pool that no pool can be named", "Actor", {"model": "account", "pool": "Big"}, says=("spec.pool", "a DNS label", "such as account")),
+    Case("fewer than no events", "Actor", {"model": "account", "snapshot": {"every": -1}}, says=("spec.snapshot.every", "greater than or equal to 0")),
+    Case("a place that can be", "Actor", {"model": "account", "placement": placing({"disk": "ssd", "example.com/zone": ""}, {"topologyKey": "topology.kubernetes.io/zone"})}),
+    Case("a label that no pod can carry", "Actor", {"model": "account", "placement": placing({"disk": "very fast"})}, says=("matchLabels[disk]", "the value of a label")),
+    Case("a label without a form", "Actor", {"model": "account", "placement": placing({"my disk": "ssd"})}, says=("affinity.required.matchLabels", "keys must be those of labels")),
+    Case("no labels at all", "Actor", {"model": "account", "placement": placing({})}, says=("spec.placement.affinity.required.matchLabels", "at least 1")),
+    Case("a spread over nothing", "Actor", {"model": "account", "placement": placing(None, {"topologyKey": "the zone"})}, says=("topologyKey", "the key of a label")),
+    Case("a pod's affinity", "Actor", {"model": "account", "placement": {"affinity": {"nodeAffinity": {}}}}, says=('unknown field "spec.placement.affinity.nodeAffinity"',)),
     Case("what may change of an actor", "Actor", {"model": "account", "id": "a", "suspend": True, "pool": "big"}, before={"model": "account", "id": "a"}),
     Case("a model", "ActorModel", emitting("Opened")),
     Case("a state within a state", "ActorModel", {"state": {"properties": {"a": NESTED}}}),
@@ -114,10 +145,22 @@ CASES: Final = (
     Case("a name of a model that is too long", "ActorModel", emitting("Opened"), name="a" * 64, says=("metadata.name", "63")),
     Case("a command that is no subject token", "ActorModel", {"commands": {"Open.it": {}}}, says=("spec.commands", "letter")),
     Case("an event that is no subject token", "ActorModel", {"events": {"9th": {}}}, says=("spec.events", "letter")),
+    Case("a reason of two words", "ActorModel", opening(guards=[{"rule": "true", "reason": "not enough"}]), says=("guards[0].reason", "a letter, then letters, digits and _")),
+    Case("an event of two words", "ActorModel", opening(emits=[{"event": "has opened"}]), says=("emits[0].event", "such as MoneyDeposited")),
+    Case("reminders that can be", "ActorModel", opening(reminders=[DAILY, {"cancel": "b"}, {"set": "c", "command": "Open", "at": "command.time"}])),
+    Case("a reminder set and ended", "ActorModel", opening(reminders=[{**DAILY, "cancel": "a"}]), says=("reminders[0]", "as set or as cancel, and not as both")),
+    Case("a reminder without a name", "ActorModel", opening(reminders=[{"command": "Open", "cron": "@daily"}]), says=("reminders[0]", "as set or as cancel")),
+    Case("a reminder of nothing", "ActorModel", opening(reminders=[{"set": "a", "cron": "@daily"}]), says=("reminders[0].command", "which command comes later")),
+    Case("a reminder without a time", "ActorModel", opening(reminders=[{"set": "a", "command": "Open"}]), says=("reminders[0]", "exactly one of at, after and cron")),
+    Case("a reminder with two times", "ActorModel", opening(reminders=[{**DAILY, "at": "command.time"}]), says=("reminders[0]", "exactly one of at, after and cron")),
+    Case("a reminder that ends with a command", "ActorModel", opening(reminders=[{"cancel": "a", "command": "Open"}]), says=("reminders[0]", "only when goes with cancel")),
+    Case("a cron of five fields", "ActorModel", opening(reminders=[{**DAILY, "cron": "0 6 * * *"}]), says=("reminders[0].cron", "six fields, the second first")),
+    Case("a zone without a cron", "ActorModel", opening(reminders=[{"set": "a", "command": "Open", "at": "command.time", "zone": "UTC"}]), says=("reminders[0].zone", "only cron")),
+    Case("a tick that is neither late nor skipped", "ActorModel", opening(reminders=[{**DAILY, "missed": "never"}]), says=("reminders[0].missed", "late", "collapse", "skip")),
     Case("a guard without a rule", "ActorModel", {"commands": {"Open": {"guards": [{"message": "no"}]}}}, says=("spec.commands.Open.guards[0].rule", "Required")),
     Case("a model in Python", "ActorModel", {"onDemand": True, "python": {"handler": "bank.models:Account"}}),
     Case("a model in Python and in YAML", "ActorModel", {"python": {"handler": "bank:Account"}, **emitting("Opened")}, says=("spec.python", "leave out spec.state")),
-    Case("a class that is no class", "ActorModel", {"python": {"handler": "bank.Account"}}, says=("spec.python.handler",)),
+    Case("a class that is no class", "ActorModel", {"python": {"handler": "bank.Account"}}, says=("spec.python.handler", "package.module:Class")),
     Case("a misspelt part of a model", "ActorModel", {"commands": {"Open": {"emit": []}}}, says=('unknown field "spec.commands.Open.emit"',)),
     Case("an unknown type of a field", "ActorModel", {"state": {"properties": {"a": {"type": "money"}}}}, says=("spec.state.properties.a.type",)),
     Case("a pool without a spec", "ActorPool", None),
@@ -125,7 +168,20 @@ CASES: Final = (
     Case("a name of a pool with a dot", "ActorPool", None, name="a.b", says=("metadata.name", "dot")),
     Case("fewer than no replicas", "ActorPool", {"replicas": -1}, says=("spec.replicas",)),
     Case("a misspelt kind of resources", "ActorPool", {"resources": {"limit": {}}}, says=('unknown field "spec.resources.limit"',)),
-    Case("a quantity that is none", "ActorPool", {"resources": {"limits": {"memory": "1 GB"}}}, says=("spec.resources.limits.memory",)),
+    Case("a quantity that is none", "ActorPool", {"resources": {"limits": {"memory": "1 GB"}}}, says=("spec.resources.limits[memory]", "such as 500m, 2 or 1Gi")),
+    Case("less than nothing", "ActorPool", {"resources": {"requests": {"cpu": -1}}}, says=("spec.resources.requests[cpu]", "not below 0")),
+    Case("more than the limit", "ActorPool", {"resources": {"limits": {"cpu": 1}, "requests": {"cpu": "1500m"}}}, says=("spec.resources.requests", "beyond its limit")),
+    Case("requests within their limits", "ActorPool", {"resources": {"limits": {"cpu": 2, "memory": "1Gi"}, "requests": {"cpu": "1500m", "memory": "512Mi"}}}),
+    Case("servers that can be", "ActorPool", {"nats": {"url": "nats://a:4222,tls://user:secret@b,c:4222", "credentialsSecret": "nats.credentials"}, "image": "r:5000/a@sha256:0"}),
+    Case("servers with a blank between", "ActorPool", {"nats": {"url": "nats://a:4222, nats://b:4222"}}, says=("spec.nats.url", "with commas and no blanks")),
+    Case("servers of another protocol", "ActorPool", {"nats": {"url": "http://a:4222"}}, says=("spec.nats.url", "nats, tls, ws or wss")),
+    Case("a Secret that cannot be", "ActorPool", {"nats": {"credentialsSecret": "My_Secret"}}, says=("spec.nats.credentialsSecret", "the name of a Secret")),
+    Case("an image with a blank", "ActorPool", {"image": "aether: latest"}, says=("spec.image", "without blanks")),
+    Case("no room for actors", "ActorPool", {"actorsPerPod": 0}, says=("spec.actorsPerPod", "greater than or equal to 1")),
+    Case("a template with all its parts", "ActorPool", {"podTemplate": TEMPLATE}),
+    Case("a misspelt part of a template", "ActorPool", {"podTemplate": {"metdata": {}}}, says=('unknown field "spec.podTemplate.metdata"',)),
+    Case("a container without a name", "ActorPool", {"podTemplate": {"spec": {"containers": [{"image": "x"}]}}}, says=("spec.podTemplate.spec.containers[0].name", "Required")),
+    Case("a label that is a number", "ActorPool", {"podTemplate": {"metadata": {"labels": {"tier": 1}}}}, says=("spec.podTemplate.metadata.labels.tier", "type string")),
 )
 
 

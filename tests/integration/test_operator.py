@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from aiohttp import web
 
 from aether_api.commit_index import CommitIndex
 from aether_api.envelope import Commit
 from aether_api.identity import Epoch, parse_actor_id
-from aether_kube.documents import JsonObject, integer_at, object_at, text_at, value_at
+from aether_kube.documents import JsonObject, integer_at, object_at, objects_at, text_at, value_at
 from aether_kube.kinds import ACTOR_POOLS, ACTORS, DEPLOYMENTS, PODS
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
@@ -175,6 +176,49 @@ async def test_a_purge_releases_buries_the_events_and_lets_the_resource_go(nats_
         assert head.epoch == integer_at(stage.actor("alice"), "status", "placement", "epoch")
 
 
+async def test_a_purge_does_not_wait_for_a_pod_that_does_not_answer(nats_server: EmbeddedServer) -> None:
+    async with staged(nats_server) as stage:
+        pod = await stage.add_pod("a")
+        await stage.add_actor("alice", deletionPolicy="Purge")
+        await stage.until(lambda: stage.pod_of("alice") == "a" and bool(value_at(stage.actor("alice"), "metadata", "finalizers")))
+        pod.mute = True
+
+        await stage.change(ACTORS.path(NAMESPACE, "alice"), lambda actor: actor["metadata"].update({"deletionTimestamp": "2026-01-01T00:00:01Z"}))  # type: ignore[union-attr]  # metadata is an object
+
+        await stage.until(lambda: value_at(stage.actor("alice"), "metadata", "finalizers") == [])
+        assert pod.held, "it never heard of its release, and the tombstone fences it"
+
+
+async def test_a_finalizer_that_was_forbidden_is_set_once_it_is_allowed(nats_server: EmbeddedServer) -> None:
+    async with staged(nats_server) as stage:
+        path = ACTORS.path(NAMESPACE, "alice")
+        stage.api.faults.append(Fault(lambda request: request.method == "PATCH" and request.path == path, 403))
+        await stage.add_pod("a")
+        await stage.add_actor("alice", deletionPolicy="Purge")
+        await stage.until(lambda: stage.pod_of("alice") == "a" and not stage.api.faults)
+        assert not value_at(stage.actor("alice"), "metadata", "finalizers")
+
+        await stage.add_actor("bob")
+
+        await stage.until(lambda: bool(value_at(stage.actor("alice"), "metadata", "finalizers")))
+
+
+async def test_a_deletion_that_may_not_let_the_resource_go_says_so(nats_server: EmbeddedServer) -> None:
+    async with staged(nats_server) as stage:
+        path = ACTORS.path(NAMESPACE, "alice")
+        await stage.add_pod("a")
+        await stage.add_actor("alice", deletionPolicy="Purge")
+        await stage.until(lambda: stage.pod_of("alice") == "a" and bool(value_at(stage.actor("alice"), "metadata", "finalizers")))
+        stage.api.faults.append(Fault(lambda request: request.method == "PATCH" and request.path == path, 403, times=1_000_000))
+
+        await stage.change(path, lambda actor: actor["metadata"].update({"deletionTimestamp": "2026-01-01T00:00:01Z"}))  # type: ignore[union-attr]  # metadata is an object
+
+        await stage.until(lambda: "not yet done" in stage.message_of("alice") and "403" in stage.message_of("alice"))
+        stage.api.faults.clear()
+        await stage.add_actor("bob")
+        await stage.until(lambda: value_at(stage.actor("alice"), "metadata", "finalizers") == [])
+
+
 async def test_what_an_actor_waits_for_is_said_and_mended_when_it_comes(nats_server: EmbeddedServer) -> None:
     async with staged(nats_server) as stage:
         await stage.add_actor("alice")
@@ -193,6 +237,20 @@ async def test_a_deployment_that_somebody_deletes_comes_back(nats_server: Embedd
         await stage.api.remove(path)
 
         await stage.until(lambda: path in stage.api.documents.objects)
+
+
+@pytest.mark.parametrize(("status", "way_out"), [(422, "correct spec.podTemplate, spec.resources or spec.image"), (403, "give it the right, or keep to the policy that is named")])
+async def test_a_pool_whose_deployment_is_refused_says_why_and_what_to_do(nats_server: EmbeddedServer, status: int, way_out: str) -> None:
+    async with staged(nats_server, operator=False) as stage:
+        stage.api.faults.append(Fault(lambda request: request.method == "PATCH" and request.path.startswith(DEPLOYMENTS.path(NAMESPACE)), status, times=1_000_000))
+        await stage.start_operator()
+
+        def condition() -> JsonObject:
+            return next(iter(objects_at(stage.api.documents.objects[ACTOR_POOLS.path(NAMESPACE, "default")], "status", "conditions")), {})
+
+        await stage.until(lambda: condition().get("reason") == "Hindered")
+        assert way_out in text_at(condition(), "message")
+        assert f": {status}: " in text_at(condition(), "message")
 
 
 async def test_a_settled_cluster_is_left_alone(nats_server: EmbeddedServer) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from aether_api.errors import AetherError, InternalError, KubeNotFound, PermanentError
+from aether_api.errors import AetherError, InternalError, KubeConflict, KubeNotFound, PermanentError
 from aether_api.identity import ActorId, Epoch
 from aether_kube.client import KubeClient
 from aether_kube.documents import JsonObject, text_at, value_at
@@ -85,26 +85,28 @@ class Purges:
         work = self._pending.get(key)
         if work is None:
             return
-        if isinstance(work, Purge):
-            await self._purge(work)
-        await self._set_finalizer(work.actor.key, work.actor.uid, wanted=isinstance(work, FinalizerChange) and work.wanted)
+        try:
+            if isinstance(work, Purge):
+                await self._purger.purge(work.identity, epoch=work.epoch)
+            await self._set_finalizer(key, work.actor.uid, wanted=isinstance(work, FinalizerChange) and work.wanted)
+        except InternalError:
+            raise
+        except AetherError as exc:
+            self._note(work, exc)
+            raise
         self._memory.purge_problems.pop(key, None)
         if self._pending.get(key) is work:
             del self._pending[key]
 
-    async def _purge(self, work: Purge) -> None:
-        try:
-            await self._purger.purge(work.identity, epoch=work.epoch)
-        except InternalError:
-            raise
-        except AetherError as exc:
-            if self._memory.purge_problems.get(work.actor.key) != str(exc):
-                self._memory.purge_problems[work.actor.key] = str(exc)
-                self._replan()
-            if isinstance(exc, PermanentError):
-                # Planned again with the next snapshot: somebody may mend what is broken meanwhile.
-                self._pending.pop(work.actor.key, None)
-            raise
+    def _note(self, work: FinalizerChange | Purge, error: AetherError) -> None:
+        """Keep why an actor does not go, for its condition; a conflict is over before anybody could read of it."""
+        key = work.actor.key
+        if isinstance(work, Purge) and not isinstance(error, KubeConflict) and self._memory.purge_problems.get(key) != str(error):
+            self._memory.purge_problems[key] = str(error)
+            self._replan()
+        if isinstance(error, PermanentError) and self._pending.get(key) is work:
+            # Planned again with the next snapshot: somebody may mend what is broken meanwhile.
+            del self._pending[key]
 
     async def _set_finalizer(self, key: ObjectKey, uid: str, *, wanted: bool) -> None:
         """Read the Actor and write its finalizers back, unless they are as they shall be.

@@ -21,6 +21,7 @@ from aether_api.identity import ActorId, Epoch, PodUid, parse_actor_id
 from aether_api.v1alpha1 import ActorModelSpec, ActorPoolSpec
 from aether_api.v1alpha1.actor import RECOVERY_TARGET_DEFAULT_S
 from aether_api.v1alpha1.meta import ConditionStatus
+from aether_api.v1alpha1.words import describe_problem
 from aether_kube.documents import JsonObject, integer_at, object_at, objects_at, text_at, texts_at, value_at
 from aether_kube.store import ObjectKey
 from aether_model.check import check_model
@@ -119,13 +120,18 @@ class PoolRecord:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRecord:
-    """The Deployment of a pool."""
+    """The Deployment of a pool.
+
+    Attributes:
+        refusal: why Kubernetes makes no more pods of it, such as a quota; empty while it does.
+    """
 
     key: ObjectKey
     pool: str
     replicas: int
     ready_replicas: int
     document: JsonObject
+    refusal: str = ""
 
 
 def parse_actor(document: JsonObject) -> ActorView:
@@ -232,6 +238,7 @@ def parse_deployment(document: JsonObject) -> DeploymentRecord:
         replicas=integer_at(document, "status", "replicas"),
         ready_replicas=integer_at(document, "status", "readyReplicas"),
         document=document,
+        refusal=_read_refusal(document),
     )
 
 
@@ -242,7 +249,7 @@ def key_of(document: JsonObject) -> ObjectKey:
 
 def describe_invalid(error: ValidationError) -> tuple[str, ...]:
     """Return one line for each field that is wrong, with its path."""
-    return tuple(f"spec.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+    return tuple(f"spec.{'.'.join(map(str, item['loc']))}: {describe_problem(item)}" for item in error.errors())
 
 
 def _read_identity(key: ObjectKey, spec: JsonObject) -> tuple[ActorId | None, str]:
@@ -322,6 +329,11 @@ def _read_facts(metadata: JsonObject, status: JsonObject) -> PodFacts:
         process_down=down,
         grace_s=integer_at(metadata, "deletionGracePeriodSeconds") if deleted else None,
     )
+
+
+def _read_refusal(deployment: JsonObject) -> str:
+    conditions = objects_at(deployment, "status", "conditions")
+    return next((text_at(item, "message") for item in conditions if text_at(item, "type") == "ReplicaFailure" and text_at(item, "status") == "True"), "")
 
 
 def _version(metadata: JsonObject) -> int:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from aether_api import logs
-from aether_api.errors import AetherError, InternalError, KubeConflict, KubeInvalid, KubeNotFound
+from aether_api.errors import AetherError, InternalError, KubeConflict, KubeForbidden, KubeInvalid, KubeNotFound
 from aether_api.v1alpha1.meta import Condition
 from aether_kube.apply import differs, is_applied, with_fingerprint
 from aether_kube.client import KubeClient
@@ -52,12 +52,13 @@ _OWNED: Final = (READY,)
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """How a pool is: what its Deployment counts, its actors, and what hinders it."""
+    """How a pool is: what its Deployment counts, its actors, what hinders it, and why Kubernetes makes no more pods."""
 
     replicas: int = 0
     ready_replicas: int = 0
     actors: int = 0
     problem: str = ""
+    refusal: str = ""
 
 
 class PoolKeeper:
@@ -88,6 +89,7 @@ class PoolKeeper:
             ready_replicas=deployment.ready_replicas if deployment is not None else 0,
             actors=observer.count_actors(key),
             problem=problem,
+            refusal=deployment.refusal if deployment is not None else "",
         )
         await self._write(record, state)
 
@@ -100,8 +102,11 @@ class PoolKeeper:
             for item in build_pool_objects(identity, record.spec, self._defaults):
                 await (self._keep_deployment(item) if item.kind is DEPLOYMENTS else self._keep_other(item, record))
         except KubeInvalid as exc:
-            # The user's own pod template, most likely: the pool says so, and the next change of it is tried again.
-            return str(exc)
+            # The user's own pod template, most likely: the next change of it is tried again.
+            return f"the API server does not take what the pool is made of; correct spec.podTemplate, spec.resources or spec.image: {exc}"
+        except KubeForbidden as exc:
+            # A right or somebody's admission policy: tried again with the next look at all pools.
+            return f"the operator may not make what the pool is made of; give it the right, or keep to the policy that is named: {exc}"
         return await self._make_streams(record.key)
 
     async def _keep_deployment(self, item: PoolObject) -> None:
@@ -188,6 +193,13 @@ def judge_pool(record: PoolRecord, state: PoolState) -> Condition:
         return _condition(record, "False", "Hindered", state.problem)
     if wanted == 0:
         return _condition(record, "False", "ScaledToZero", "spec.replicas is 0, so no actor of this pool runs")
+    if state.ready_replicas < wanted and state.refusal:
+        return _condition(
+            record,
+            "False",
+            "PodsRefused",
+            f"{state.ready_replicas} of {wanted} pods are ready, and Kubernetes makes no more; mend what it names, or lower spec.replicas: {state.refusal}",
+        )
     if state.ready_replicas < wanted:
         return _condition(record, "False", "PodsNotReady", f"{state.ready_replicas} of {wanted} pods are ready; kubectl get pods -l {selector_text(record.key.name)}")
     return _condition(record, "True", "PodsReady", "all pods are ready")

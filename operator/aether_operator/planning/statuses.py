@@ -187,7 +187,7 @@ def deleting(actor: ActorView, problem: str) -> Obstacle:
     """The resource is on its way out."""
     if not actor.held_by_us:
         return Obstacle("Deleting", "the resource is being deleted; finalizers of others hold it")
-    waiting = f"; not yet done, it is tried again: {problem}" if problem else ""
+    waiting = f"; not yet done, it is tried again: {problem}; to keep them and let the resource go, set spec.deletionPolicy to Retain" if problem else ""
     return Obstacle("Deleting", f"its events are being purged, as spec.deletionPolicy says{waiting}")
 
 

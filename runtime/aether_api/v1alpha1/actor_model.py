@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from aether_api.identity import MEMBER_PATTERN
+from aether_api.identity import MEMBER_LENGTH_MAX, MEMBER_PATTERN
 from aether_api.v1alpha1.meta import Condition, ResourceClass, ReturnedByCluster, TypedByPeople
 
 EXPRESSION_LENGTH_MAX = 4096
@@ -21,7 +21,7 @@ HANDLER_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_]
 """`package.module:Class`, as setuptools and uvicorn write it."""
 
 Expression = Annotated[str, Field(min_length=1, max_length=EXPRESSION_LENGTH_MAX)]
-MemberName = Annotated[str, Field(pattern=MEMBER_PATTERN)]
+MemberName = Annotated[str, Field(pattern=MEMBER_PATTERN, max_length=MEMBER_LENGTH_MAX)]
 SchemaType = Literal["string", "integer", "number", "boolean", "array", "object"]
 
 
@@ -64,7 +64,7 @@ class GuardSpec(TypedByPeople):
     """A condition under which a command is allowed."""
 
     rule: Expression = Field(description="CEL expression; the command is rejected unless it is true.")
-    reason: str = Field(default="GuardFailed", description="One CamelCase word that programs can rely on.", pattern=MEMBER_PATTERN)
+    reason: MemberName = Field(default="GuardFailed", description="One CamelCase word that programs can rely on.")
     message: str = Field(default="", description="Why the command was rejected, for people.", max_length=2048)
     message_expression: Expression | None = Field(default=None, description="CEL expression that gives the message.")
 

@@ -5,25 +5,35 @@ The `scale` subresource belongs to whoever scales (a person or an HPA); the oper
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from aether_api.v1alpha1.meta import Condition, ResourceClass, ReturnedByCluster, TypedByPeople
 
+IMAGE_PATTERN: Final = r"^[^\s]*$"
+"""Kubernetes takes any text here, and its registry says later what is wrong; a blank can be told at once."""
+
+_SERVER: Final = r"((nats|tls|ws|wss)://[^,\s]+|[^,/\s]+)"
+NATS_URL_PATTERN: Final = rf"^({_SERVER}(,{_SERVER})*)?$"
+"""What the clients take: a server without a scheme is `nats://`."""
+
+SECRET_PATTERN: Final = r"^([a-z0-9]([a-z0-9.\-]{0,251}[a-z0-9])?)?$"
+"""A DNS subdomain, as names of Secrets are."""
+
 
 class NatsReference(TypedByPeople):
     """Which NATS the pods use; what is left out comes from the operator's own settings."""
 
-    url: str = Field(default="", description="Server URLs, comma separated; empty takes the operator's.", max_length=1024)
-    credentials_secret: str = Field(default="", description="Secret of the pool's namespace with the key nats.creds; empty means none.", max_length=253)
+    url: str = Field(default="", description="Server URLs, comma separated; empty takes the operator's.", pattern=NATS_URL_PATTERN, max_length=1024)
+    credentials_secret: str = Field(default="", description="Secret of the pool's namespace with the key nats.creds; empty means none.", pattern=SECRET_PATTERN, max_length=253)
 
 
 class ActorPoolSpec(TypedByPeople):
     """What a user wants."""
 
     replicas: int = Field(default=1, ge=0, le=1000, description="Number of runtime pods.", json_schema_extra={"format": "int32"})
-    image: str = Field(default="", description="Image of the runtime; empty takes the operator's own.", max_length=1024)
+    image: str = Field(default="", description="Image of the runtime; empty takes the operator's own.", pattern=IMAGE_PATTERN, max_length=1024)
     actors_per_pod: int = Field(default=10_000, ge=1, le=1_000_000, description="Most actors that one pod may hold.")
     resources: dict[str, Any] = Field(default_factory=dict, description="Requests and limits of the runtime container, as in a pod.")
     pod_template: dict[str, Any] = Field(default_factory=dict, description="Merged over the pod template that the operator makes: metadata and spec, containers by name.")

@@ -20,6 +20,7 @@ from aether_api.errors import InvalidName
 from aether_api.identity import check_name
 from aether_api.v1alpha1 import Actor, ActorModel
 from aether_api.v1alpha1.meta import API_VERSION
+from aether_api.v1alpha1.words import describe_problem
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def describe_invalid(error: ValidationError | InvalidName) -> str:
     """Return what is wrong on one line, each problem with the path of its field."""
     if isinstance(error, InvalidName):
         return str(error)
-    return "; ".join(f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors())
+    return "; ".join(f"{'.'.join(str(part) for part in problem['loc'])}: {describe_problem(problem)}" for problem in error.errors())
 
 
 def _read_documents(path: Path) -> Iterator[dict[str, Any]]:

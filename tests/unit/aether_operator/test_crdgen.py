@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, Field
 
 from aether_api.errors import InternalError
+from aether_api.identity import NAME_PATTERN
 from aether_api.v1alpha1 import Actor, ActorModel, ActorPool
 from aether_kube.documents import JsonObject, JsonValue, object_at, value_at
 from aether_operator.crd_kinds import ACTOR, KINDS, CustomKind
@@ -173,6 +174,35 @@ def test_a_constraint_that_cannot_be_translated_is_an_error() -> None:
 
     with pytest.raises(InternalError, match="multipleOf"):
         build_schema(Strange)
+
+
+def test_a_form_is_told_in_words_and_not_as_a_regular_expression() -> None:
+    for kind in KINDS:
+        nodes = list(walk(schema_of(build_crd(kind))))
+        assert not [node for node in nodes if "pattern" in node]
+
+    pool = object_at(build_schema(Actor), "properties", "spec", "properties", "pool")
+    rule = pool["x-kubernetes-validations"]
+    assert rule == [{"rule": f"self.matches(r'{NAME_PATTERN}')", "message": "must be a DNS label: small letters, digits and inner hyphens, at most 63, such as account"}]
+
+
+def test_a_form_without_words_is_an_error() -> None:
+    class Spec(BaseModel):
+        code: str = Field(pattern="^[A-Z]{3}$")
+
+    class Strange(BaseModel):
+        spec: Spec
+        status: dict[str, str] = Field(default_factory=dict)
+
+    with pytest.raises(InternalError, match=r"no words for the pattern \^\[A-Z\]\{3\}\$"):
+        build_schema(Strange)
+
+
+def test_rules_of_a_kind_stand_behind_those_of_its_types() -> None:
+    model = value_at(schema_of(build_crd(ACTOR)), "properties", "spec", "properties", "model", "x-kubernetes-validations")
+    assert isinstance(model, list)
+
+    assert [str(value_at(rule, "message")).partition(":")[0] for rule in model] == ["must be a DNS label", "spec.model is immutable, since events are stored under it"]
 
 
 def test_a_rule_for_a_field_that_is_gone_is_an_error() -> None:

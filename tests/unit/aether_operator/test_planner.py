@@ -214,7 +214,7 @@ def test_a_purge_that_fails_says_what_it_waits_for() -> None:
 
     plan = planned(snapshot([waiting], [], purge_problems={waiting.key: "NATS is away"}))
 
-    assert condition_of(plan, "alice")[2].endswith("not yet done, it is tried again: NATS is away")
+    assert condition_of(plan, "alice")[2].endswith("not yet done, it is tried again: NATS is away; to keep them and let the resource go, set spec.deletionPolicy to Retain")
 
 
 def test_events_that_another_actor_goes_on_with_are_not_purged() -> None:

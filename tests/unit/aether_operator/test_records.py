@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from aether_api.identity import Epoch, PodUid
-from aether_kube.documents import JsonObject
+from aether_kube.documents import JsonObject, JsonValue
 from aether_kube.store import ObjectKey
 from aether_operator.cluster.observe import find_newest
-from aether_operator.cluster.records import parse_actor, parse_model, parse_pod, parse_pool, parse_replica_set
+from aether_operator.cluster.records import parse_actor, parse_deployment, parse_model, parse_pod, parse_pool, parse_replica_set
 from aether_operator.planning.relevance import matters
 from aether_operator.planning.rules import NO_RULES, Preference, Rules, Spread
 from aether_operator.planning.snapshot import Placed
@@ -118,6 +118,13 @@ def test_a_replica_set_says_how_new_its_pods_are() -> None:
 
     assert (record.pool, record.revision, record.number) == ("default", "abc", 12)
     assert find_newest([record, older]) == {ObjectKey("shop", "default"): "abc"}
+
+
+@pytest.mark.parametrize(("status", "refusal"), [("True", "exceeded quota: pods"), ("False", "")])
+def test_a_deployment_says_why_kubernetes_makes_no_more_pods(status: str, refusal: str) -> None:
+    conditions: list[JsonValue] = [{"type": "Progressing", "status": "True", "message": "x"}, {"type": "ReplicaFailure", "status": status, "message": "exceeded quota: pods"}]
+
+    assert parse_deployment({"metadata": {"name": "d"}, "status": {"conditions": conditions}}).refusal == refusal
 
 
 def test_a_pod_that_is_being_deleted_says_how_long_it_has() -> None:

@@ -441,6 +441,44 @@ def test_people_may_do_with_actors_what_they_may_do_with_the_rest_of_a_namespace
     assert not of_kind(render("--set", "rbac.aggregate=false"), "ClusterRole", "-view")
 
 
+@pytest.mark.parametrize("words", VARIANTS.values(), ids=VARIANTS)
+def test_statuses_of_actors_are_fenced_and_the_operator_may_pass(render: Render, words: tuple[str, ...]) -> None:
+    documents = render(*words)
+
+    policy, binding = the(documents, "ValidatingAdmissionPolicy"), the(documents, "ValidatingAdmissionPolicyBinding")
+    assert (binding["spec"]["policyName"], binding["spec"]["validationActions"]) == (policy["metadata"]["name"], ["Deny"])
+    assert [rule["resources"] for rule in policy["spec"]["matchConstraints"]["resourceRules"]] == [["actors/status"]]
+    assert {validation["reason"] for validation in policy["spec"]["validations"]} == {"Forbidden"}, "a pod tries only this one again"
+    assert [rule["resources"] for rule in rules_of(documents, "aether-operator") if "place" in rule["verbs"]] == [["actors/status"]] * (2 if "watchNamespaces" in str(words) else 1)
+    assert "place" not in json.dumps(rules_of(documents, "aether-runtime"))
+
+
+def test_the_fence_stands_where_the_operator_works_and_nowhere_else(render: Render) -> None:
+    assert "matchResources" not in the(render(), "ValidatingAdmissionPolicyBinding")["spec"]
+
+    narrowed = the(render("--set", "watchNamespaces={shop,bank},pool.namespaces={shop}"), "ValidatingAdmissionPolicyBinding")["spec"]
+
+    names = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["shop", "bank"]}
+    assert narrowed["matchResources"] == {"namespaceSelector": {"matchExpressions": [names]}}
+
+
+def test_the_fence_can_be_left_out(render: Render) -> None:
+    documents = render("--set", "fencing.enabled=false")
+
+    assert not [document for document in documents if document["kind"].startswith("ValidatingAdmission")]
+    assert not of_kind(documents, "ClusterRole", "-repair")
+
+
+def test_a_repair_by_hand_is_a_role_that_the_refusals_name_and_nobody_has(render: Render) -> None:
+    documents = render()
+    role = the(documents, "ClusterRole", "-repair")["metadata"]
+
+    ways_out = [variable["expression"] for variable in the(documents, "ValidatingAdmissionPolicy")["spec"]["variables"] if variable["name"] == "wayOut"]
+    assert f"ClusterRole {role['name']}" in ways_out[0]
+    assert not [label for label in role["labels"] if "aggregate" in label]
+    assert role["name"] not in [document["roleRef"]["name"] for document in documents if "roleRef" in document]
+
+
 def test_an_upgrade_leaves_an_autoscaled_pool_its_replicas(render: Render) -> None:
     assert "replicas" not in the(render("--set", "pool.autoscaled=true"), "ActorPool")["spec"]
 
