@@ -33,7 +33,7 @@ VERSION_PREFIX: Final = "2.16."
 HEADER_FRAME_BYTES: Final = len(b"NATS/1.0\r\n\r\n")
 """Bytes around header lines, which the server counts as part of the message."""
 
-_CLIENT_NAMES: Final = ("_process_ping", "_process_pong", "_process_info", "_process_err", "_process_op_err", "_attempt_reconnect")
+_CLIENT_NAMES: Final = ("_process_ping", "_process_pong", "_process_info", "_process_err", "_process_op_err", "_process_connect_init", "_attempt_reconnect")
 
 
 def find_refusal(settings: NatsSettings) -> str:

@@ -110,7 +110,8 @@ class Link(Protocol):
 
 
 class StrictClient(Client):
-    """nats-py's client, except that it takes a demand for TLS seriously; nats-py would go on in the clear if the server asks for no TLS."""
+    """nats-py's client, except for two things: it takes a demand for TLS seriously, where nats-py would go on in the clear if the server asks for
+    no TLS; and it closes a socket on which it could not shake hands, where nats-py leaves it to the garbage collector."""
 
     def __init__(self, *, demands_tls: bool) -> None:
         super().__init__()
@@ -121,6 +122,15 @@ class StrictClient(Client):
         if initial_connection and self._demands_tls and not (info.get("tls_required") or self.options.get("tls_handshake_first")):
             raise nats_errors.Error("nats: TLS is demanded and the server does not offer it")
         await super()._process_info(info, initial_connection)
+
+    async def _process_connect_init(self) -> None:
+        """Shake hands with a server, or end with the socket closed."""
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
+            raise
 
 
 class Backoff:

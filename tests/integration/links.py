@@ -74,7 +74,15 @@ class CutLink:
         if not self._open:
             writer.transport.abort()
             return
-        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        try:
+            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        if not self._open:  # it was cut meanwhile
+            writer.transport.abort()
+            to_writer.transport.abort()
+            return
         self._writers |= {writer, to_writer}
         try:
             async with asyncio.TaskGroup() as pumps:
