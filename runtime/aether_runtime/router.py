@@ -99,13 +99,16 @@ class LookAgain:
     """Nobody can right now, unless a VM is live where nothing tells of it yet."""
 
 
-@dataclass(slots=True)
 class _Lookup:
-    """What the directory said to one call, and until when that is good enough."""
+    """What the directory said to one call, and until when that is good enough; `answered` is None while it was not asked."""
 
-    home: Home | None = None
-    problem: AetherError | None = None
-    until_s: float = float("-inf")
+    __slots__ = ("answered", "home", "known", "until_s")
+
+    def __init__(self) -> None:
+        self.home: Home | None = None
+        self.known = False
+        self.answered: asyncio.Event | None = None
+        self.until_s = float("inf")
 
 
 Route = ServeHere | Forward | AskLive | Refuse | LookAgain
@@ -185,7 +188,7 @@ class Router:
         try:
             give_up, lookup = waiting.deadline - min(ANSWER_EARLY_S, waiting.command.timeout_s / 2), _Lookup()
             while self._loop.time() < give_up:
-                route = await self._route(waiting.command, lookup)
+                route = await self._route(waiting.command, lookup, LOOK_AGAIN_S)
                 if isinstance(route, ServeHere):
                     return route.vm.process_command(waiting)
                 if isinstance(route, Refuse):
@@ -205,18 +208,17 @@ class Router:
         finally:
             self._calls -= 1
 
-    async def _route(self, command: Command, lookup: _Lookup) -> Route:
-        """Decide where a command goes now."""
+    async def _route(self, command: Command, lookup: _Lookup, within_s: float | None = None) -> Route:
+        """Decide where a command goes now; a directory that does not answer in time is not waited for, since a VM may be live meanwhile."""
         vm = self._find_vm(command.actor)
         if vm is not None:
             return ServeHere(vm)
         asleep = self._runtime.passivation.find(command.actor)
         if asleep is not None:
             return self._refuse_model(command) or self._adopt(asleep, command)
-        await self._look_up(command.actor, lookup)
-        home = lookup.home
-        if lookup.problem is not None:
+        if not await self._look_up(command.actor, lookup, within_s) or not lookup.known:
             return LookAgain()
+        home = lookup.home
         if home is None:
             return self._route_on_demand(command)
         if home.suspended:
@@ -227,17 +229,30 @@ class Router:
             return self._refuse_model(command) or self._adopt(home.desired, command)
         return self._forward_to(home.pod_uid, command)
 
-    async def _look_up(self, actor: ActorId, lookup: _Lookup) -> None:
-        """Ask the directory, unless it was asked a moment ago."""
-        if self._loop.time() < lookup.until_s:
-            return
-        lookup.problem = None
+    async def _look_up(self, actor: ActorId, lookup: _Lookup, within_s: float | None) -> bool:
+        """Ask the directory, unless it was asked a moment ago, and return whether it has answered in time; if not, it goes on."""
+        if not self._runtime.is_running:
+            return False
+        if lookup.answered is None or self._loop.time() >= lookup.until_s:
+            lookup.answered, lookup.until_s = asyncio.Event(), float("inf")
+            self._runtime.spawn(self._read(actor, lookup, lookup.answered), f"look for {actor}")
+        if not lookup.answered.is_set():
+            try:
+                async with asyncio.timeout(within_s):
+                    await lookup.answered.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    async def _read(self, actor: ActorId, lookup: _Lookup, answered: asyncio.Event) -> None:
         try:
-            lookup.home = await self._directory.find(actor)
+            lookup.home, lookup.known = await self._directory.find(actor), True
         except AetherError as exc:
-            lookup.problem = exc
+            lookup.known = False
             logger.debug("the actor's resource cannot be read now", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
-        lookup.until_s = self._loop.time() + DIRECTORY_AGAIN_S
+        finally:
+            lookup.until_s = self._loop.time() + DIRECTORY_AGAIN_S
+            answered.set()
 
     def _route_on_demand(self, command: Command) -> Route:
         actor = command.actor

@@ -48,12 +48,14 @@ class Placements:
 
     Attributes:
         looks: how often pods looked an actor up.
+        hangs: nobody is told where an actor is, however long he waits.
     """
 
     homes: dict[ActorId, Home] = field(default_factory=dict[ActorId, Home])
     models: list[ActorModel] = field(default_factory=lambda: [read_account()])
     listeners: dict[PodUid, DesiredListener] = field(default_factory=dict[PodUid, DesiredListener])
     looks: int = 0
+    hangs: bool = False
 
     def place(self, actor: ActorId, pod: PodUid, epoch: int, *, tell_old: bool = True) -> None:
         """Move an actor; without `tell_old` its old pod lives on as a zombie that knows nothing."""
@@ -87,6 +89,8 @@ class PlacementSource:
     async def find(self, actor: ActorId) -> Home | None:
         """Return where the actor is placed."""
         self._placements.looks += 1
+        if self._placements.hangs:
+            await asyncio.Event().wait()
         return self._placements.homes.get(actor)
 
 

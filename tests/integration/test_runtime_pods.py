@@ -153,6 +153,23 @@ async def test_a_call_for_an_actor_of_a_lost_pod_rarely_reads_its_resource_and_f
         assert placements.looks <= 2 * (1 + (time.monotonic() - began_s) / DIRECTORY_AGAIN_S)
 
 
+async def test_a_call_finds_a_live_vm_while_the_directory_does_not_answer(nats_server: EmbeddedServer) -> None:
+    placements = Placements(hangs=True)
+    async with (
+        running_pod(nats_server.url, "pod-a", placements) as a,
+        running_pod(nats_server.url, "pod-b", placements) as b,
+        connected(nats_server.url) as connection,
+        asyncio.TaskGroup() as tasks,
+    ):
+        call = tasks.create_task(CommandClient(connection).send(ALICE, "Open", {"owner": "alice"}))
+        await until(lambda: a.runtime.router.searching + b.runtime.router.searching == 1)
+
+        placements.listeners[PodUid("pod-b")].on_adopt(DesiredActor(ALICE, "alice", "uid-alice", Epoch(2), 1, 50))
+
+        assert (await call).outcome == "accepted"
+        assert placements.looks
+
+
 async def test_an_actor_moves_under_load_and_no_caller_gets_an_error(nats_server: EmbeddedServer) -> None:
     placements = Placements()
     placements.place(ALICE, PodUid("pod-a"), 1)
