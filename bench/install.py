@@ -14,6 +14,7 @@ from bench.postgres import start_postgres
 from tests.cluster.control_plane import build_programs
 from tests.cluster.folders import find_folders
 from tests.cluster.processes import ClusterError
+from tests.cluster.tools import ensure_tools
 
 
 async def check_postgres() -> None:
@@ -23,13 +24,14 @@ async def check_postgres() -> None:
 
 
 async def build_kube() -> None:
-    """Build etcd and kube-apiserver for the benches of the operator.
+    """Build etcd and kube-apiserver for the benches of the operator, and find or build helm.
 
     Raises:
         PeerMissing: Go is missing or a build failed.
     """
     try:
         await asyncio.to_thread(build_programs, find_folders())
+        await asyncio.to_thread(ensure_tools, find_folders())
     except ClusterError as exc:
         raise PeerMissing(str(exc)) from exc
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import yaml
@@ -29,11 +30,15 @@ from bench.scale import Scale
 from bench.sides import MANIFESTS
 from tests.cluster.control_plane import ControlPlane, Programs, find_programs, start_control_plane
 from tests.cluster.folders import find_folders
+from tests.cluster.pins import KUBERNETES
+from tests.cluster.processes import ask
+from tests.cluster.tools import find_helm
 
 NAMESPACE: Final = "bench"
 SYSTEM: Final = "aether-system"
 POOL: Final = "default"
-ROLE: Final = "aether-runtime"
+RELEASE: Final = "aether"
+ROLE: Final = f"{RELEASE}-runtime"
 
 OPERATORS: Final = ("operator-0", "operator-1")
 """Users of the operator's processes: the audit tells them apart."""
@@ -43,13 +48,10 @@ AT_ONCE: Final = 32
 
 NAMESPACES: Final = ResourceKind("", "v1", "namespaces", "Namespace", namespaced=False)
 CRDS: Final = ResourceKind("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
-CLUSTER_ROLES: Final = ResourceKind("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
 
-RUNTIME_RULES: Final[list[JsonObject]] = [
-    {"apiGroups": [ACTORS.group], "resources": ["actors", "actormodels"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": [ACTORS.group], "resources": ["actors/status"], "verbs": ["patch"]},
-]
-"""What the chart lets runtime pods do."""
+CHART: Final = PROJECT / "helm" / "aether"
+GUARDS: Final = ("templates/rbac.yaml", "templates/fencing.yaml")
+"""What of the chart stands around the operator: rights, and the fence in front of statuses."""
 
 WAIT_S: Final = 120.0
 """Seconds for what takes seconds."""
@@ -167,25 +169,28 @@ async def start_stage(scale: Scale, *, audit: bool = False) -> AsyncGenerator[St
     Raises:
         PeerMissing: etcd and kube-apiserver were never built here.
     """
-    programs = find_kube()
+    programs, helm = find_kube()
     async with AsyncExitStack() as stack:
         plane = await stack.enter_async_context(start_control_plane(programs, users=OPERATORS, audit=audit))
         nats = await stack.enter_async_context(EmbeddedServer.start())
         client = await stack.enter_async_context(await KubeClient.open(str(plane.kubeconfig())))
         await _furnish(client)
+        await asyncio.to_thread(_guard, plane, helm)
         yield Stage(plane, nats, client, scale)
 
 
-def find_kube() -> Programs:
-    """Return the programs of the control plane.
+def find_kube() -> tuple[Programs, Path]:
+    """Return the programs of the control plane, and helm.
 
     Raises:
         PeerMissing: they were never built here.
     """
-    programs = find_programs(find_folders())
-    if programs is None:
-        raise PeerMissing("there is no etcd and kube-apiserver; `make bench-peers` builds them with Go, in about ten minutes the first time")
-    return programs
+    folders = find_folders()
+    programs, helm = find_programs(folders), find_helm(folders)
+    if programs is None or helm is None:
+        missing = "etcd and kube-apiserver" if programs is None else "helm"
+        raise PeerMissing(f"there is no {missing}; `make bench-peers` builds it with Go, in about ten minutes the first time")
+    return programs, helm
 
 
 async def make_namespace(client: KubeClient, name: str) -> None:
@@ -198,10 +203,16 @@ async def _furnish(client: KubeClient) -> None:
         await client.create(CRDS.path(), yaml.safe_load(path.read_text()))
     for namespace in (SYSTEM, NAMESPACE):
         await make_namespace(client, namespace)
-    await client.create(CLUSTER_ROLES.path(), {**CLUSTER_ROLES.document(None, ROLE), "rules": RUNTIME_RULES})
     model: JsonObject = next(yaml.safe_load_all((MANIFESTS / "account.yaml").read_text()))
     await _create_when_served(client, ACTOR_MODELS, model)
     await _create_when_served(client, ACTOR_POOLS, {**ACTOR_POOLS.document(NAMESPACE, POOL), "spec": {"replicas": 0, "actorsPerPod": 100_000}})
+
+
+def _guard(plane: ControlPlane, helm: Path) -> None:
+    """Apply the chart's rights and its fence, for the namespace of the bench alone."""
+    values = [f"--set=watchNamespaces={{{NAMESPACE}}}", "--set=pool.enabled=false", *(f"--show-only={template}" for template in GUARDS)]
+    manifest = ask(helm, "template", RELEASE, CHART, f"--namespace={SYSTEM}", f"--kube-version={KUBERNETES}", *values)
+    plane.kubectl("create", "--filename=-", stdin=manifest)
 
 
 async def _create_when_served(client: KubeClient, kind: ResourceKind, document: JsonObject) -> None:

@@ -24,7 +24,7 @@ from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName, parse_act
 from aether_api.subjects import assign_subject
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
-from aether_runtime.ports import DesiredActor, DesiredListener
+from aether_runtime.ports import AssignmentListener, DesiredActor
 from aether_runtime.registry import VMRegistry
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ STILL_GOING: Final = "its last step goes on; the log lets only one owner write"
 class Assignments:
     """Answers assignments for one process."""
 
-    def __init__(self, connection: NatsConnection, namespace: str, pod: PodIdentity, registry: VMRegistry, listener: DesiredListener, *, spawn: Spawn) -> None:
+    def __init__(self, connection: NatsConnection, namespace: str, pod: PodIdentity, registry: VMRegistry, listener: AssignmentListener, *, spawn: Spawn) -> None:
         self._connection = connection
         self._namespace = namespace
         self._pod = pod
@@ -116,7 +116,7 @@ class Assignments:
         if item.epoch < known:
             return AssignmentResult(item.name, "stale", known)
         if item.action == "adopt":
-            self._listener.on_adopt(_build_desired(actor, item))
+            self._listener.on_assign(_build_desired(actor, item))
         else:
             self._listener.on_release(actor, Epoch(item.epoch))
         return AssignmentResult(item.name, "done", item.epoch)

@@ -183,7 +183,7 @@ class DesiredListener(Protocol):
         ...
 
     def on_adopt(self, desired: DesiredActor) -> None:
-        """This process shall hold the actor; idempotent."""
+        """This process shall hold the actor, as its resource shows; idempotent."""
         ...
 
     def on_release(self, actor: ActorId, epoch: Epoch) -> None:
@@ -192,6 +192,18 @@ class DesiredListener(Protocol):
 
     def on_status_overwritten(self, actor: ActorId, revision: int) -> None:
         """Somebody else wrote the phase of an actor that this process holds, at a revision of the resource."""
+        ...
+
+
+class AssignmentListener(Protocol):
+    """What the operator tells the runtime ahead of the resources."""
+
+    def on_assign(self, desired: DesiredActor) -> None:
+        """This process shall hold the actor, though its resource may not say so yet; idempotent."""
+        ...
+
+    def on_release(self, actor: ActorId, epoch: Epoch) -> None:
+        """This process shall no longer hold the actor at this or a lower epoch; idempotent."""
         ...
 
 

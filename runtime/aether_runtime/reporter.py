@@ -4,6 +4,9 @@ A status write costs the API server over 5 ms, so reports are coalesced: an acto
 A version is written when it has been quiet for a second, else the longest waiting one when there is room. Changes of phase do
 not wait for it: they have a larger budget of their own. An equal report is not written again, so an idle process writes nothing.
 
+A pod hears of its placement over NATS before the resource shows it, and until then its status is not its to write: the API server
+would refuse it, once a second for each of thousands. So reports of an actor that was only assigned are held until its source shows it.
+
 The operator overwrites phase and readiness when it changes a placement, and since pods hear of placements over NATS first,
 its write may come after ours. `repeat` says that this happened; revisions (resourceVersions) tell which write was later.
 """
@@ -19,7 +22,7 @@ from typing import Final
 
 from aether_api import logs
 from aether_api.errors import PermanentError, RetryableError
-from aether_api.identity import ActorId
+from aether_api.identity import ActorId, Epoch
 from aether_runtime.ports import ActorReport, ReportSink
 
 logger = logging.getLogger(__name__)
@@ -40,8 +43,16 @@ TURNS_SHARE: Final = 4.0
 """Times the budget that changes of phase may spend beside it. They come with placements, never with traffic, and each follows a write of
 the operator, which has no budget: with one for both, 10,000 new actors took 200 s to be seen ready, twice as long as all other writes."""
 
+HELD_S: Final = 30.0
+"""Seconds for which a report waits for its placement to be shown: the operator writes thousands in that time. Then it is tried all the same, since the
+watch may be cut."""
+
 TICK_S: Final = 0.1
 """Seconds between looks at what has become quiet."""
+
+
+UNSHOWN: Final = Epoch(-1)
+"""Lower than any epoch."""
 
 
 class ReportQueue:
@@ -52,15 +63,18 @@ class ReportQueue:
         self._versions: OrderedDict[ActorId, tuple[ActorReport, float, float]] = OrderedDict()
         self._written: dict[ActorId, ActorReport] = {}
         self._refused: dict[ActorId, ActorReport] = {}
+        self._held: OrderedDict[ActorId, tuple[float, ActorReport | None]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._urgent) + len(self._versions)
+        return len(self._urgent) + len(self._versions) + len(self._held)
 
     def put(self, report: ActorReport, now_s: float) -> None:
         """Take a report; it replaces the one that waits for the same actor."""
         actor = report.desired.actor
         written = self._written.get(actor)
-        if written == report:
+        if actor in self._held:
+            self._held[actor] = (self._held[actor][0], report)
+        elif written == report:
             self._urgent.pop(actor, None)
             self._versions.pop(actor, None)
         elif actor in self._urgent or written is None or _is_turn(written, report):
@@ -70,8 +84,26 @@ class ReportQueue:
             first_s = self._versions[actor][1] if actor in self._versions else now_s
             self._versions[actor] = (report, first_s, now_s)
 
+    def hold(self, actor: ActorId, now_s: float) -> None:
+        """Keep reports of an actor back until `show`, or for `HELD_S`."""
+        versions = self._versions.pop(actor, None)
+        waiting = self._urgent.pop(actor, None) or (versions[0] if versions is not None else None)
+        self._held.setdefault(actor, (now_s, waiting))
+
+    def show(self, actor: ActorId, now_s: float) -> None:
+        """Let the reports of an actor go that were held back."""
+        _, report = self._held.pop(actor, (now_s, None))
+        if report is not None:
+            self.put(report, now_s)
+
+    def show_overdue(self, now_s: float) -> None:
+        """Let go what was held for too long."""
+        while self._held and now_s - next(iter(self._held.values()))[0] >= HELD_S:
+            self.show(next(iter(self._held)), now_s)
+
     def forget(self, actor: ActorId) -> None:
         """Drop everything about an actor that this process no longer holds."""
+        self._held.pop(actor, None)
         self._urgent.pop(actor, None)
         self._versions.pop(actor, None)
         self._written.pop(actor, None)
@@ -98,7 +130,7 @@ class ReportQueue:
 
     def has(self, actor: ActorId) -> bool:
         """Whether a report of the actor waits."""
-        return actor in self._urgent or actor in self._versions
+        return actor in self._urgent or actor in self._versions or actor in self._held
 
     def note_written(self, report: ActorReport) -> None:
         """Remember what was written, so that it is not written again."""
@@ -111,7 +143,9 @@ class ReportQueue:
         self._refused[report.desired.actor] = report
 
     def repeat(self, actor: ActorId) -> None:
-        """Write the newest report at once, though it may have been written or refused before."""
+        """Write the newest report at once, though it may have been written or refused before; one that is held stays so."""
+        if actor in self._held:
+            return
         report = self._written.pop(actor, None) or self._refused.pop(actor, None)
         if actor in self._versions:
             report = self._versions.pop(actor)[0]
@@ -161,6 +195,8 @@ class Reporter:
         self._writing: dict[ActorId, ActorReport] = {}
         self._written_at: dict[ActorId, int] = {}
         self._overwritten_at: dict[ActorId, int] = {}
+        self._shown: dict[ActorId, Epoch] = {}
+        self._awaited: dict[ActorId, Epoch] = {}
         self.written = self.retried = self.refused = 0
 
     @property
@@ -173,9 +209,25 @@ class Reporter:
         self._queue.put(report, self._loop.time())
         self._wake.set()
 
+    def hold(self, actor: ActorId, epoch: Epoch) -> None:
+        """Write nothing about an actor until its placement of this epoch is shown."""
+        if self._shown.get(actor, UNSHOWN) < epoch:
+            self._awaited[actor] = max(epoch, self._awaited.get(actor, UNSHOWN))
+            self._queue.hold(actor, self._loop.time())
+
+    def show(self, actor: ActorId, epoch: Epoch) -> None:
+        """Take note that the resource shows the actor's placement of this epoch."""
+        self._shown[actor] = max(epoch, self._shown.get(actor, UNSHOWN))
+        if self._awaited.get(actor, UNSHOWN) <= epoch:
+            self._awaited.pop(actor, None)
+            self._queue.show(actor, self._loop.time())
+            self._wake.set()
+
     def forget(self, actor: ActorId) -> None:
         """Write nothing more about an actor; a write under way is left alone, and what becomes of it no longer counts."""
         self._queue.forget(actor)
+        self._shown.pop(actor, None)
+        self._awaited.pop(actor, None)
         self._writing.pop(actor, None)
         self._written_at.pop(actor, None)
         self._overwritten_at.pop(actor, None)
@@ -211,6 +263,7 @@ class Reporter:
     def _take_due(self) -> ActorReport | None:
         """Return what shall be written now, within the budgets."""
         now_s, budget = self._loop.time(), self._budget_per_s()
+        self._queue.show_overdue(now_s)
         if self._turns.has_room(now_s, budget * TURNS_SHARE) and (turn := self._queue.take_turn(self._writing)) is not None:
             self._turns.spend()
             return turn

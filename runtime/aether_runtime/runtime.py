@@ -294,6 +294,17 @@ class Runtime(VmListener):
 
     def on_adopt(self, desired: DesiredActor) -> None:
         """Hold an actor; an older placement than a known one is ignored. Without a resource there is no placement, whatever was before."""
+        if desired.name:
+            self._reporter.show(desired.actor, desired.epoch)
+        self._adopt(desired)
+
+    def on_assign(self, desired: DesiredActor) -> None:
+        """Hold an actor on the operator's word; how it is can be reported once its resource shows the placement."""
+        if desired.epoch >= self.registry.known_epoch(desired.actor):
+            self._reporter.hold(desired.actor, desired.epoch)
+        self._adopt(desired)
+
+    def _adopt(self, desired: DesiredActor) -> None:
         if desired.name and desired.epoch < self.registry.known_epoch(desired.actor):
             return
         if self.registry.desired.get(desired.actor) != desired:

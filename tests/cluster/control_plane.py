@@ -26,7 +26,7 @@ import aiohttp
 
 from .folders import Folders
 from .pins import ETCD_PROGRAM, KUBE_PROGRAM
-from .processes import ClusterError, ending_with_us
+from .processes import ClusterError, ask, ending_with_us
 from .programs import build_program, program_folder
 
 START_TIMEOUT_S: Final = 120.0
@@ -81,6 +81,14 @@ class ControlPlane:
     process_ids: tuple[int, int]
     audit_log: Path
     tokens: dict[str, str] = field(repr=False)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Return what kubectl says to an administrator; it blocks until then.
+
+        Raises:
+            ClusterError: it failed.
+        """
+        return ask(self.folder / "kubectl", f"--kubeconfig={self.kubeconfig()}", *arguments, stdin=stdin)
 
     def kubeconfig(self, user: str = ADMIN) -> Path:
         """Return a kubeconfig of one of the users that the control plane was started with."""
@@ -152,7 +160,8 @@ def build_signing_key(number: int) -> str:
 
 
 def _write_files(folder: Path, programs: Programs, tokens: dict[str, str]) -> None:
-    (folder / "kube-apiserver").symlink_to(programs.kube)  # the binary is all of Kubernetes, and its name picks the program
+    for program in ("kube-apiserver", "kubectl"):
+        (folder / program).symlink_to(programs.kube)  # the binary is all of Kubernetes, and its name picks the program
     (folder / "tokens.csv").write_text("".join(f'{token},{user},{user},"system:masters"\n' for user, token in tokens.items()))
     (folder / "signing.key").write_text(build_signing_key(secrets.randbelow(2**255) + 1))
     (folder / "audit.json").write_text(json.dumps(AUDIT_POLICY))

@@ -18,7 +18,7 @@ from .folders import Folders
 from .locks import exclusive
 from .pins import HELM_PROGRAM, KIND_PROGRAM, KUBE_PROGRAM, Program
 from .processes import attempt, say
-from .programs import build_program
+from .programs import build_program, program_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,13 @@ def ensure_tools(folders: Folders) -> Path:
             chosen = _find(tool, folders) or build_program(tool.program, folders) / tool.program.name
             _link(folders.bin / tool.name, chosen)
     return folders.bin
+
+
+def find_helm(folders: Folders) -> Path | None:
+    """Return helm if it is on PATH and new enough, or was built before."""
+    tool = next(tool for tool in TOOLS if tool.name == "helm")
+    built = program_folder(HELM_PROGRAM, folders) / "helm"
+    return _find(tool, folders) or (built if built.is_file() else None)
 
 
 def parse_version(text: str) -> tuple[int, int] | None:

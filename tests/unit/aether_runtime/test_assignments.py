@@ -6,7 +6,6 @@ from typing import cast
 
 from aether_api.control import Action, Assignment, AssignmentItem, AssignmentReply, AssignmentResult
 from aether_api.identity import ActorId, BootId, Epoch, PodIdentity, PodUid
-from aether_api.v1alpha1 import ActorModel
 from aether_nats.connection import NatsConnection
 from aether_runtime.assignments import Assignments
 from aether_runtime.ports import DesiredActor
@@ -20,23 +19,11 @@ class Listener:
     def __init__(self, registry: VMRegistry) -> None:
         self.registry = registry
 
-    def on_adopt(self, desired: DesiredActor) -> None:
+    def on_assign(self, desired: DesiredActor) -> None:
         self.registry.want(desired)
 
     def on_release(self, actor: ActorId, epoch: Epoch) -> None:
         self.registry.unwant(actor)
-
-    def on_model(self, model: ActorModel) -> None:
-        raise AssertionError
-
-    def on_model_gone(self, name: str) -> None:
-        raise AssertionError
-
-    def on_synced(self) -> None:
-        raise AssertionError
-
-    def on_status_overwritten(self, actor: ActorId, revision: int) -> None:
-        raise AssertionError
 
 
 class Pod:

@@ -11,7 +11,7 @@ from aether_api.errors import KubeInvalid, KubeUnavailable
 from aether_api.identity import Epoch, parse_actor_id
 from aether_api.v1alpha1 import ActorPhase
 from aether_runtime.ports import ActorReport, DesiredActor
-from aether_runtime.reporter import OVERDUE_S, QUIET_S, TURNS_SHARE, WRITES_AT_ONCE, Budget, Reporter, ReportQueue
+from aether_runtime.reporter import HELD_S, OVERDUE_S, QUIET_S, TURNS_SHARE, WRITES_AT_ONCE, Budget, Reporter, ReportQueue
 
 
 def build_report(name: str = "alice", version: int = 0, phase: ActorPhase = ActorPhase.READY, epoch: int = 1) -> ActorReport:
@@ -97,6 +97,30 @@ def test_nothing_is_written_about_an_actor_that_was_given_away() -> None:
     queue.put(build_report(), 0.0)
     queue.forget(build_report().desired.actor)
     assert (len(queue), drain(queue, 10.0)) == (0, [])
+
+
+def test_what_is_held_is_written_when_it_is_shown_and_only_its_newest_state() -> None:
+    queue, actor = ReportQueue(), build_report().desired.actor
+    queue.put(build_report(phase=ActorPhase.REPLAYING), 0.0)
+    queue.hold(actor, 0.0)
+    queue.put(build_report(), 0.5)
+    queue.repeat(actor)
+    assert (drain(queue, 1.0), queue.has(actor)) == ([], True)
+
+    queue.show(actor, 1.0)
+
+    assert drain(queue, 1.0) == [build_report()]
+
+
+def test_what_is_held_for_too_long_is_tried_all_the_same() -> None:
+    queue = ReportQueue()
+    for number in range(3):
+        queue.hold(build_report(f"a{number}").desired.actor, float(number))
+        queue.put(build_report(f"a{number}"), float(number))
+
+    queue.show_overdue(HELD_S + 1)
+
+    assert [report.desired.actor.id for report in drain(queue, HELD_S + 1)] == ["a0", "a1"]
 
 
 class Sink:
@@ -284,3 +308,26 @@ async def test_changes_of_phase_do_not_wait_for_the_budget_of_versions() -> None
         await until(lambda: len(sink.written) >= 4 + TURNS_SHARE)
         running.cancel()
     assert {report.phase for report in sink.written[4:]} == {ActorPhase.QUARANTINED}
+
+
+async def test_nothing_is_written_about_a_placement_that_the_resource_does_not_show_yet() -> None:
+    sink = Sink()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    actor = build_report().desired.actor
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        reporter.show(actor, Epoch(1))
+        reporter.hold(actor, Epoch(2))
+        reporter.report(build_report(epoch=2))
+        reporter.report(build_report("bob"))
+        reporter.show(actor, Epoch(1))
+        await until(lambda: sink.written)
+        assert sink.written == [build_report("bob")], "an older placement says nothing of the newer one"
+
+        reporter.show(actor, Epoch(2))
+        await until(lambda: len(sink.written) == 2)
+        reporter.hold(actor, Epoch(2))
+        reporter.report(build_report(epoch=2, phase=ActorPhase.QUARANTINED))
+        await until(lambda: len(sink.written) == 3)
+        running.cancel()
+    assert [report.desired.epoch for report in sink.written[1:]] == [2, 2]
