@@ -11,7 +11,6 @@ import argparse
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -125,11 +124,18 @@ def _add_rules(schema: JsonObject, rules: tuple[Rule, ...]) -> None:
 
 
 def _lay_over(schema: JsonObject, extra: Extra) -> None:
-    """Set keywords, each its own copy, since rules are added below them; None removes one."""
+    """Set keywords, each a copy, since rules are added below them; None removes one."""
     for keyword, value in extra.items():
         schema.pop(keyword, None)
         if value is not None:
-            schema[keyword] = deepcopy(value)
+            schema[keyword] = _copied(value)
+
+
+def _copied(value: JsonValue) -> JsonValue:
+    """Return a copy in which nothing is shared: what stands in two places is two things (`copy.deepcopy` would keep it one)."""
+    if isinstance(value, dict):
+        return {name: _copied(part) for name, part in value.items()}
+    return [_copied(part) for part in value] if isinstance(value, list) else value
 
 
 def _rule(rule: Rule) -> JsonObject:

@@ -205,6 +205,14 @@ def test_rules_of_a_kind_stand_behind_those_of_its_types() -> None:
     assert [str(value_at(rule, "message")).partition(":")[0] for rule in model] == ["must be a DNS label", "spec.model is immutable, since events are stored under it"]
 
 
+def test_no_rule_stands_twice_in_one_place() -> None:
+    for kind in KINDS:
+        for node in walk(schema_of(build_crd(kind))):
+            rules = node.get("x-kubernetes-validations", [])
+            assert isinstance(rules, list)
+            assert [rule for rule in rules if rules.count(rule) > 1] == []
+
+
 def test_a_rule_for_a_field_that_is_gone_is_an_error() -> None:
     stray = replace(ACTOR, rules={("spec", "colour"): ()})
 
