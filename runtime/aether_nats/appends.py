@@ -17,7 +17,6 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
-from math import inf
 from typing import Final, Literal
 
 from aether_api import logs
@@ -75,8 +74,7 @@ class Append(Exchange):
     __slots__ = ("appends", "commit", "headers", "may_be_stored", "outcome", "payload")
 
     def __init__(self, appends: Appends, subject: str, commit: Commit, outcome: asyncio.Future[int]) -> None:
-        self.subject = subject
-        self.deadline = inf
+        super().__init__(subject)
         self.appends = appends
         self.commit = commit
         self.outcome = outcome

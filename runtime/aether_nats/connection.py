@@ -216,10 +216,9 @@ class NatsConnection:
         Raises:
             Disconnected, Backpressure, PayloadTooLarge: at once, as `publish`; nothing was sent.
         """
-        self._check_can_send(exchange.subject, len(payload) + len(headers))
         reply = self._requests.register(exchange, timeout_s)
         try:
-            self._link.publish(exchange.subject, reply, headers, payload)
+            self._publish(exchange.subject, reply, headers, payload)
         except AetherError:
             self._requests.discard(reply)
             raise
@@ -290,15 +289,12 @@ class NatsConnection:
         self._up.set()
 
     def _publish(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
-        self._check_can_send(subject, len(payload) + len(headers))
-        self._link.publish(subject, reply, headers, payload)
-
-    def _check_can_send(self, subject: str, size: int) -> None:
-        """Refuse a message that would not leave, or that the server would answer by closing the connection."""
         if self._connected_since is None:
             raise self._build_disconnected()
-        if size > self._link.client.max_payload - HEADER_FRAME_BYTES:
+        size = len(payload) + (len(headers) + HEADER_FRAME_BYTES if headers else 0)
+        if size > self._link.client.max_payload:
             raise PayloadTooLarge(f"a message of {size} bytes for {subject} exceeds the server's max_payload of {self.max_payload}")
+        self._link.publish(subject, reply, headers, payload)
 
     def _publish_request(self, subject: str, payload: bytes, headers: bytes, reply: str) -> None:
         try:

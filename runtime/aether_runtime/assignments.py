@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec.structs import replace
@@ -24,14 +24,10 @@ from aether_api.identity import ActorId, Epoch, PodIdentity, PoolName, parse_act
 from aether_api.subjects import assign_subject
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
-from aether_runtime.ports import AssignmentListener, DesiredActor
+from aether_runtime.ports import AssignmentListener, DesiredActor, Spawn
 from aether_runtime.registry import VMRegistry
 
 logger = logging.getLogger(__name__)
-
-
-Spawn = Callable[[Coroutine[None, None, None], str], None]
-"""Runs work in the background under a name."""
 
 STILL_GOING: Final = "its last step goes on; the log lets only one owner write"
 """Said of an actor that has not stopped when a release must be answered."""

@@ -109,19 +109,15 @@ class ReportQueue:
         self._written.pop(actor, None)
         self._refused.pop(actor, None)
 
-    def take(self, now_s: float, busy: Container[ActorId] = ()) -> ActorReport | None:
-        """Remove and return the report that is due, of an actor that is not busy; None when none is."""
-        return self.take_turn(busy) or self.take_version(now_s, busy)
-
     def take_turn(self, busy: Container[ActorId] = ()) -> ActorReport | None:
-        """Remove and return the longest waiting change of phase, of an actor that is not busy."""
+        """Remove and return the longest waiting change of phase, of an actor that is not busy; None when none waits."""
         for actor in self._urgent:
             if actor not in busy:
                 return self._urgent.pop(actor)
         return None
 
     def take_version(self, now_s: float, busy: Container[ActorId] = ()) -> ActorReport | None:
-        """Remove and return the longest waiting version that is due, of an actor that is not busy."""
+        """Remove and return the longest waiting version that is due, of an actor that is not busy; None when none is."""
         for actor, (report, first_s, changed_s) in self._versions.items():
             if actor not in busy and (now_s - changed_s >= QUIET_S or now_s - first_s >= OVERDUE_S):
                 del self._versions[actor]

@@ -83,16 +83,16 @@ def build_commit(group: Group, history: History, desired: DesiredActor, services
     """Return the commit of a group that was decided on the history as it is; its reminders come later."""
     position = history.position
     return Commit(
-        services.new_id(),
-        desired.actor,
-        position.sequence,
-        position.version + 1,
-        group.version,
-        position.index,
-        desired.epoch,
-        services.writer,
-        build_label(history.model),
-        join_events(group.encoded),
-        position.incarnation,
+        id=services.new_id(),
+        actor=desired.actor,
+        expected_sequence=position.sequence,
+        first_version=position.version + 1,
+        last_version=group.version,
+        index=position.index,
+        epoch=desired.epoch,
+        pod=services.writer,
+        model=build_label(history.model),
+        payload=join_events(group.encoded),
+        incarnation=position.incarnation,
         inbox="" if group.inbox is None else str(group.inbox),
     )

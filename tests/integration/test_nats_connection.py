@@ -241,6 +241,18 @@ async def test_more_bytes_than_the_limit_are_refused_and_those_before_arrive(fas
         await inbox.wait_for(sent)
 
 
+async def test_what_the_server_just_takes_is_sent(fast: bool) -> None:
+    """Header lines count with the frame around them, and a message without headers has no frame."""
+    lines = encode_headers({"Name": "value"})
+    async with EmbeddedServer.start() as server, connected(server, fast=fast) as connection:
+        inbox = Inbox()
+        connection.subscribe("big", inbox)
+        connection.publish("big", bytes(8 << 20))
+        await inbox.wait_for(1)
+        connection.publish("big", bytes((8 << 20) - len(lines) - len(b"NATS/1.0\r\n\r\n")), lines)
+        await inbox.wait_for(2)
+
+
 async def test_what_the_server_would_refuse_is_not_sent(fast: bool) -> None:
     async with EmbeddedServer.start() as server, connected(server, fast=fast) as connection:
         with pytest.raises(PayloadTooLarge):

@@ -20,7 +20,7 @@ def build_report(name: str = "alice", version: int = 0, phase: ActorPhase = Acto
 
 def drain(queue: ReportQueue, now_s: float) -> list[ActorReport]:
     taken = []
-    while (report := queue.take(now_s)) is not None:
+    while (report := queue.take_turn() or queue.take_version(now_s)) is not None:
         taken.append(report)
         queue.note_written(report)
     return taken
