@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -62,7 +62,16 @@ class Audit:
 
 def count_writes(calls: Iterable[Call], *resources: str) -> int:
     """Return how often we wrote to some resources (`actors/status`, `events`)."""
-    return sum(1 for call in calls if call.is_ours and call.is_write and call.resource in resources)
+    return sum(1 for call in _find_writes(calls) if call.resource in resources)
+
+
+def count_other_writes(calls: Iterable[Call], *resources: str) -> int:
+    """Return how often we wrote to anything but some resources."""
+    return sum(1 for call in _find_writes(calls) if call.resource not in resources)
+
+
+def _find_writes(calls: Iterable[Call]) -> Iterator[Call]:
+    return (call for call in calls if call.is_ours and call.is_write)
 
 
 def _read_call(line: bytes) -> Call:

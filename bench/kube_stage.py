@@ -7,7 +7,7 @@ Programs that are not there make a bench `holds: null`, as a missing peer does; 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -56,8 +56,8 @@ GUARDS: Final = ("templates/rbac.yaml", "templates/fencing.yaml")
 WAIT_S: Final = 120.0
 """Seconds for what takes seconds."""
 
-SERVED_AGAIN_S: Final = 0.1
-"""Seconds between tries while a type is not served yet: it takes one or two."""
+FOUND_AGAIN_S: Final = 0.1
+"""Seconds between tries while something is not there yet: it takes one or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +204,9 @@ async def _furnish(client: KubeClient) -> None:
     for namespace in (SYSTEM, NAMESPACE):
         await make_namespace(client, namespace)
     model: JsonObject = next(yaml.safe_load_all((MANIFESTS / "account.yaml").read_text()))
-    await _create_when_served(client, ACTOR_MODELS, model)
-    await _create_when_served(client, ACTOR_POOLS, {**ACTOR_POOLS.document(NAMESPACE, POOL), "spec": {"replicas": 0, "actorsPerPod": 100_000}})
+    pool: JsonObject = {**ACTOR_POOLS.document(NAMESPACE, POOL), "spec": {"replicas": 0, "actorsPerPod": 100_000}}
+    for kind, document in ((ACTOR_MODELS, model), (ACTOR_POOLS, pool)):  # of types that are new: the API server answers 404 until it serves them
+        await once_found(partial(client.create, kind.path(NAMESPACE), document), what=kind.plural)
 
 
 def _guard(plane: ControlPlane, helm: Path) -> None:
@@ -215,15 +216,21 @@ def _guard(plane: ControlPlane, helm: Path) -> None:
     plane.kubectl("create", "--filename=-", stdin=manifest)
 
 
-async def _create_when_served(client: KubeClient, kind: ResourceKind, document: JsonObject) -> None:
-    """Create an object of a type that is new: the API server answers 404 until it serves it."""
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            try:
-                await client.create(kind.path(NAMESPACE), document)
-                return
-            except KubeNotFound:
-                await asyncio.sleep(SERVED_AGAIN_S)
+async def once_found(call: Callable[[], Awaitable[JsonObject]], *, what: str) -> JsonObject:
+    """Repeat a call of the API server while it answers 404.
+
+    Raises:
+        BenchFailed: `what` is not there in time.
+    """
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                try:
+                    return await call()
+                except KubeNotFound:
+                    await asyncio.sleep(FOUND_AGAIN_S)
+    except TimeoutError as exc:
+        raise BenchFailed(f"{what}: not there within {WAIT_S:g} s") from exc
 
 
 def _see(document: JsonObject) -> SeenActor:

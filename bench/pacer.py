@@ -11,12 +11,12 @@ import asyncio
 import secrets
 import sys
 import time
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 import uvloop
 
+from aether_api.messages import format_time
 from bench.account import DEPOSIT
 from bench.errors import BenchFailed
 from bench.load import ACCEPTED
@@ -71,8 +71,7 @@ class _Pacer:
 
     def _send(self, number: int) -> None:
         actor = number % self._pace.actors
-        sent = datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        headers = f"Aether-Command: {self._prefix}-{number}\r\nAether-Time: {sent}\r\nAether-Timeout-Ms: 10000\r\n".encode()
+        headers = f"Aether-Command: {self._prefix}-{number}\r\nAether-Time: {format_time(time.time())}\r\nAether-Timeout-Ms: 10000\r\n".encode()
 
         def take(_headers: bytes, reply: bytes) -> None:
             del self._client.replies[token]

@@ -16,7 +16,8 @@ from typing import Final
 
 from bench.errors import PeerMissing
 from bench.peers import install
-from bench.processes import find_free_port, start
+from bench.processes import start
+from tests.cluster.processes import find_free_ports
 
 HOW: Final = "install it, on Debian with `apt-get install postgresql`"
 DEBIAN: Final = Path("/usr/lib/postgresql")
@@ -37,7 +38,7 @@ async def start_postgres() -> AsyncGenerator[str, None]:
         if prefix:
             shutil.chown(folder, "postgres")
         await install(*prefix, str(programs / "initdb"), "-D", str(folder / "data"), "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", folder=folder)
-        port = find_free_port()
+        [port] = find_free_ports(1)
         command = (
             *prefix,
             str(programs / "postgres"),

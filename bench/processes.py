@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import BenchFailed
+from tests.cluster.processes import end_process
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
 
@@ -56,7 +56,7 @@ async def start(
                 await read_line(process, ready)
         yield process
     finally:
-        await _end(process)
+        await end_process(process, within_s=STOP_TIMEOUT_S)
 
 
 async def read_line(process: asyncio.subprocess.Process, prefix: bytes = b"") -> bytes:
@@ -135,23 +135,3 @@ def read_memory_mb(process_id: int) -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
-
-
-def find_free_port() -> int:
-    """Return a TCP port of this machine that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()

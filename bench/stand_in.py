@@ -19,12 +19,12 @@ from typing import Final
 
 import aiohttp
 
-from aether_api.errors import KubeNotFound
 from aether_kube.documents import JsonObject, object_at, objects_at, text_at
 from aether_kube.kinds import DEPLOYMENTS, PODS, SERVICE_ACCOUNTS
 from bench.errors import BenchFailed
-from bench.kube_stage import NAMESPACE, POOL, WAIT_S, Stage
-from bench.processes import find_free_port, start_python
+from bench.kube_stage import NAMESPACE, POOL, WAIT_S, Stage, once_found
+from bench.processes import start_python
+from tests.cluster.processes import find_free_ports
 
 NODE: Final = "stand-in"
 REVISION: Final = "bench"
@@ -79,21 +79,13 @@ class StandIn:
     async def _read_template(self) -> JsonObject:
         """Return the pod template of the pool's Deployment, once the operator has made it: the account and its rights come before."""
         path = DEPLOYMENTS.path(NAMESPACE, f"aether-{POOL}")
-        try:
-            async with asyncio.timeout(WAIT_S):
-                while True:
-                    try:
-                        return object_at(await self._stage.client.get(path), "spec", "template")
-                    except KubeNotFound:
-                        await asyncio.sleep(LOOK_S)
-        except TimeoutError as exc:
-            raise BenchFailed(f"the operator made no Deployment within {WAIT_S:g} s") from exc
+        return object_at(await once_found(lambda: self._stage.client.get(path), what="the operator's Deployment"), "spec", "template")
 
     async def _add(self, name: str, template: JsonObject) -> None:
-        client, port = self._stage.client, find_free_port()
+        client, [port] = self._stage.client, find_free_ports(1)
         made = await client.create(PODS.path(NAMESPACE), build_pod(name, template))
         uid = text_at(made, "metadata", "uid")
-        token = await self._request_token(name, uid)
+        token = await self._request_token(name, uid, account=text_at(made, "spec", "serviceAccountName"))
         environment = {
             **read_environment(made),
             "AETHER_HTTP_PORT": str(port),
@@ -106,8 +98,7 @@ class StandIn:
         self.pods.append(pod)
         self._started.put_nowait(pod)
 
-    async def _request_token(self, name: str, uid: str) -> str:
-        account = text_at(await self._stage.client.get(PODS.path(NAMESPACE, name)), "spec", "serviceAccountName")
+    async def _request_token(self, name: str, uid: str, *, account: str) -> str:
         bound: JsonObject = {"kind": "Pod", "apiVersion": "v1", "name": name, "uid": uid}
         request: JsonObject = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": TOKEN_S, "boundObjectRef": bound}}
         return text_at(await self._stage.client.create(SERVICE_ACCOUNTS.path(NAMESPACE, account, "token"), request), "status", "token")

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from bench.apply_to_ready import ACTORS_IN_ALL, PODS, Crowd, start_crowd
-from bench.audit import Audit, Call, count_writes
+from bench.audit import Audit, count_other_writes, count_writes
 from bench.errors import BenchFailed, PeerMissing
 from bench.kube_stage import NAMESPACE
 from bench.pacer import Pace
@@ -93,7 +93,7 @@ async def _settle(audit: Audit) -> None:
     audit.read_new()
     while time.monotonic() < deadline_s:
         await asyncio.sleep(SETTLE_S)
-        if not _find_writes(audit.read_new()):
+        if not count_other_writes(audit.read_new(), "leases"):
             return
     raise BenchFailed(f"the cluster still writes {SETTLE_TIMEOUT_S:g} s after all actors were ready")
 
@@ -120,8 +120,4 @@ async def _watch_idle(audit: Audit, seconds: float) -> _Pair:
     await _settle(audit)
     await asyncio.sleep(seconds)
     calls = audit.read_new()
-    return _Pair(IDLE, len(_find_writes(calls)), count_writes(calls, "leases"))
-
-
-def _find_writes(calls: list[Call]) -> list[Call]:
-    return [call for call in calls if call.is_ours and call.is_write and call.resource != "leases"]
+    return _Pair(IDLE, count_other_writes(calls, "leases"), count_writes(calls, "leases"))

@@ -13,11 +13,10 @@ import asyncio
 import base64
 import json
 import secrets
-import socket
 import ssl
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -26,7 +25,7 @@ import aiohttp
 
 from .folders import Folders
 from .pins import ETCD_PROGRAM, KUBE_PROGRAM
-from .processes import ClusterError, ask, ending_with_us
+from .processes import ClusterError, ask, end_process, ending_with_us, find_free_ports
 from .programs import build_program, program_folder
 
 START_TIMEOUT_S: Final = 120.0
@@ -140,7 +139,7 @@ async def start_control_plane(programs: Programs, *, users: Sequence[str] = (), 
         folder = Path(name)
         tokens = {user: secrets.token_hex(16) for user in (ADMIN, *users)}
         _write_files(folder, programs, tokens)
-        client_port, peer_port, api_port = _find_free_ports(3)
+        client_port, peer_port, api_port = find_free_ports(3)
         async with AsyncExitStack() as stack:
             etcd = await stack.enter_async_context(_running(_etcd_command(programs, folder, client_port, peer_port), folder / "etcd.log"))
             api = await stack.enter_async_context(_running(_api_command(folder, client_port, api_port, audit=audit), folder / "kube-apiserver.log"))
@@ -207,19 +206,7 @@ async def _running(command: list[str], log: Path) -> AsyncGenerator[asyncio.subp
     try:
         yield process
     finally:
-        await _end(process)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+        await end_process(process, within_s=STOP_TIMEOUT_S)
 
 
 async def _wait_ready(url: str, token: str, folder: Path, processes: tuple[asyncio.subprocess.Process, asyncio.subprocess.Process]) -> None:
@@ -254,12 +241,3 @@ def _certificate(folder: Path) -> Path:
 
 def _read_tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
-
-
-def _find_free_ports(count: int) -> list[int]:
-    """Return ports that are free now; all are held until the last one is found, so they differ."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

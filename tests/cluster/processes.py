@@ -11,13 +11,15 @@ next run: a kind that lived on made nodes while the next run was deleting them.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final, Literal
 
@@ -122,6 +124,28 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+async def end_process(process: asyncio.subprocess.Process, *, within_s: float) -> None:
+    """End a process that a coroutine started, by force if it takes longer; harmless if it has ended."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(within_s):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def find_free_ports(count: int) -> list[int]:
+    """Return TCP ports of 127.0.0.1 that were free a moment ago; all are held until the last one is found, so they differ."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 def ending_with_us(command: Sequence[str | Path], how: Literal["TERM", "KILL"] = "TERM") -> list[str]:

@@ -8,7 +8,6 @@ the system can do it.
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,7 +21,7 @@ from urllib.request import urlopen
 from aether_api.errors import StreamUnavailable
 from aether_nats.embedded import build_configuration, find_program
 from aether_nats.settings import NatsSettings
-from tests.cluster.processes import ending_with_us
+from tests.cluster.processes import ending_with_us, find_free_ports
 
 NAMES: Final = ("one", "two", "three")
 PASSWORD: Final = "test"
@@ -168,7 +167,7 @@ class NatsCluster:
 
 def _build_members(folder: Path) -> list[Member]:
     """Write the configuration of each member."""
-    ports = _choose_ports(3 * len(NAMES))
+    ports = find_free_ports(3 * len(NAMES))
     members = [Member(name, folder / name, *ports[3 * place : 3 * place + 3]) for place, name in enumerate(NAMES)]
     routes = [f"nats://127.0.0.1:{member.route_port}" for member in members]
     for member in members:
@@ -185,12 +184,3 @@ def _build_members(folder: Path) -> list[Member]:
 
 def _build_accounts() -> str:
     return "\n".join(f"  ACCOUNT{number} {{ jetstream: enabled, users: [{{user: user{number}, password: {PASSWORD}}}] }}" for number in range(ACCOUNTS))
-
-
-def _choose_ports(count: int) -> list[int]:
-    """Return ports that were free a moment ago."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import socket
-
 import aiohttp
 
 from aether_nats.client import CommandClient
 from aether_nats.embedded import EmbeddedServer
 from aether_runtime.exposition import build_registry, build_renderer
 from aether_runtime.probes import serve_probes
+from tests.cluster.processes import find_free_ports
 from tests.histories.bank import ALICE
 from tests.histories.cluster import connected, running_pod
 
 
-def find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 async def test_a_scrape_over_http_tells_commands_vms_and_the_link(nats_server: EmbeddedServer) -> None:
-    port = find_free_port()
+    [port] = find_free_ports(1)
     async with running_pod(nats_server.url, "pod-a") as pod, connected(nats_server.url) as connection:
         await CommandClient(connection).send(ALICE, "Open", {"owner": "alice"})
         close = await serve_probes(port, lambda: True, build_renderer(build_registry(pod.runtime.metrics)))
