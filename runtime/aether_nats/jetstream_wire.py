@@ -32,6 +32,7 @@ ERROR_BAD_SCHEDULE: Final = 10189
 ERROR_BAD_TIME_ZONE: Final = 10223
 
 ERROR_STREAM_EXISTS: Final = 10058
+ERROR_NO_PEERS: Final = 10005
 """A stream of the name exists with another configuration; an equal one is no error."""
 
 CODE_UNAVAILABLE: Final = 503
@@ -218,7 +219,8 @@ def build_error(error: ApiError) -> AetherError:
         return WrongLastSequence(None)
     if error.err_code == ERROR_ID_UNDER_WAY:
         return StreamUnavailable("an earlier try is still being written; repeat it with its id")
-    if error.code == CODE_UNAVAILABLE:
+    # Too few servers for the replicas stay too few; one of them that is away comes back.
+    if error.code == CODE_UNAVAILABLE or (error.err_code == ERROR_NO_PEERS and "offline" in error.description):
         return StreamUnavailable(f"JetStream is not available: {error.description} (error {error.err_code})")
     return JetStreamError(error.code, error.err_code, error.description)
 

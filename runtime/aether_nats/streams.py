@@ -10,13 +10,14 @@ per stream.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import Final
 
 from msgspec import structs
 
 from aether_api import subjects
-from aether_api.errors import JetStreamError, SettingsInvalid
+from aether_api.errors import JetStreamError, RetryableError, SettingsInvalid
 from aether_api.identity import ActorId, ModelName, Namespace, check_name
 from aether_nats.connection import NatsConnection
 from aether_nats.jetstream import JetStream
@@ -31,8 +32,14 @@ SNAPSHOTS_KEPT: Final = 2
 PARTITIONS_KEY: Final = "aether.partitions"
 """Key in the metadata of each event stream."""
 
-CREATE_TIMEOUT_S: Final = 15.0
-"""Seconds for making a stream: three replicas elect a leader first."""
+CREATE_TIMEOUT_S: Final = 30.0
+"""Seconds for making a stream: JetStream may have no leader just then, or not know yet the servers that replicas need."""
+
+CREATE_TRY_S: Final = 5.0
+"""Seconds for one try: a question to a leader that has just died is never answered."""
+
+CREATE_AGAIN_S: Final = 0.25
+"""Seconds between two tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +99,13 @@ async def ensure_streams(connection: NatsConnection, namespace: str, plan: Strea
     Raises:
         SettingsInvalid: the plan cannot work, or a stream of our name is not ours.
         JetStreamError: the server refuses, for example for more replicas than it has nodes.
+        RetryableError: JetStream had no leader, or lacked servers for the replicas, all the time.
     """
     wanted = plan or StreamPlan()
     check_name("namespace", namespace)
     if not 1 <= wanted.partitions <= subjects.PARTITIONS_MAX:
         raise SettingsInvalid(f"partitions must be 1 to {subjects.PARTITIONS_MAX}, not {wanted.partitions}")
-    js = JetStream(connection, timeout_s=CREATE_TIMEOUT_S)
+    js = JetStream(connection, timeout_s=CREATE_TRY_S)
     layout = await _ensure_first(js, namespace, wanted)
     in_force = replace(wanted, partitions=layout.partitions)
     for partition in range(1, layout.partitions):
@@ -120,7 +128,7 @@ async def read_layout(connection: NatsConnection, namespace: str) -> StreamLayou
 async def delete_streams(connection: NatsConnection, namespace: str) -> int:
     """Delete all streams of a namespace with everything in them, and return their number."""
     check_name("namespace", namespace)
-    js = JetStream(connection, timeout_s=CREATE_TIMEOUT_S)
+    js = JetStream(connection, timeout_s=CREATE_TRY_S)
     prefix = subjects.event_stream(namespace, 0).removesuffix("EVT_0")
     names = [name for name in await js.stream_names(f"{subjects.ROOT}.{namespace}.>") if name.startswith(prefix)]
     deleted = 0
@@ -183,11 +191,19 @@ async def _ensure_first(js: JetStream, namespace: str, plan: StreamPlan) -> Stre
 
 
 async def _ensure(js: JetStream, config: StreamConfig) -> StreamInfo | None:
-    """Make a stream unless it exists, with whatever configuration; returns what is there, None where somebody else makes it meanwhile.
+    """Make a stream unless it exists, with whatever configuration; returns what is there, None where somebody else makes it meanwhile."""
+    deadline_s = asyncio.get_running_loop().time() + CREATE_TIMEOUT_S
+    while True:
+        try:
+            return await _try_to_ensure(js, config)
+        except RetryableError:
+            if asyncio.get_running_loop().time() > deadline_s:
+                raise
+        await asyncio.sleep(CREATE_AGAIN_S)
 
-    It is looked for first, since the stream itself answers that; making one takes the leader of all JetStream, and a runtime must be able to
-    start without it.
-    """
+
+async def _try_to_ensure(js: JetStream, config: StreamConfig) -> StreamInfo | None:
+    """Look first, since a stream that is there answers itself; making one takes the leader of all JetStream, without which a runtime must start."""
     info = await js.stream_info(config.name)
     if info is not None:
         return info

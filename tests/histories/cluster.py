@@ -42,6 +42,13 @@ WAIT_S: Final = 20.0
 """Seconds after which a test that waits has failed; a busy machine is slow."""
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 @dataclass(slots=True)
 class Placements:
     """What an operator would have decided: where each actor lives, and at which epoch.

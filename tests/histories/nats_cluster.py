@@ -87,8 +87,12 @@ class Member:
             raise StreamUnavailable(f"server {self.name} of the cluster is not running: {self._read_log_tail()}")
         with suppress(OSError):  # an answer that says no, too, is an HTTPError and thereby one
             self._ask("healthz")
-            return bool(json.loads(self._ask("jsz"))["meta_cluster"].get("leader"))
+            return bool(self.find_meta_leader())
         return False
+
+    def find_meta_leader(self) -> str:
+        """Return the name of the server that leads all JetStream, as this one sees it; empty while there is none."""
+        return str(json.loads(self._ask("jsz"))["meta_cluster"].get("leader", ""))
 
     def _ask(self, what: str) -> bytes:
         with urlopen(f"http://127.0.0.1:{self.monitor_port}/{what}", timeout=ANSWER_TIMEOUT_S) as answer:

@@ -79,6 +79,14 @@ class Stage:
         for _ in range(deposits):
             assert (await send(self.pod, "Deposit", {"amount": 1}, actor)).outcome == "accepted"
 
+    async def delete_without_nats(self, name: str) -> Any:
+        """Make an actor that is to be purged, delete it while NATS is away, and return it once it says that it waits."""
+        await self.open(await self.apply(name, deletionPolicy="Purge"))
+        await self.until_reads(name, lambda found: is_serving(found, 2) and holds_it(found))
+        await self.nats.stop()
+        await self.kubectl("delete", "actor", name, "--wait=false")
+        return await self.until_reads(name, lambda found: "not yet done" in told(found, "Scheduled"))
+
     async def kubectl(self, *words: str, stdin: str | None = None) -> str:
         return await asyncio.to_thread(self.fenced.kubectl, *words, stdin=stdin)
 
@@ -183,13 +191,7 @@ async def test_the_finalizer_comes_and_goes_with_the_policy(fenced: Fenced, nats
 
 async def test_a_purge_that_cannot_go_on_says_what_it_waits_for_and_goes_on_by_itself(fenced: Fenced, nats_server: EmbeddedServer) -> None:
     async with staged(fenced, nats_server) as stage:
-        actor = await stage.apply(name := unique(), deletionPolicy="Purge")
-        await stage.open(actor)
-        await stage.until_reads(name, lambda found: is_serving(found, 2) and holds_it(found))
-        await nats_server.stop()
-
-        await stage.kubectl("delete", "actor", name, "--wait=false")
-        stuck = await stage.until_reads(name, lambda found: "not yet done" in told(found, "Scheduled"))
+        stuck = await stage.delete_without_nats(name := unique())
 
         assert told(stuck, "Scheduled").startswith("Deleting: its events are being purged, as spec.deletionPolicy says; not yet done, it is tried again: ")
         assert "NATS" in told(stuck, "Scheduled")
@@ -200,12 +202,7 @@ async def test_a_purge_that_cannot_go_on_says_what_it_waits_for_and_goes_on_by_i
 
 async def test_a_purge_that_waits_is_given_up_by_its_policy_and_the_events_stay(fenced: Fenced, nats_server: EmbeddedServer) -> None:
     async with staged(fenced, nats_server) as stage:
-        actor = await stage.apply(name := unique(), deletionPolicy="Purge")
-        await stage.open(actor)
-        await stage.until_reads(name, lambda found: is_serving(found, 2) and holds_it(found))
-        await nats_server.stop()
-        await stage.kubectl("delete", "actor", name, "--wait=false")
-        await stage.until_reads(name, lambda found: "not yet done" in told(found, "Scheduled"))
+        await stage.delete_without_nats(name := unique())
 
         await stage.kubectl("patch", "actor", name, "--type=merge", '--patch={"spec": {"deletionPolicy": "Retain"}}')
         await stage.until_reads(name, lambda found: not found)

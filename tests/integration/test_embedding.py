@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -23,7 +23,7 @@ from aether_runtime.runtime import Runtime
 from aether_runtime.runtime_message import RuntimeMessage
 from aether_runtime.settings import RuntimeSettings
 from tests.histories.bank import ALICE, compile_account
-from tests.histories.cluster import PARTITIONS, WAIT_S, connected, open_journal
+from tests.histories.cluster import PARTITIONS, WAIT_S, connected, open_journal, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -35,12 +35,6 @@ async def opened(server: EmbeddedServer, namespace: str = "default") -> AsyncGen
     async with open_runtime(settings) as runtime:
         runtime.load_model(compile_account())
         yield runtime
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def message(command: str, fields: dict[str, object], *, id: str = "", actor: ActorId = ALICE, timeout_s: float = 10.0) -> RuntimeMessage:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -26,7 +25,7 @@ from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Hom
 from tests.cluster.cluster import Cluster
 from tests.histories.bank import FOLDER
 from tests.histories.bound_pods import Fenced, Writer, calling, fenced_namespace, is_ready, running, send
-from tests.histories.cluster import WAIT_S, connected, open_journal
+from tests.histories.cluster import connected, open_journal, until
 from tests.histories.invariants import check_log, read_history
 
 pytestmark = pytest.mark.cluster
@@ -219,12 +218,6 @@ class OnlyAdopting:
 
     def on_status_overwritten(self, actor: ActorId, revision: int) -> None:
         pass
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.05)
 
 
 async def test_a_pod_that_does_not_hear_of_its_end_neither_appends_nor_writes_the_status(fenced: Fenced, name: str, nats_server: EmbeddedServer) -> None:

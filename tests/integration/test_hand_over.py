@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -19,17 +19,11 @@ from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.assignments import STILL_GOING
 from aether_runtime.core.snapshots import Snapshot
 from tests.histories.bank import ALICE
-from tests.histories.cluster import NAMESPACE, WAIT_S, Placements, RunningPod, connected, running_pod
+from tests.histories.cluster import NAMESPACE, WAIT_S, Placements, RunningPod, connected, running_pod, until
 
 pytestmark = pytest.mark.asyncio
 
 BOB = parse_actor_id(NAMESPACE, "account", "bob")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @dataclass(slots=True)

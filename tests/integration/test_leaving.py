@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -23,19 +23,13 @@ from aether_nats.embedded import EmbeddedServer
 from aether_nats.message import Message
 from aether_nats.pod_status import ask_pods
 from tests.histories.bank import FOLDER
-from tests.histories.cluster import NAMESPACE, WAIT_S, Load, RuntimeProcess, connected, open_journal, running_pod
+from tests.histories.cluster import NAMESPACE, WAIT_S, Load, RuntimeProcess, connected, open_journal, running_pod, until
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 
 ACTORS = [parse_actor_id(NAMESPACE, "account", f"a{number}") for number in range(24)]
 
 
 CALLS = 4800
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def until_pods(connection: NatsConnection, count: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from aether_api.identity import PodUid, parse_actor_id
@@ -19,16 +18,10 @@ from aether_runtime.passivation import SleepConfig
 from aether_runtime.presence import choose_pod
 from aether_runtime.runtime_message import RuntimeMessage
 from tests.histories.bank import ALICE, build_command
-from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until_live
+from tests.histories.cluster import Load, Placements, RunningPod, connected, open_journal, running_pod, until, until_live
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 
 ACTORS = [parse_actor_id("default", "account", f"a{number}") for number in range(30)]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def phase_of(pod: RunningPod) -> ActorPhase | None:

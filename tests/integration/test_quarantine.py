@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -22,7 +20,7 @@ from aether_nats.streams import read_layout
 from aether_runtime.passivation import SleepConfig
 from aether_runtime.ports import ActorReport
 from tests.histories.alarm import CLOCK, Alarm
-from tests.histories.cluster import NAMESPACE, WAIT_S, Placements, RunningPod, connected, open_journal, running_pod
+from tests.histories.cluster import NAMESPACE, WAIT_S, Placements, RunningPod, connected, open_journal, running_pod, until
 from tests.histories.invariants import check_log, events_of, read_history
 
 POD = PodUid("pod-a")
@@ -42,12 +40,6 @@ class OtherAlarm(BrokenAlarm):
     """The same, with a state of another shape."""
 
     fold = "f-other"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def report_of(pod: RunningPod) -> ActorReport | None:

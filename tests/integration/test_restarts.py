@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -15,15 +14,9 @@ from aether_nats.client import CommandClient
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.journal import Journal
 from tests.histories.bank import ALICE, read_account
-from tests.histories.cluster import WAIT_S, Placements, connected, running_pod
+from tests.histories.cluster import WAIT_S, Placements, connected, running_pod, until
 
 POD = PodUid("pod-a")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_vm_that_fails_at_its_first_group_is_not_started_again_by_the_next_command(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:

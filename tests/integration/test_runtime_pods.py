@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -22,7 +21,7 @@ from aether_runtime.presence import choose_pod
 from aether_runtime.router import DIRECTORY_AGAIN_S
 from aether_runtime.runtime_message import RuntimeMessage
 from tests.histories.bank import ALICE, build_command, load_python_account, read_account
-from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until_live
+from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until, until_live
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 
 BOB = parse_actor_id("default", "account", "bob")
@@ -30,12 +29,6 @@ BOB = parse_actor_id("default", "account", "bob")
 
 def fresh(name: str, fields: dict[str, object], id: str, *, actor: ActorId = ALICE) -> Command:
     return build_command(name, fields, id=id, time_s=time.time(), actor=actor)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_an_actor_on_demand_starts_at_its_first_command(nats_server: EmbeddedServer) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,18 +21,12 @@ from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
 from aether_nats.streams import read_layout
 from tests.histories.bank import FOLDER
-from tests.histories.cluster import WAIT_S, Load, RuntimeProcess, connected, open_journal, running_pod
+from tests.histories.cluster import WAIT_S, Load, RuntimeProcess, connected, open_journal, running_pod, until
 from tests.histories.commits import append_broken
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 
 ACTORS = [parse_actor_id("default", "account", id) for id in ("alice", "bob", "carol", "dave", "erin")]
 ALICE = ACTORS[0]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def check_everything(connection: NatsConnection, load: Load, deposits: int) -> None:

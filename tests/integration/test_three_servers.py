@@ -103,6 +103,17 @@ async def test_a_leader_that_is_killed_under_load_costs_no_commit_and_doubles_no
     assert owner.journal.resent, "no append was under way when a leader died"
 
 
+async def test_streams_are_made_while_the_leader_of_jetstream_is_replaced(rig: Rig) -> None:
+    leader = rig.cluster.member(rig.cluster.members[0].find_meta_leader())
+    other = next(member for member in rig.cluster.members if member is not leader)
+    async with asyncio.timeout(TIMEOUT_S), connected(rig.cluster.settings(rig.account, other)) as connection:
+        leader.kill()
+
+        layout = await ensure_streams(connection, "other", REPLICATED)
+
+        assert layout.partitions == 1
+
+
 async def test_what_is_acknowledged_is_read_at_once_through_any_server(rig: Rig) -> None:
     async with asyncio.timeout(TIMEOUT_S), rig.journals(*rig.cluster.members) as readers:
         writer, head = Journal(JetStream(rig.connection), 1), None

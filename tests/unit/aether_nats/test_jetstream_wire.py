@@ -43,6 +43,8 @@ def test_a_write_under_way_on_a_replicated_stream_is_a_conflict_without_a_number
     [
         (ApiError(503, 10008, "JetStream system temporarily unavailable"), StreamUnavailable),
         (ApiError(409, 10158, "duplicate message id is in process"), StreamUnavailable),
+        (ApiError(400, 10005, "no suitable peers for placement, peer offline"), StreamUnavailable),
+        (ApiError(400, 10005, "no suitable peers for placement, insufficient storage"), JetStreamError),
         (ApiError(400, 10054, "message size exceeds maximum allowed"), JetStreamError),
         (ApiError(404, 10059, "stream not found"), JetStreamError),
     ],
