@@ -12,6 +12,7 @@ other module ever formats or splits a subject. Layout (design: streams and subje
     aether.<ns>.wake.<model>.<id>                 the server's hint that something came into the inbox; headers only
     aether.<ns>.cmd.<model>.<id>.<Command>        answered by the live VM only
     aether.<ns>.call.<model>.<id>.<Command>       answered by any pod, always works
+    aether.<ns>.find.<model>.<id>.<Command>       heard by every pod, answered by the one that has the actor or should; asked after silence
     aether.<ns>.pod.<podUID>.<verb>...            one pod: forwarded calls, ping, held
     aether.<ns>.operator.<process>.ping           one process of the operator, in the operator's own namespace
     aether.<ns>.assign.<pool>.<podUID>            the operator tells a pod what to adopt and release
@@ -40,7 +41,7 @@ _FNV_PRIME: Final = 0x01000193
 TRIES_FOLD: Final = "inbox"
 """Stands in the place of a fold in the subject that counts tries; folds are hexadecimal, so it is none."""
 
-CommandChannel = Literal["cmd", "call"]
+CommandChannel = Literal["cmd", "call", "find"]
 
 
 def partition_of(actor: ActorId, partitions: int) -> int:
@@ -157,7 +158,7 @@ def wake_forward_wildcard(namespace: str, pod_uid: PodUid) -> str:
 
 
 def command_subject(channel: CommandChannel, actor: ActorId, command: str) -> str:
-    """Return the subject of a command: `cmd` asks the live VM, `call` any pod."""
+    """Return the subject of a command: `cmd` asks the live VM, `call` any pod, `find` all pods."""
     return f"{ROOT}.{actor.namespace}.{channel}.{actor.model}.{actor.id}.{command}"
 
 
@@ -169,6 +170,11 @@ def command_wildcard(actor: ActorId) -> str:
 def call_wildcard(namespace: str) -> str:
     """Return the subject that every pod of a namespace subscribes to, in one queue group."""
     return f"{ROOT}.{namespace}.call.*.*.*"
+
+
+def find_wildcard(namespace: str) -> str:
+    """Return the subject that every pod of a namespace subscribes to for itself."""
+    return f"{ROOT}.{namespace}.find.*.*.*"
 
 
 def forward_subject(namespace: str, pod_uid: PodUid, actor: ActorId, command: str) -> str:
@@ -273,11 +279,11 @@ def parse_reminder_subject(subject: str) -> tuple[ActorId, str, str]:
 
 
 def parse_command_subject(subject: str) -> tuple[ActorId, str]:
-    """Return the actor and the command of a `cmd`, `call` or forwarded subject, or raise `InvalidName`."""
+    """Return the actor and the command of a `cmd`, `call`, `find` or forwarded subject, or raise `InvalidName`."""
     tokens = subject.split(".")
     if len(tokens) == 8 and tokens[0] == ROOT and tokens[2] == "pod" and tokens[4] == "call":
         return parse_actor_id(tokens[1], tokens[5], tokens[6]), tokens[7]
-    if len(tokens) == 6 and tokens[0] == ROOT and tokens[2] in ("cmd", "call"):
+    if len(tokens) == 6 and tokens[0] == ROOT and tokens[2] in ("cmd", "call", "find"):
         return parse_actor_id(tokens[1], tokens[3], tokens[4]), tokens[5]
     raise InvalidName(f"{subject!r} is not the subject of a command")
 

@@ -1,8 +1,10 @@
 """Sends commands to actors and waits for their replies, through fail-overs.
 
 The order of things (design L5): `cmd` reaches the live VM of the actor directly; nobody there means that no VM is live, so
-`call` asks any pod, which activates or forwards. A command keeps its id through all tries, and an id takes effect at most
-once, so a lost answer is simply asked for again. Only when the deadline passes after a lost answer does the caller get
+`call` asks any pod, which activates or forwards. After silence `find` asks all pods: a process that is frozen or cut off keeps
+its subscriptions until the server misses it, ten seconds and more. The next try is `cmd` again, for a pod of an older release that
+holds the actor and hears no `find`. A command keeps its id through all tries, and an id takes
+effect at most once, so a lost answer is simply asked for again. Only when the deadline passes after a lost answer does the caller get
 `OutcomeUnknown`, with the id to repeat.
 """
 
@@ -43,6 +45,7 @@ class _Progress:
     deadline: float
     try_timeout_s: float = TRY_TIMEOUT_FIRST_S
     may_have_run: bool = False
+    asks_all: bool = False
     cause: RetryableError | None = None
     last_reply: Reply | None = None
 
@@ -155,7 +158,7 @@ class CommandClient:
             progress.cause = exc
             await asyncio.sleep(min(NOBODY_RETRY_S, max(0.0, progress.remaining_s())))
         except RequestTimeout as exc:
-            progress.cause, progress.may_have_run = exc, True
+            progress.cause, progress.may_have_run, progress.asks_all = exc, True, not progress.asks_all
             progress.try_timeout_s = min(progress.try_timeout_s * 2, TRY_TIMEOUT_MAX_S)
         except Disconnected as exc:
             progress.cause = exc
@@ -166,7 +169,7 @@ class CommandClient:
 
     async def _ask(self, command: Command, progress: _Progress) -> Message:
         try:
-            return await self._ask_on("cmd", command, progress)
+            return await self._ask_on("find" if progress.asks_all else "cmd", command, progress)
         except NoResponders:
             return await self._ask_on("call", command, progress)
 

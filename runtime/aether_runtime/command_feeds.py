@@ -15,9 +15,6 @@ from aether_runtime.vm import VirtualMachine
 
 logger = logging.getLogger(__name__)
 
-OWN_QUEUE: Final = "own"
-"""Queue group of the live VM's subscription: should two VMs of one actor live for a moment, one of them answers."""
-
 DRAIN_TIMEOUT_S: Final = 1.0
 """Seconds for the messages that are on their way to a VM that stops: one round trip, and callers repeat after a second."""
 
@@ -37,8 +34,8 @@ class CommandFeed:
 
     @property
     def queue(self) -> str:
-        """The queue group."""
-        return OWN_QUEUE
+        """No queue group: of two VMs of one actor, one may be frozen, and must not swallow half of its commands; the log lets one of them write."""
+        return ""
 
     @property
     def subject(self) -> str:

@@ -1,9 +1,10 @@
 """Brings a command to its actor: to the VM here, to the live VM elsewhere, or to the pod where it belongs.
 
-Commands arrive on three kinds of subject. `cmd` reaches the live VM directly. `call` reaches any pod, and a forwarded call
+Commands arrive on four kinds of subject. `cmd` reaches the live VM directly. `call` reaches any pod, and a forwarded call
 the one pod that another pod chose; both end here in `_route`, which looks again and again until the deadline, since the
 actor may be moving: VM here; live VM elsewhere; the pod that the resource's placement names; without a resource, and if the
-model allows it, the pod that rendezvous hashing names. A call is passed on at most twice.
+model allows it, the pod that rendezvous hashing names. A call is passed on at most twice. `find` reaches all pods, when an earlier
+try met silence: whoever has the actor, or gets it before the deadline, answers; nobody passes it on.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from aether_api import logs
 from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, InvalidName, NoResponders, Reason, RequestTimeout, reason_of
 from aether_api.identity import ActorId, CommandId, PodUid
 from aether_api.messages import Command, Reply, build_command_headers, build_error, decode_reply, encode_reply, parse_command
-from aether_api.subjects import call_wildcard, command_subject, forward_subject, forward_wildcard, parse_command_subject
+from aether_api.subjects import call_wildcard, command_subject, find_wildcard, forward_subject, forward_wildcard, parse_command_subject
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
 from aether_runtime.answers import MOVING_RETRY_MS, build_moving
@@ -138,6 +139,7 @@ class Router:
         return (
             self._connection.subscribe(call_wildcard(namespace), self._on_call, CALL_QUEUE),
             self._connection.subscribe(forward_wildcard(namespace, uid), self._on_call),
+            self._connection.subscribe(find_wildcard(namespace), self._on_find),
         )
 
     @property
@@ -172,17 +174,34 @@ class Router:
         return route.pod if isinstance(route, Forward) else None
 
     def _on_call(self, message: Message) -> None:
-        reply = message.raw_reply
+        waiting = self._read_waiting(message)
+        if waiting is None or self._hand_over(waiting):
+            return
+        self.serve(waiting.command, waiting.answer)
+
+    def _on_find(self, message: Message) -> None:
+        waiting = self._read_waiting(message)
+        if waiting is None or self._hand_over(waiting) or not self._runtime.is_running or self._calls >= CALLS_MAX:
+            return  # silence: the pod whose actor it is may be another one
+        self._calls += 1
+        self._runtime.spawn(self._serve_found(waiting), f"find {waiting.command.actor}")
+
+    def _read_waiting(self, message: Message) -> Waiting | None:
         try:
             actor, name = parse_command_subject(message.subject)
             command = parse_command(actor, name, message.raw_headers, message.payload, now_s=time.time(), fresh_id=_fresh_id)
         except (InvalidName, InvalidEnvelope) as exc:
-            return self._refuse_malformed(reply, exc)
-        vm = self._find_vm(command.actor)
-        if vm is not None and vm.is_ready:
-            vm.process_command(self._build_waiting(command, partial(self._answer, reply)))
-        else:
-            self.serve(command, partial(self._answer, reply))
+            self._refuse_malformed(message.raw_reply, exc)
+            return None
+        return self._build_waiting(command, partial(self._answer, message.raw_reply))
+
+    def _hand_over(self, waiting: Waiting) -> bool:
+        """Give a command to the VM here if that is ready, and tell whether it was."""
+        vm = self._find_vm(waiting.command.actor)
+        if vm is None or not vm.is_ready:
+            return False
+        vm.process_command(waiting)
+        return True
 
     async def _serve(self, waiting: Waiting) -> None:
         try:
@@ -208,14 +227,38 @@ class Router:
         finally:
             self._calls -= 1
 
-    async def _route(self, command: Command, lookup: _Lookup, within_s: float | None = None) -> Route:
-        """Decide where a command goes now; a directory that does not answer in time is not waited for, since a VM may be live meanwhile."""
+    async def _serve_found(self, waiting: Waiting) -> None:
+        """Serve a command that all pods have heard, if its actor is here, comes here, or belongs here; else say nothing."""
+        command, lookup = msgspec.structs.replace(waiting.command, forwards=FORWARDS_MAX), _Lookup()
+        try:
+            while self._loop.time() < waiting.deadline:
+                is_chosen = choose_pod(command.actor, self._runtime.presence.pods.live()) == self._runtime.config.pod.uid
+                route = await self._route(command, lookup, LOOK_AGAIN_S) if is_chosen else self._route_here(command) or LookAgain()
+                if isinstance(route, ServeHere):
+                    return route.vm.process_command(waiting)
+                if isinstance(route, Refuse):
+                    return waiting.answer(route.reply)
+                if isinstance(route, AskLive) and self._runtime.activate(route.desired) is not None:
+                    continue  # a VM that lives elsewhere was asked already, together with all others
+                await asyncio.sleep(LOOK_AGAIN_S)
+        except AetherError as exc:
+            waiting.answer(build_error(reason_of(exc), str(exc), command_id=waiting.command.id))
+        finally:
+            self._calls -= 1
+
+    def _route_here(self, command: Command) -> Route | None:
+        """Return where a command goes if its actor lives or sleeps here."""
         vm = self._find_vm(command.actor)
         if vm is not None:
             return ServeHere(vm)
         asleep = self._runtime.passivation.find(command.actor)
-        if asleep is not None:
-            return self._refuse_model(command) or self._adopt(asleep, command)
+        return None if asleep is None else self._refuse_model(command) or self._adopt(asleep, command)
+
+    async def _route(self, command: Command, lookup: _Lookup, within_s: float | None = None) -> Route:
+        """Decide where a command goes now; a directory that does not answer in time is not waited for, since a VM may be live meanwhile."""
+        here = self._route_here(command)
+        if here is not None:
+            return here
         if not await self._look_up(command.actor, lookup, within_s) or not lookup.known:
             return LookAgain()
         home = lookup.home

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aether_api.envelope import Event
+from aether_api.envelope import Event, StoredCommit
 from aether_api.identity import ActorId, parse_actor_id
 from aether_nats.connection import NatsConnection
 from aether_nats.jetstream import JetStream
@@ -20,6 +20,7 @@ from aether_nats.streams import read_layout
 from tests.cluster.cluster import Cluster
 from tests.cluster.image import ensure_image
 from tests.cluster.lifecycle import load_image
+from tests.histories.invariants import events_of, read_history
 
 PROJECT: Final = Path(__file__).parents[2]
 EXAMPLES: Final = PROJECT / "examples" / "bank"
@@ -32,6 +33,20 @@ INSTALL_S: Final = 240
 
 READY_S: Final = 90
 """Seconds for actors to become ready: a pod may have to start first."""
+
+
+SETTLED_S: Final = 3.0
+"""Seconds without a change after which none is expected: rebalancing moves several actors a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an actor is, as its status says."""
+
+    pod_uid: str
+    epoch: int
+    ready: bool
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +101,34 @@ class Bank:
         finally:
             await connection.close()
 
-    async def read_events(self, connection: NatsConnection, name: str) -> list[Event]:
-        """Return all events of an account from the log."""
+    async def read_commits(self, connection: NatsConnection, name: str) -> list[StoredCommit]:
+        """Return all commits of an account from the log."""
         layout = await read_layout(connection, self.namespace)
         assert layout is not None, "no stream of the namespace exists"
-        journal = Journal(JetStream(connection), layout.partitions)
-        head = await journal.read_head(self.actor(name))
-        if head is None:
-            return []
-        return [event async for commits in journal.read_commits(self.actor(name), head) for commit in commits for event in commit.events()]
+        return await read_history(Journal(JetStream(connection), layout.partitions), self.actor(name))
+
+    async def read_events(self, connection: NatsConnection, name: str) -> list[Event]:
+        """Return all events of an account from the log."""
+        return events_of(await self.read_commits(connection, name))
+
+    def read_places(self, names: Collection[str]) -> dict[str, Place]:
+        """Return where the status of each actor says that it is."""
+        wanted = set(names)
+        actors = [actor for actor in self.read("actors")["items"] if actor["metadata"]["name"] in wanted]
+        return {actor["metadata"]["name"]: _read_place(actor) for actor in actors}
+
+    def wait_settled(self, names: Collection[str], *, timeout_s: float = READY_S) -> dict[str, Place]:
+        """Wait until all pods are there, all these actors ready, and none has moved for a while; return where they are."""
+        replicas = self.read("actorpool", "default")["spec"]["replicas"]
+        deadline, since_s, seen = time.monotonic() + timeout_s, time.monotonic(), self.read_places(names)
+        while time.monotonic() - since_s < SETTLED_S:
+            assert time.monotonic() < deadline, f"actors and pods still change after {timeout_s:g} s: {[name for name, place in seen.items() if not place.ready]}"
+            time.sleep(0.5)
+            places = self.read_places(names)
+            ready_pods = sum(is_ready(pod) for pod in self.pods())
+            if places != seen or ready_pods != replicas or len(places) != len(names) or not all(place.ready for place in places.values()):
+                since_s, seen = time.monotonic(), places
+        return seen
 
 
 def install_bank(cluster: Cluster, namespace: str, *, say: Callable[[str], None] = lambda text: None) -> Bank:
@@ -122,9 +156,21 @@ def build_actor(name: str, **spec: Any) -> dict[str, Any]:
     return {"apiVersion": "aether.flowmade.one/v1alpha1", "kind": "Actor", "metadata": {"name": name}, "spec": {"model": "account", **spec}}
 
 
+def is_ready(document: dict[str, Any]) -> bool:
+    """Tell whether the condition Ready of an object is true."""
+    conditions = document.get("status", {}).get("conditions", [])
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
 def wait_until(what: str, is_so: Callable[[], bool], *, timeout_s: float = READY_S) -> None:
     """Ask again and again until something is so; asserts that it becomes so."""
     deadline = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         time.sleep(0.5)
+
+
+def _read_place(actor: dict[str, Any]) -> Place:
+    status = actor.get("status", {})
+    placement = status.get("placement", {})
+    return Place(placement.get("podUID", ""), placement.get("epoch", 0), is_ready(actor), status.get("version", 0))

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import Counter
-from dataclasses import dataclass, field
 
 import pytest
 
-from aether_api.messages import Reply
 from aether_nats.client import CommandClient
-from tests.e2e.bank import EXAMPLES, READY_S, Bank, build_actor, wait_until
+from tests.e2e.bank import EXAMPLES, Bank, build_actor, is_ready, wait_until
 
 pytestmark = pytest.mark.cluster
-
-COMMANDS = 1000
-ACTORS = 20
-CLIENTS = 16
-KILL_AFTER = 300
-"""Acknowledged commands after which a pod is killed."""
 
 
 def test_applied_actors_become_ready_and_kubectl_shows_them_well(bank: Bank) -> None:
@@ -70,102 +60,6 @@ async def test_an_actor_without_a_resource_starts_at_its_first_command(bank: Ban
     assert [event.type for event in events] == ["Opened"]
 
 
-@dataclass
-class Traffic:
-    """What the clients saw."""
-
-    acknowledged: dict[str, Reply] = field(default_factory=dict)
-    first_answer_after_kill: dict[str, float] = field(default_factory=dict)
-    killed_at: float = 0.0
-    victim: str = ""
-    enough: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-async def test_a_pod_killed_under_load_loses_nothing_and_its_actors_answer_elsewhere(bank: Bank) -> None:
-    names = [f"load-{number}" for number in range(ACTORS)]
-    bank.apply_accounts(names)
-    bank.wait_ready(names)
-    traffic = Traffic()
-    async with bank.connect() as connection:
-        client = CommandClient(connection)
-        for name in names:
-            assert (await client.send(bank.actor(name), "Open", {"owner": name})).outcome == "accepted"
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_send_all(bank, client, names, traffic), name="traffic")
-            tasks.create_task(_kill_a_pod(bank, names, traffic), name="kill")
-        await _probe_all(bank, client, names, traffic)
-        logs = {name: await bank.read_events(connection, name) for name in names}
-
-    _assert_exactly_once(logs, traffic)
-    await asyncio.to_thread(_assert_statuses_follow, bank, {name: len(events) for name, events in logs.items()})
-    slowest = max(traffic.first_answer_after_kill.values()) - traffic.killed_at
-    print(f"\nkilled {traffic.victim} with grace period 0: the last of {ACTORS} actors answered {slowest:.2f} s later")
-
-
-async def _send_all(bank: Bank, client: CommandClient, names: list[str], traffic: Traffic) -> None:
-    numbers = iter(range(COMMANDS))
-
-    async def work() -> None:
-        for number in numbers:
-            name, command_id = names[number % ACTORS], f"deposit-{number}"
-            reply = await client.send(bank.actor(name), "Deposit", {"amount": 1}, command_id=command_id, timeout_s=60)
-            assert reply.outcome == "accepted", f"{command_id} to {name}: {reply}"
-            traffic.acknowledged[command_id] = reply
-            if len(traffic.acknowledged) >= KILL_AFTER:
-                traffic.enough.set()
-
-    async with asyncio.TaskGroup() as workers:
-        for number in range(CLIENTS):
-            workers.create_task(work(), name=f"client {number}")
-
-
-async def _kill_a_pod(bank: Bank, names: list[str], traffic: Traffic) -> None:
-    await traffic.enough.wait()
-    actors = (await asyncio.to_thread(bank.read, "actors", *names))["items"]
-    traffic.victim = Counter(actor["status"]["placement"]["pod"] for actor in actors).most_common(1)[0][0]
-    traffic.killed_at = time.monotonic()
-    await asyncio.to_thread(bank.kubectl, "delete", "pod", traffic.victim, "--grace-period=0", "--force", "--wait=false")
-
-
-async def _probe_all(bank: Bank, client: CommandClient, names: list[str], traffic: Traffic) -> None:
-    """Ask every actor once more; the traffic itself may have ended before the kill took effect."""
-
-    async def probe(name: str) -> None:
-        reply = await client.send(bank.actor(name), "Withdraw", {"amount": 1}, command_id=f"probe-{name}", timeout_s=60)
-        assert reply.outcome == "accepted", f"{name}: {reply}"
-        traffic.acknowledged[f"probe-{name}"] = reply
-        traffic.first_answer_after_kill[name] = time.monotonic()
-
-    async with asyncio.TaskGroup() as probes:
-        for name in names:
-            probes.create_task(probe(name), name=f"probe {name}")
-
-
-def _assert_exactly_once(logs: dict[str, list], traffic: Traffic) -> None:
-    stored = Counter(event.command_id for events in logs.values() for event in events)
-    for events in logs.values():
-        assert [event.version for event in events] == list(range(1, len(events) + 1))
-    assert len(traffic.acknowledged) == COMMANDS + ACTORS
-    assert {command_id: stored[command_id] for command_id in traffic.acknowledged} == dict.fromkeys(traffic.acknowledged, 1)
-    by_command = {event.command_id: event.version for events in logs.values() for event in events}
-    assert {command_id: reply.version for command_id, reply in traffic.acknowledged.items()} == {command_id: by_command[command_id] for command_id in traffic.acknowledged}
-
-
-def _assert_statuses_follow(bank: Bank, versions: dict[str, int]) -> None:
-    def find_late() -> dict[str, dict]:
-        statuses = {actor["metadata"]["name"]: actor["status"] for actor in bank.read("actors", *versions)["items"]}
-        return {name: status for name, status in statuses.items() if status.get("version") != versions[name] or not _is_ready(status)}
-
-    deadline = time.monotonic() + READY_S
-    while late := find_late():
-        assert time.monotonic() < deadline, f"the log holds {versions}; these statuses do not follow: {late}"
-        time.sleep(0.5)
-
-
-def _is_ready(status: dict) -> bool:
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in status["conditions"])
-
-
 async def test_deleting_a_pod_moves_its_actors_at_the_same_version(bank: Bank) -> None:
     bank.apply_accounts(["mover"])
     bank.wait_ready(["mover"])
@@ -181,8 +75,8 @@ async def test_deleting_a_pod_moves_its_actors_at_the_same_version(bank: Bank) -
 
 
 def _moved(bank: Bank, name: str, before: dict) -> bool:
-    status = bank.read("actor", name)["status"]
-    return status["placement"]["podUID"] not in ("", before["status"]["placement"]["podUID"]) and _is_ready(status) and status["version"] == 1
+    actor = bank.read("actor", name)
+    return actor["status"]["placement"]["podUID"] not in ("", before["status"]["placement"]["podUID"]) and is_ready(actor) and actor["status"]["version"] == 1
 
 
 @pytest.mark.parametrize(("policy", "events_left"), [("Retain", 1), ("Purge", 0)])

@@ -12,7 +12,7 @@ import pytest
 from aether_api.errors import InvalidName, NoResponders, OutcomeUnknown, Reason
 from aether_api.identity import parse_actor_id
 from aether_api.messages import Command, Reply, build_error, encode_reply, parse_command
-from aether_api.subjects import call_wildcard, command_wildcard, parse_command_subject
+from aether_api.subjects import call_wildcard, command_wildcard, find_wildcard, parse_command_subject
 from aether_nats.client import TRY_TIMEOUT_FIRST_S, CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
@@ -65,11 +65,6 @@ def accept(service: Service, command: Command) -> Reply:
     return Reply("accepted", version=len(service.seen), command_id=command.id)
 
 
-def answer_from(number: int) -> Behaviour:
-    """Stay silent until the given try, as a pod that was killed."""
-    return lambda service, command: accept(service, command) if len(service.seen) >= number else None
-
-
 async def test_the_live_vm_gets_the_command_as_it_was_meant() -> None:
     async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
         vm = await serve(pod, command_wildcard(ALICE), accept)
@@ -97,14 +92,24 @@ async def test_a_rejection_is_an_answer_and_is_not_asked_again() -> None:
         assert (reply.outcome, reply.reason, len(vm.seen)) == ("rejected", "TooLittle", 1)
 
 
-async def test_a_lost_answer_is_asked_for_again_with_the_same_id() -> None:
+async def test_a_lost_answer_is_asked_for_again_with_the_same_id_from_all_pods() -> None:
     async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
-        vm = await serve(pod, command_wildcard(ALICE), answer_from(2))
+        frozen = await serve(pod, command_wildcard(ALICE), lambda service, command: None)
+        elsewhere = await serve(pod, find_wildcard("bank"), accept)
         reply = await CommandClient(outside).send(ALICE, "Deposit", timeout_s=5)
-        assert reply.outcome == "accepted"
-        assert {command.id for command in vm.seen} == {reply.command_id}
-        assert len({command.time for command in vm.seen}) == 1
-        assert [command.timeout_s for command in vm.seen] == [TRY_TIMEOUT_FIRST_S, 2 * TRY_TIMEOUT_FIRST_S]
+        assert (reply.outcome, len(frozen.seen), len(elsewhere.seen)) == ("accepted", 1, 1)
+        seen = [*frozen.seen, *elsewhere.seen]
+        assert {command.id for command in seen} == {reply.command_id}
+        assert len({command.time for command in seen}) == 1
+        assert [command.timeout_s for command in seen] == [TRY_TIMEOUT_FIRST_S, 2 * TRY_TIMEOUT_FIRST_S]
+
+
+async def test_a_vm_that_hears_no_find_is_asked_again_after_all_pods_were_silent() -> None:
+    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+        old = await serve(pod, command_wildcard(ALICE), lambda service, command: accept(service, command) if len(service.seen) > 1 else None)
+        others = await serve(pod, find_wildcard("bank"), lambda service, command: None)
+        reply = await CommandClient(outside).send(ALICE, "Deposit", timeout_s=10)
+        assert (reply.outcome, len(old.seen), len(others.seen)) == ("accepted", 2, 1)
 
 
 async def test_a_busy_actor_is_asked_again_after_the_time_that_it_names() -> None:

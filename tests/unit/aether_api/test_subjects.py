@@ -40,9 +40,10 @@ def test_every_way_to_address_a_command_parses_back_to_actor_and_command(actor: 
     built = (
         subjects.command_subject("cmd", actor, command),
         subjects.command_subject("call", actor, command),
+        subjects.command_subject("find", actor, command),
         subjects.forward_subject(actor.namespace, PodUid("pod-1"), actor, command),
     )
-    assert [subjects.parse_command_subject(subject) for subject in built] == [(actor, command)] * 3
+    assert [subjects.parse_command_subject(subject) for subject in built] == [(actor, command)] * 4
 
 
 @given(actors)
@@ -73,6 +74,7 @@ def test_wildcards_cover_the_subjects_that_they_stand_for(actor: ActorId, comman
     assert matches(subjects.snapshot_wildcard(actor), subjects.snapshot_subject(actor, "abc"))
     assert matches(subjects.command_wildcard(actor), subjects.command_subject("cmd", actor, command))
     assert matches(subjects.call_wildcard(namespace), subjects.command_subject("call", actor, command))
+    assert matches(subjects.find_wildcard(namespace), subjects.command_subject("find", actor, command))
     assert matches(subjects.forward_wildcard(namespace, pod), subjects.forward_subject(namespace, pod, actor, command))
     assert matches(subjects.heartbeat_wildcard(namespace), subjects.heartbeat_subject(namespace, PoolName("p"), pod))
     assert matches(subjects.heartbeat_wildcard(), subjects.heartbeat_subject(namespace, PoolName("p"), pod))
@@ -175,7 +177,7 @@ PARSERS = (
     subjects.parse_command_subject,
     subjects.parse_heartbeat_subject,
 )
-tokens = st.sampled_from(("aether", "ns", "evt", "stored", "inbox", "reminder", "wake", "cmd", "call", "pod", "hb", "account", "alice", "1", "²", "9" * 5000, "", "*", ">", "Open"))
+tokens = st.sampled_from(("aether", "ns", "evt", "stored", "inbox", "reminder", "wake", "cmd", "call", "find", "pod", "hb", "account", "alice", "1", "²", "9" * 5000, "", "*", ">", "Open"))
 texts = st.lists(tokens, max_size=8).map(".".join) | st.text(max_size=20) | tokens.map("AETHER_ns_EVT_{}".format)
 
 

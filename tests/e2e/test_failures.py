@@ -1,0 +1,212 @@
+"""What goes wrong on a real Kubernetes: processes that die, freeze or lose the network, and parts of the cluster that are away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+
+from aether_api.envelope import StoredCommit
+from aether_nats.client import CommandClient
+from aether_nats.connection import NatsConnection
+from tests.e2e.bank import Bank, Place, wait_until
+from tests.e2e.nodes import API_PORTS, NATS_PORTS, NodeProcess, find_control_plane, find_process, find_static_process
+from tests.e2e.traffic import Traffic, quantile, steady_traffic
+
+pytestmark = pytest.mark.cluster
+
+ACTORS: Final = int(os.environ.get("AETHER_E2E_ACTORS", "100"))
+"""Accounts of each test; docs/failover.md says what 1,000 gave."""
+
+BEFORE_S: Final = 2.0
+"""Seconds of traffic before something happens."""
+
+AWAY_S: Final = 12.0
+"""Seconds for which something is away: longer than it takes to miss a pod (1), or to lose a lease (10)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Accounts under traffic, one of whose pods is the victim.
+
+    Attributes:
+        places: where all accounts were before.
+        lost: accounts of the victim.
+    """
+
+    bank: Bank
+    connection: NatsConnection
+    traffic: Traffic
+    places: dict[str, Place]
+    victim: dict[str, Any]
+    process: NodeProcess
+    lost: list[str]
+
+    def read_moved(self) -> set[str]:
+        """Return which accounts are elsewhere now, or in another epoch."""
+        places = self.bank.read_places(self.traffic.names)
+        return {name for name, place in places.items() if (place.pod_uid, place.epoch) != (self.places[name].pod_uid, self.places[name].epoch)}
+
+    async def wait_moved(self) -> None:
+        """Wait until every account of the victim was given to another pod or process."""
+        await asyncio.to_thread(wait_until, "all of the victim's actors were placed anew", lambda: set(self.lost) <= self.read_moved())
+
+    def wait_versions(self, logs: dict[str, list[StoredCommit]]) -> None:
+        """Wait until every status tells the version of the log."""
+        versions = {name: commits[-1].last_version for name, commits in logs.items()}
+        wait_until("all statuses tell the versions of the log", lambda: {name: place.version for name, place in self.bank.read_places(self.traffic.names).items()} == versions)
+
+
+@asynccontextmanager
+async def scene(bank: Bank, prefix: str) -> AsyncIterator[Scene]:
+    """Set the scene, and remove its accounts afterwards."""
+    if not bank.cluster.is_kind:
+        pytest.skip("only on the nodes of kind processes can be frozen and cut off from here")
+    names = [f"{prefix}-{number}" for number in range(ACTORS)]
+    with crowd(bank, names):
+        places = await asyncio.to_thread(bank.wait_settled, names, timeout_s=180)
+        victim = next(pod for pod in bank.pods() if any(place.pod_uid == pod["metadata"]["uid"] for place in places.values()))
+        lost = [name for name, place in places.items() if place.pod_uid == victim["metadata"]["uid"]]
+        async with bank.connect() as connection:
+            traffic = Traffic(bank, CommandClient(connection), names)
+            await traffic.open()
+            yield Scene(bank, connection, traffic, places, victim, find_process(victim), lost)
+
+
+@contextmanager
+def crowd(bank: Bank, names: list[str]) -> Iterator[None]:
+    """Apply accounts, and delete them afterwards."""
+    try:
+        bank.apply_accounts(names)
+        yield
+    finally:
+        bank.kubectl("delete", "--ignore-not-found", "--wait=false", *(f"actor/{name}" for name in names))
+
+
+@pytest.mark.parametrize("how", ["process", "pod"])
+async def test_actors_of_what_was_killed_answer_elsewhere_and_nothing_is_lost(bank: Bank, how: str) -> None:
+    async with scene(bank, f"killed-{how}") as at:
+        async with steady_traffic(at.traffic):
+            await asyncio.sleep(BEFORE_S)
+            killed_at = await asyncio.to_thread(kill, at, how)
+            probes = Traffic(bank, at.traffic.client, at.lost)
+            await probes.send_all()
+        await at.wait_moved()
+        moved = await asyncio.to_thread(at.read_moved)
+        pauses_s = sorted(one.ended - killed_at for one in probes.answered)
+        at.traffic.add(probes)
+        logs = await at.traffic.check(at.connection)
+        await asyncio.to_thread(at.wait_versions, logs)
+
+    assert moved == set(at.lost), "actors of other pods were moved"
+    _assert_one_owner(at, logs)
+    print(f"\n{len(at.lost)} actors of a killed {how} answered after p50 {quantile(pauses_s, 0.5):.2f} s, p99 {quantile(pauses_s, 0.99):.2f} s, last {pauses_s[-1]:.2f} s")
+    print(f"clients: {at.traffic.describe(killed_at - BEFORE_S)}")
+
+
+def kill(at: Scene, how: str) -> float:
+    """Kill the victim and return when, in unix seconds."""
+    if how == "process":
+        return at.process.kill()
+    began = time.time()
+    at.bank.kubectl("delete", "pod", at.victim["metadata"]["name"], "--grace-period=0", "--force", "--wait=false")
+    return began
+
+
+async def test_a_frozen_pod_loses_its_actors_and_writes_nothing_when_it_wakes(bank: Bank) -> None:
+    async with scene(bank, "frozen") as at:
+        async with steady_traffic(at.traffic):
+            await asyncio.sleep(BEFORE_S)
+            began = time.time()
+            with at.process.frozen():
+                await at.wait_moved()
+                moved_at = time.time()
+                await asyncio.sleep(max(0.0, AWAY_S - (moved_at - began)))
+            await asyncio.sleep(BEFORE_S)
+        logs = await at.traffic.check(at.connection)
+
+    _assert_one_owner(at, logs)
+    print(f"\nclients of a pod that froze for {AWAY_S:g} s: {at.traffic.describe(began)}")
+
+
+@pytest.mark.parametrize("ports", [NATS_PORTS, (*NATS_PORTS, *API_PORTS)], ids=["NATS", "NATS and API server"])
+async def test_a_pod_that_is_cut_off_loses_its_actors_and_serves_again_afterwards(bank: Bank, ports: tuple[int, ...]) -> None:
+    async with scene(bank, f"cut-{len(ports)}") as at:
+        async with steady_traffic(at.traffic):
+            await asyncio.sleep(BEFORE_S)
+            began = time.time()
+            with at.process.cut_off(ports):
+                await at.wait_moved()
+                await asyncio.sleep(max(0.0, AWAY_S - (time.time() - began)))
+            await asyncio.sleep(BEFORE_S)
+        logs = await at.traffic.check(at.connection)
+        await asyncio.to_thread(
+            wait_until, "the pod gets actors again", lambda: at.victim["metadata"]["uid"] in {place.pod_uid for place in bank.read_places(at.traffic.names).values()}
+        )
+
+    _assert_one_owner(at, logs)
+    print(f"\nclients of a pod that was cut off for {AWAY_S:g} s from {ports}: {at.traffic.describe(began)}")
+
+
+async def test_a_pod_that_is_cut_off_from_the_api_server_keeps_its_actors_and_their_versions_follow(bank: Bank) -> None:
+    async with scene(bank, "mute") as at:
+        async with steady_traffic(at.traffic):
+            await asyncio.sleep(BEFORE_S)
+            began = time.time()
+            with at.process.cut_off(API_PORTS):
+                await asyncio.sleep(AWAY_S)
+                moved = await asyncio.to_thread(at.read_moved)
+        logs = await at.traffic.check(at.connection)
+        await asyncio.to_thread(at.wait_versions, logs)
+
+    assert moved == set()
+    print(f"\nclients of a pod that was cut off from the API server for {AWAY_S:g} s: {at.traffic.describe(began)}")
+
+
+@pytest.mark.parametrize("part", ["operator", "NATS", "API server"])
+async def test_an_outage_moves_nobody(bank: Bank, part: str) -> None:
+    async with scene(bank, "calm-" + part.lower().replace(" ", "-")) as at:
+        async with steady_traffic(at.traffic):
+            await asyncio.sleep(BEFORE_S)
+            began = time.time()
+            with outage(bank, part):
+                await asyncio.sleep(AWAY_S)
+        await asyncio.sleep(BEFORE_S)
+        moved = await asyncio.to_thread(at.read_moved)
+        await at.traffic.check(at.connection)
+
+    assert moved == set()
+    print(f"\nclients during an outage of the {part}: {at.traffic.describe(began)}")
+
+
+@contextmanager
+def outage(bank: Bank, part: str) -> Iterator[None]:
+    """Take a part of the cluster away for the length of a `with` block; NATS is killed and comes back by itself."""
+    with ExitStack() as stack:
+        if part == "operator":
+            replicas = bank.read("deployment", "aether-operator")["spec"]["replicas"]
+            stack.callback(bank.kubectl, "rollout", "status", "deployment/aether-operator", "--timeout=90s")
+            stack.callback(bank.kubectl, "scale", "deployment/aether-operator", f"--replicas={replicas}")
+            bank.kubectl("scale", "deployment/aether-operator", "--replicas=0")
+        elif part == "NATS":
+            find_process(bank.read("pod", "aether-nats-0")).kill()
+        else:
+            node = find_control_plane(bank.read("nodes"))
+            stack.enter_context(find_static_process(node, "kube-apiserver").frozen())
+        yield
+
+
+def _assert_one_owner(at: Scene, logs: dict[str, list[StoredCommit]]) -> None:
+    """No pod wrote after another one had: in the log, epochs never fall and each belongs to one pod."""
+    for name in at.lost:
+        owners: dict[int, set[str]] = {}
+        for commit in logs[name]:
+            owners.setdefault(commit.epoch, set()).add(commit.pod)
+        assert all(len(pods) == 1 for pods in owners.values()), f"{name}: {owners}"
+        assert max(owners) > at.places[name].epoch, f"{name} was not placed anew"

@@ -1,0 +1,130 @@
+"""Commands at a set rate, whether or not earlier ones were answered: what each cost its sender, and whether it took effect once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from aether_api.envelope import StoredCommit
+from aether_api.errors import AetherError
+from aether_api.messages import Reply
+from aether_nats.client import CommandClient
+from aether_nats.connection import NatsConnection
+from tests.e2e.bank import Bank
+from tests.histories.invariants import check_answers, check_log
+
+PER_S: Final = 200.0
+"""Commands a second, in all."""
+
+TIMEOUT_S: Final = 60.0
+"""Seconds after which a command counts as an error: far more than any failure may cost, so that a slow answer is told from none."""
+
+IN_FLIGHT: Final = 5_000
+"""Commands that may wait for their answers; with more, sending stops and the test fails instead of the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A command and what became of it.
+
+    Attributes:
+        began: unix seconds.
+    """
+
+    name: str
+    began: float
+    took_s: float
+    reply: Reply
+
+    @property
+    def ended(self) -> float:
+        """When the answer came, in unix seconds."""
+        return self.began + self.took_s
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What was sent to some accounts so far."""
+
+    bank: Bank
+    client: CommandClient
+    names: Sequence[str]
+    answered: list[Answered] = field(default_factory=list[Answered])
+    errors: list[str] = field(default_factory=list[str])
+
+    async def open(self) -> None:
+        """Open the accounts."""
+        await self.send_all("Open")
+
+    async def send_all(self, command: str = "Deposit") -> None:
+        """Send every account one command, all at once, and wait for the answers."""
+        async with asyncio.TaskGroup() as tasks:
+            for name in self.names:
+                tasks.create_task(self._send(name, command), name=f"{command} {name}")
+
+    def add(self, other: Traffic) -> None:
+        """Count what another traffic sent to the same accounts as this one's."""
+        self.answered += other.answered
+        self.errors += other.errors
+
+    async def run(self, per_s: float, ended: asyncio.Event) -> None:
+        """Send deposits to one account after the other until told to end, then wait for what is under way."""
+        began_s = time.monotonic()
+        async with asyncio.TaskGroup() as sends:
+            under_way: set[asyncio.Task[None]] = set()
+            for number in itertools.count():
+                await asyncio.sleep(max(0.0, began_s + number / per_s - time.monotonic()))
+                if ended.is_set():
+                    return
+                assert len(under_way) < IN_FLIGHT, f"{IN_FLIGHT} commands wait for their answers"
+                task = sends.create_task(self._send(self.names[number % len(self.names)], "Deposit"), name=f"deposit {number}")
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+
+    def describe(self, since: float = 0.0) -> str:
+        """Return a line of figures about what was sent since a time (unix seconds)."""
+        took_s = sorted(one.took_s for one in self.answered if one.began >= since)
+        return f"{len(took_s):,} commands, {len(self.errors)} errors; p50 {quantile(took_s, 0.5) * 1000:.0f} ms, p99 {quantile(took_s, 0.99) * 1000:.0f} ms, longest {took_s[-1]:.2f} s"
+
+    async def check(self, connection: NatsConnection) -> dict[str, list[StoredCommit]]:
+        """Assert that no command failed and that each took effect once, as its answer says; return the logs."""
+        assert self.errors == []
+        logs = {name: await self.bank.read_commits(connection, name) for name in self.names}
+        for name, commits in logs.items():
+            check_log(commits)
+            check_answers(commits, (one.reply for one in self.answered if one.name == name))
+        stored = sum(len(commit.events()) for commits in logs.values() for commit in commits)
+        assert stored == len(self.answered), "the log does not hold what was answered"
+        return logs
+
+    async def _send(self, name: str, command: str) -> None:
+        began, began_s = time.time(), time.monotonic()
+        payload = {"owner": name} if command == "Open" else {"amount": 1}
+        try:
+            reply = await self.client.send(self.bank.actor(name), command, payload, timeout_s=TIMEOUT_S)
+        except AetherError as exc:
+            self.errors.append(f"{command} to {name} after {time.monotonic() - began_s:.2f} s: {exc!r}")
+            return
+        if reply.outcome != "accepted":
+            self.errors.append(f"{command} to {name}: {reply}")
+        self.answered.append(Answered(name, began, time.monotonic() - began_s, reply))
+
+
+@asynccontextmanager
+async def steady_traffic(traffic: Traffic, *, per_s: float = PER_S) -> AsyncIterator[None]:
+    """Send deposits for the length of a `with` block; all are answered, or failed, at its end."""
+    ended = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(traffic.run(per_s, ended), name="traffic")
+        yield
+        ended.set()
+
+
+def quantile(ascending: Sequence[float], share: float) -> float:
+    """Return the value that this share of a sorted sequence does not exceed."""
+    return ascending[min(len(ascending) - 1, int(len(ascending) * share))]
