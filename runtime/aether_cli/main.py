@@ -6,12 +6,17 @@ Nothing is imported before it is needed: bare Python starts in 20 ms, kopf alone
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Final, cast
 
 Entry = Callable[[Sequence[str]], int]
+
+EXIT_TERMINATED: Final = 143
+"""128 and the number of SIGTERM."""
 
 EXIT_INTERRUPTED: Final = 130
 """128 and the number of SIGINT, as a shell says it: Ctrl-C is no failure that needs a traceback."""
@@ -30,6 +35,10 @@ COMMANDS: Final = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit code: 0 fine, 1 failed, 2 wrong usage, 130 interrupted."""
+    if os.getpid() == 1:
+        # The kernel drops a signal that the first process of a container has no handler for: a pod that was deleted while it
+        # started, or while it waited for NATS, stayed for its whole grace. Sub-commands that serve put their own in the place of this one.
+        signal.signal(signal.SIGTERM, _end)
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
         print(build_help())
@@ -45,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return entry(given[1:])
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _end(number: int, frame: object) -> None:
+    sys.exit(EXIT_TERMINATED)
 
 
 def build_help() -> str:

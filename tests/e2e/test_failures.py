@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -13,19 +12,11 @@ from typing import Any, Final
 import pytest
 
 from aether_api.envelope import StoredCommit
-from aether_nats.client import CommandClient
-from aether_nats.connection import NatsConnection
-from tests.e2e.bank import Bank, Place, wait_until
+from tests.e2e.bank import Bank, wait_until
 from tests.e2e.nodes import API_PORTS, NATS_PORTS, NodeProcess, find_control_plane, find_process, find_static_process
-from tests.e2e.traffic import Traffic, quantile, steady_traffic
+from tests.e2e.traffic import BEFORE_S, Traffic, open_accounts, quantile, steady_traffic
 
 pytestmark = pytest.mark.cluster
-
-ACTORS: Final = int(os.environ.get("AETHER_E2E_ACTORS", "100"))
-"""Accounts of each test; docs/failover.md says what 1,000 gave."""
-
-BEFORE_S: Final = 2.0
-"""Seconds of traffic before something happens."""
 
 AWAY_S: Final = 12.0
 """Seconds for which something is away: longer than it takes to miss a pod (1), or to lose a lease (10)."""
@@ -36,57 +27,28 @@ class Scene:
     """Accounts under traffic, one of whose pods is the victim.
 
     Attributes:
-        places: where all accounts were before.
         lost: accounts of the victim.
     """
 
-    bank: Bank
-    connection: NatsConnection
     traffic: Traffic
-    places: dict[str, Place]
     victim: dict[str, Any]
     process: NodeProcess
     lost: list[str]
 
-    def read_moved(self) -> set[str]:
-        """Return which accounts are elsewhere now, or in another epoch."""
-        places = self.bank.read_places(self.traffic.names)
-        return {name for name, place in places.items() if (place.pod_uid, place.epoch) != (self.places[name].pod_uid, self.places[name].epoch)}
-
     async def wait_moved(self) -> None:
         """Wait until every account of the victim was given to another pod or process."""
-        await asyncio.to_thread(wait_until, "all of the victim's actors were placed anew", lambda: set(self.lost) <= self.read_moved())
-
-    def wait_versions(self, logs: dict[str, list[StoredCommit]]) -> None:
-        """Wait until every status tells the version of the log."""
-        versions = {name: commits[-1].last_version for name, commits in logs.items()}
-        wait_until("all statuses tell the versions of the log", lambda: {name: place.version for name, place in self.bank.read_places(self.traffic.names).items()} == versions)
+        await asyncio.to_thread(wait_until, "all of the victim's actors were placed anew", lambda: set(self.lost) <= self.traffic.read_moved())
 
 
 @asynccontextmanager
 async def scene(bank: Bank, prefix: str) -> AsyncIterator[Scene]:
-    """Set the scene, and remove its accounts afterwards."""
+    """Set the scene."""
     if not bank.cluster.is_kind:
         pytest.skip("only on the nodes of kind processes can be frozen and cut off from here")
-    names = [f"{prefix}-{number}" for number in range(ACTORS)]
-    with crowd(bank, names):
-        places = await asyncio.to_thread(bank.wait_settled, names, timeout_s=180)
-        victim = next(pod for pod in bank.pods() if any(place.pod_uid == pod["metadata"]["uid"] for place in places.values()))
-        lost = [name for name, place in places.items() if place.pod_uid == victim["metadata"]["uid"]]
-        async with bank.connect() as connection:
-            traffic = Traffic(bank, CommandClient(connection), names)
-            await traffic.open()
-            yield Scene(bank, connection, traffic, places, victim, find_process(victim), lost)
-
-
-@contextmanager
-def crowd(bank: Bank, names: list[str]) -> Iterator[None]:
-    """Apply accounts, and delete them afterwards."""
-    try:
-        bank.apply_accounts(names)
-        yield
-    finally:
-        bank.kubectl("delete", "--ignore-not-found", "--wait=false", *(f"actor/{name}" for name in names))
+    async with open_accounts(bank, prefix) as traffic:
+        victim = next(pod for pod in bank.pods() if any(place.pod_uid == pod["metadata"]["uid"] for place in traffic.places.values()))
+        lost = [name for name, place in traffic.places.items() if place.pod_uid == victim["metadata"]["uid"]]
+        yield Scene(traffic, victim, find_process(victim), lost)
 
 
 @pytest.mark.parametrize("how", ["process", "pod"])
@@ -95,14 +57,14 @@ async def test_actors_of_what_was_killed_answer_elsewhere_and_nothing_is_lost(ba
         async with steady_traffic(at.traffic):
             await asyncio.sleep(BEFORE_S)
             killed_at = await asyncio.to_thread(kill, at, how)
-            probes = Traffic(bank, at.traffic.client, at.lost)
+            probes = at.traffic.part(at.lost)
             await probes.send_all()
         await at.wait_moved()
-        moved = await asyncio.to_thread(at.read_moved)
+        moved = await asyncio.to_thread(at.traffic.read_moved)
         pauses_s = sorted(one.ended - killed_at for one in probes.answered)
         at.traffic.add(probes)
-        logs = await at.traffic.check(at.connection)
-        await asyncio.to_thread(at.wait_versions, logs)
+        logs = await at.traffic.check()
+        await asyncio.to_thread(at.traffic.wait_versions, logs)
 
     assert moved == set(at.lost), "actors of other pods were moved"
     _assert_one_owner(at, logs)
@@ -115,7 +77,7 @@ def kill(at: Scene, how: str) -> float:
     if how == "process":
         return at.process.kill()
     began = time.time()
-    at.bank.kubectl("delete", "pod", at.victim["metadata"]["name"], "--grace-period=0", "--force", "--wait=false")
+    at.traffic.bank.kubectl("delete", "pod", at.victim["metadata"]["name"], "--grace-period=0", "--force", "--wait=false")
     return began
 
 
@@ -129,7 +91,7 @@ async def test_a_frozen_pod_loses_its_actors_and_writes_nothing_when_it_wakes(ba
                 moved_at = time.time()
                 await asyncio.sleep(max(0.0, AWAY_S - (moved_at - began)))
             await asyncio.sleep(BEFORE_S)
-        logs = await at.traffic.check(at.connection)
+        logs = await at.traffic.check()
 
     _assert_one_owner(at, logs)
     print(f"\nclients of a pod that froze for {AWAY_S:g} s: {at.traffic.describe(began)}")
@@ -145,7 +107,7 @@ async def test_a_pod_that_is_cut_off_loses_its_actors_and_serves_again_afterward
                 await at.wait_moved()
                 await asyncio.sleep(max(0.0, AWAY_S - (time.time() - began)))
             await asyncio.sleep(BEFORE_S)
-        logs = await at.traffic.check(at.connection)
+        logs = await at.traffic.check()
         await asyncio.to_thread(
             wait_until, "the pod gets actors again", lambda: at.victim["metadata"]["uid"] in {place.pod_uid for place in bank.read_places(at.traffic.names).values()}
         )
@@ -161,9 +123,9 @@ async def test_a_pod_that_is_cut_off_from_the_api_server_keeps_its_actors_and_th
             began = time.time()
             with at.process.cut_off(API_PORTS):
                 await asyncio.sleep(AWAY_S)
-                moved = await asyncio.to_thread(at.read_moved)
-        logs = await at.traffic.check(at.connection)
-        await asyncio.to_thread(at.wait_versions, logs)
+                moved = await asyncio.to_thread(at.traffic.read_moved)
+        logs = await at.traffic.check()
+        await asyncio.to_thread(at.traffic.wait_versions, logs)
 
     assert moved == set()
     print(f"\nclients of a pod that was cut off from the API server for {AWAY_S:g} s: {at.traffic.describe(began)}")
@@ -178,8 +140,8 @@ async def test_an_outage_moves_nobody(bank: Bank, part: str) -> None:
             with outage(bank, part):
                 await asyncio.sleep(AWAY_S)
         await asyncio.sleep(BEFORE_S)
-        moved = await asyncio.to_thread(at.read_moved)
-        await at.traffic.check(at.connection)
+        moved = await asyncio.to_thread(at.traffic.read_moved)
+        await at.traffic.check()
 
     assert moved == set()
     print(f"\nclients during an outage of the {part}: {at.traffic.describe(began)}")
@@ -209,4 +171,4 @@ def _assert_one_owner(at: Scene, logs: dict[str, list[StoredCommit]]) -> None:
         for commit in logs[name]:
             owners.setdefault(commit.epoch, set()).add(commit.pod)
         assert all(len(pods) == 1 for pods in owners.values()), f"{name}: {owners}"
-        assert max(owners) > at.places[name].epoch, f"{name} was not placed anew"
+        assert max(owners) > at.traffic.places[name].epoch, f"{name} was not placed anew"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,8 +16,17 @@ from aether_api.errors import AetherError
 from aether_api.messages import Reply
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
-from tests.e2e.bank import Bank
+from tests.e2e.bank import Bank, Place, wait_until
 from tests.histories.invariants import check_answers, check_log
+
+ACTORS: Final = int(os.environ.get("AETHER_E2E_ACTORS", "100"))
+"""Accounts of each test; docs/failover.md says what 1,000 gave."""
+
+SETTLE_S: Final = 180.0
+"""Seconds for all pods and actors to be at rest: what an earlier test broke may have to restart first, more and more slowly."""
+
+BEFORE_S: Final = 2.0
+"""Seconds of traffic before something happens, and after it."""
 
 PER_S: Final = 200.0
 """Commands a second, in all."""
@@ -49,17 +59,32 @@ class Answered:
 
 @dataclass(slots=True)
 class Traffic:
-    """What was sent to some accounts so far."""
+    """What was sent to some accounts so far.
+
+    Attributes:
+        places: where the accounts were before anything happened.
+    """
 
     bank: Bank
-    client: CommandClient
+    connection: NatsConnection
     names: Sequence[str]
+    places: dict[str, Place]
     answered: list[Answered] = field(default_factory=list[Answered])
     errors: list[str] = field(default_factory=list[str])
 
-    async def open(self) -> None:
-        """Open the accounts."""
-        await self.send_all("Open")
+    def part(self, names: Sequence[str]) -> Traffic:
+        """Return a traffic to some of the accounts, with nothing sent yet."""
+        return Traffic(self.bank, self.connection, names, self.places)
+
+    def read_moved(self) -> set[str]:
+        """Return which accounts are elsewhere now, or in another epoch."""
+        places = self.bank.read_places(self.names)
+        return {name for name, place in places.items() if (place.pod_uid, place.epoch) != (self.places[name].pod_uid, self.places[name].epoch)}
+
+    def wait_versions(self, logs: dict[str, list[StoredCommit]]) -> None:
+        """Wait until every status tells the version of the log."""
+        versions = {name: commits[-1].last_version for name, commits in logs.items()}
+        wait_until("all statuses tell the versions of the log", lambda: {name: place.version for name, place in self.bank.read_places(self.names).items()} == versions)
 
     async def send_all(self, command: str = "Deposit") -> None:
         """Send every account one command, all at once, and wait for the answers."""
@@ -91,10 +116,10 @@ class Traffic:
         took_s = sorted(one.took_s for one in self.answered if one.began >= since)
         return f"{len(took_s):,} commands, {len(self.errors)} errors; p50 {quantile(took_s, 0.5) * 1000:.0f} ms, p99 {quantile(took_s, 0.99) * 1000:.0f} ms, longest {took_s[-1]:.2f} s"
 
-    async def check(self, connection: NatsConnection) -> dict[str, list[StoredCommit]]:
+    async def check(self) -> dict[str, list[StoredCommit]]:
         """Assert that no command failed and that each took effect once, as its answer says; return the logs."""
         assert self.errors == []
-        logs = {name: await self.bank.read_commits(connection, name) for name in self.names}
+        logs = {name: await self.bank.read_commits(self.connection, name) for name in self.names}
         for name, commits in logs.items():
             check_log(commits)
             check_answers(commits, (one.reply for one in self.answered if one.name == name))
@@ -106,13 +131,28 @@ class Traffic:
         began, began_s = time.time(), time.monotonic()
         payload = {"owner": name} if command == "Open" else {"amount": 1}
         try:
-            reply = await self.client.send(self.bank.actor(name), command, payload, timeout_s=TIMEOUT_S)
+            reply = await CommandClient(self.connection).send(self.bank.actor(name), command, payload, timeout_s=TIMEOUT_S)
         except AetherError as exc:
             self.errors.append(f"{command} to {name} after {time.monotonic() - began_s:.2f} s: {exc!r}")
             return
         if reply.outcome != "accepted":
             self.errors.append(f"{command} to {name}: {reply}")
         self.answered.append(Answered(name, began, time.monotonic() - began_s, reply))
+
+
+@asynccontextmanager
+async def open_accounts(bank: Bank, prefix: str, count: int = ACTORS) -> AsyncIterator[Traffic]:
+    """Apply accounts, wait until they are at rest, and open them; they are deleted afterwards."""
+    names = [f"{prefix}-{number}" for number in range(count)]
+    try:
+        await asyncio.to_thread(bank.apply_accounts, names)
+        places = await asyncio.to_thread(bank.wait_settled, names, timeout_s=SETTLE_S)
+        async with bank.connect() as connection:
+            traffic = Traffic(bank, connection, names, places)
+            await traffic.send_all("Open")
+            yield traffic
+    finally:
+        await asyncio.to_thread(bank.kubectl, "delete", "--ignore-not-found", "--wait=false", *(f"actor/{name}" for name in names))
 
 
 @asynccontextmanager

@@ -166,7 +166,13 @@ def _pod_template(pool: PoolIdentity, spec: ActorPoolSpec, defaults: RuntimeDefa
         "terminationGracePeriodSeconds": GRACE_S,
         "securityContext": {"runAsNonRoot": True, "runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID, "seccompProfile": {"type": "RuntimeDefault"}},
         "topologySpreadConstraints": [
-            {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": selector_labels(pool.key.name)}}
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": selector_labels(pool.key.name)},
+                "matchLabelKeys": ["pod-template-hash"],  # else a rollout evens the new pods out with those that are about to go
+            }
         ],
         "containers": [_container(pool, spec, defaults)],
         "volumes": volumes,

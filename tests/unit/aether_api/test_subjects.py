@@ -177,7 +177,9 @@ PARSERS = (
     subjects.parse_command_subject,
     subjects.parse_heartbeat_subject,
 )
-tokens = st.sampled_from(("aether", "ns", "evt", "stored", "inbox", "reminder", "wake", "cmd", "call", "find", "pod", "hb", "account", "alice", "1", "²", "9" * 5000, "", "*", ">", "Open"))
+tokens = st.sampled_from(
+    ("aether", "ns", "evt", "stored", "inbox", "reminder", "wake", "cmd", "call", "find", "pod", "hb", "account", "alice", "1", "²", "9" * 5000, "", "*", ">", "Open")
+)
 texts = st.lists(tokens, max_size=8).map(".".join) | st.text(max_size=20) | tokens.map("AETHER_ns_EVT_{}".format)
 
 

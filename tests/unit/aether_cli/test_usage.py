@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -51,3 +53,24 @@ def test_the_demo_names_a_folder_that_is_none(capsys: pytest.CaptureFixture[str]
         demo.run(["--folder", "no-such-folder"])
     assert ended.value.code == 2
     assert "no-such-folder" in capsys.readouterr().err
+
+
+def test_the_first_process_of_a_container_ends_at_sigterm_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel drops signals that such a process has no handler for; what it does here, where it is not the first one, shows that it has one."""
+
+    def starting(arguments: Sequence[str]) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("SIGTERM was not taken")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    module = ModuleType("starting")
+    module.__dict__["run"] = starting
+    monkeypatch.setitem(sys.modules, "starting", module)
+    monkeypatch.setitem(main.COMMANDS, "serve", ("starting", ""))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main.main(["serve"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == main.EXIT_TERMINATED
