@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from aether_api.identity import PodUid, parse_actor_id
+from aether_api.identity import ActorId, PodUid, parse_actor_id
 from aether_api.messages import Reply, decode_reply
 from aether_api.subjects import command_subject
 from aether_nats.client import CommandClient
@@ -31,6 +31,10 @@ class Pods:
     link: CutLink
     connection: NatsConnection
     placements: Placements
+
+    async def ask_live(self, actor: ActorId) -> Reply:
+        """Ask the live VM of an actor once, and wait for its answer."""
+        return decode_reply((await self.connection.request(command_subject("cmd", actor, "Deposit"), b'{"amount": 1}', timeout_s=WAIT_S)).payload)
 
     async def check_logs(self, replies: list[tuple[Reply, ...]]) -> None:
         """Each command took effect once, as its answer said; one list of replies for each actor."""
@@ -57,6 +61,13 @@ async def running_pods(server: EmbeddedServer) -> AsyncGenerator[Pods, None]:
         link.mend()
 
 
+async def all_of(sends: Iterable[Coroutine[None, None, Reply]]) -> list[Reply]:
+    """Send all at once and return the replies in order."""
+    async with asyncio.TaskGroup() as tasks:
+        started = [tasks.create_task(send) for send in sends]
+    return [task.result() for task in started]
+
+
 async def test_commands_to_actors_that_were_placed_elsewhere_never_wait_for_the_silent_pod(nats_server: EmbeddedServer) -> None:
     async with running_pods(nats_server) as pods:
         for actor in ACTORS:
@@ -68,12 +79,11 @@ async def test_commands_to_actors_that_were_placed_elsewhere_never_wait_for_the_
             pods.placements.place(actor, PodUid("pod-b"), 2, tell_old=False)
         await until(lambda: sum(vm.is_ready for vm in pods.other.runtime.get_active_vms().values()) == len(ACTORS))
 
-        subjects = [command_subject("cmd", actor, "Deposit") for actor in ACTORS]
-        answers = await asyncio.gather(*(pods.connection.request(subject, b'{"amount": 1}', timeout_s=WAIT_S) for subject in subjects))
+        answers = await all_of(pods.ask_live(actor) for actor in ACTORS)
 
         pods.link.mend()  # the old pod gets all commands too, now
         await until(lambda: not pods.silent.runtime.get_active_vms())
-        await pods.check_logs([(first, decode_reply(answer.payload)) for first, answer in zip(opened, answers, strict=True)])
+        await pods.check_logs(list(zip(opened, answers, strict=True)))
 
 
 async def test_actors_without_a_resource_are_served_by_the_pod_that_is_heard(nats_server: EmbeddedServer) -> None:
@@ -86,8 +96,7 @@ async def test_actors_without_a_resource_are_served_by_the_pod_that_is_heard(nat
             await pods.other.runtime.stop_vm(actor)
         pods.link.stall()
 
-        deposits = [client.send(actor, "Deposit", {"amount": 1}, command_id=f"deposit-{actor.id}", timeout_s=WAIT_S) for actor in ACTORS]
-        answers = await asyncio.gather(*deposits)
+        answers = await all_of(client.send(actor, "Deposit", {"amount": 1}, timeout_s=WAIT_S) for actor in ACTORS)
 
         assert set(pods.other.runtime.get_active_vms()) == set(ACTORS)
         await pods.check_logs(list(zip(opened, answers, strict=True)))
