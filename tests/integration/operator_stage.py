@@ -15,6 +15,7 @@ from aether_api.control import (
     Heartbeat,
     HeldActor,
     HeldPage,
+    PodState,
     Verdict,
     decode_assignment,
     decode_held_question,
@@ -27,7 +28,7 @@ from aether_kube.connection import anonymous_connection
 from aether_kube.documents import JsonObject, objects_at, text_at
 from aether_kube.kinds import ACTOR_MODELS, ACTOR_POOLS, ACTORS, PODS
 from aether_kube.lease import LeaseRecord, parse_lease
-from aether_nats.connection import NatsConnection
+from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.message import Message
 from aether_nats.settings import NatsSettings
@@ -62,22 +63,40 @@ class FakePod:
     term: int = 0
     refuses_below: int = 0
     mute: bool = False
+    state: PodState = "ready"
+    subscriptions: list[Subscription] = field(default_factory=list[Subscription])
 
     @property
     def uid(self) -> PodUid:
         return PodUid(f"uid-of-{self.name}")
 
     async def run(self) -> None:
-        self.connection.subscribe(ping_subject(NAMESPACE, self.uid), self._on_ping)
-        self.connection.subscribe(assign_subject(NAMESPACE, PoolName("default"), self.uid), self._on_assign)
-        self.connection.subscribe(held_subject(NAMESPACE, self.uid), self._on_held)
-        while True:
+        self.subscriptions = [
+            self.connection.subscribe(assign_subject(NAMESPACE, PoolName("default"), self.uid), self._on_assign),
+            self.connection.subscribe(ping_subject(NAMESPACE, self.uid), self._on_ping),
+            self.connection.subscribe(held_subject(NAMESPACE, self.uid), self._on_held),
+        ]
+        while self.state == "ready":
             if not self.mute:
-                self._send(heartbeat_subject(NAMESPACE, PoolName("default"), self.uid), self._beat())
+                self._send_heartbeat()
             await asyncio.sleep(HEARTBEAT_S)
 
+    def leave(self) -> None:
+        """Say good-bye and be gone, as a process that has let all of its actors go before the operator asked for them."""
+        self.state = "leaving"
+        self._send_heartbeat()
+        for subscription in self.subscriptions:
+            subscription.unsubscribe()
+
+    def stop_taking(self) -> None:
+        """Leave assignments without an answer, and live on."""
+        self.subscriptions[0].unsubscribe()
+
+    def _send_heartbeat(self) -> None:
+        self._send(heartbeat_subject(NAMESPACE, PoolName("default"), self.uid), self._beat())
+
     def _beat(self) -> bytes:
-        return encode(Heartbeat(self.uid, self.boot_id, self.name, "ready", len(self.held)))
+        return encode(Heartbeat(self.uid, self.boot_id, self.name, self.state, len(self.held)))
 
     def _on_ping(self, message: Message) -> None:
         if not self.mute:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 from aiohttp import web
@@ -16,6 +17,7 @@ from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_nats.streams import ensure_streams
+from aether_operator.cluster import assignments
 from tests.fake_apiserver.server import Fault
 from tests.integration.operator_stage import NAMESPACE, SETTINGS, staged
 
@@ -50,6 +52,35 @@ async def test_a_drained_pod_hands_its_actors_over_one_by_one(nats_server: Embed
 
         assert (first.held, sorted(second.held)) == ({}, names)
         assert max(len(assignment.items) for assignment in second.heard) == 1
+
+
+async def test_a_pod_that_has_left_is_not_complained_of(nats_server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
+    async with staged(nats_server) as stage:
+        leaving = await stage.add_pod("a")
+        names = ["alice", "bob", "carol"]
+        for name in names:
+            await stage.add_actor(name)
+        await stage.until(lambda: all(stage.pod_of(name) == "a" for name in names))
+        await stage.add_pod("b")
+        caplog.set_level(logging.DEBUG, logger=assignments.__name__)
+
+        leaving.leave()
+        await stage.until(lambda: all(stage.pod_of(name) == "b" for name in names))
+
+        unanswered = [record.levelname for record in caplog.records if "did not answer" in record.getMessage()]
+        assert set(unanswered) == {"DEBUG"}
+
+
+async def test_a_pod_that_is_believed_to_live_and_does_not_answer_is_complained_of(nats_server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
+    async with staged(nats_server) as stage:
+        pod = await stage.add_pod("a")
+        await stage.until(lambda: pod.questions > 0)
+
+        pod.stop_taking()
+        await stage.add_actor("alice")
+        await stage.until(lambda: stage.pod_of("alice") == "a")
+
+        assert [record.levelname for record in caplog.records if "did not answer" in record.getMessage()] == ["WARNING"]
 
 
 async def test_a_report_that_came_before_the_status_is_not_written_over(nats_server: EmbeddedServer) -> None:

@@ -1,7 +1,8 @@
 """Tells pods what to hold, over NATS and ahead of any status: a thousand API writes take seconds, this takes milliseconds.
 
 A message is for one process (pod UID and boot id) and carries at most `ITEMS_MAX` changes; its answer tells the fate of each.
-An answer that does not come changes nothing: the status follows all the same, and the pod finds its actors by its own watch.
+An answer that does not come changes nothing: the status follows all the same, and the pod finds its actors by its own watch. In a rollout
+that is the usual end of a pod: it lets all of its actors go by itself and is gone while they are still handed over, a few at a time.
 A `stale` item names the epoch that the pod knows, which becomes the floor of the next plan.
 
 A message carries the leader's term, and pods refuse those of a lower one. A pod that knows of a higher term has heard another leader, so
@@ -11,13 +12,13 @@ ours is over. Nothing is sent once the tenure has run out, whatever was under wa
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from aether_api import logs
 from aether_api.control import RELEASE_WAIT_S, Action, Assignment, AssignmentItem, AssignmentReply, decode_assignment_reply, encode
 from aether_api.errors import Backpressure, Disconnected, InvalidEnvelope, NoResponders, RequestTimeout
-from aether_api.identity import Epoch, PoolName
+from aether_api.identity import Epoch, PodUid, PoolName
 from aether_api.subjects import assign_subject
 from aether_kube.leader import Leadership
 from aether_kube.store import ObjectKey
@@ -42,11 +43,16 @@ UNANSWERED: Final = (RequestTimeout, NoResponders, Disconnected, Backpressure, I
 class Assigner:
     """Sends assignments and notes what the answers teach."""
 
-    def __init__(self, connection: NatsConnection, leadership: Leadership, memory: Memory) -> None:
-        """Make an assigner for one term of leadership."""
+    def __init__(self, connection: NatsConnection, leadership: Leadership, memory: Memory, *, is_departing: Callable[[PodUid], bool]) -> None:
+        """Make an assigner for one term of leadership.
+
+        Args:
+            is_departing: tells of a pod that it goes or is gone, as it is known when an answer did not come: it may have begun since the plan.
+        """
         self._connection = connection
         self._leadership = leadership
         self._memory = memory
+        self._is_departing = is_departing
 
     async def send(self, pod: PodView, items: Sequence[AssignmentItem]) -> bool:
         """Tell a pod's process the changes, and return whether it answered all of them.
@@ -69,7 +75,7 @@ class Assigner:
                 self._learn(pod, decode_assignment_reply(answer.payload))
                 return True
             except UNANSWERED as exc:
-                level = logging.DEBUG if tries_left else logging.WARNING
+                level = logging.DEBUG if tries_left or self._is_departing(pod.uid) else logging.WARNING
                 logger.log(level, "a pod did not answer an assignment", extra={logs.POD: pod.name, logs.COUNT: len(items), logs.REASON: str(exc)})
         return False
 

@@ -39,7 +39,7 @@ from aether_operator.cluster.records import (
 from aether_operator.manifests.pool import POOL_LABEL
 from aether_operator.planning.claims import Claim, place_as_claimed, raise_floors
 from aether_operator.planning.damping import is_damped
-from aether_operator.planning.liveness import Links, Windows, is_silent, judge_pod
+from aether_operator.planning.liveness import Links, Windows, is_departing, is_silent, judge_pod
 from aether_operator.planning.pace import Limits, Pace
 from aether_operator.planning.relevance import matters
 from aether_operator.planning.snapshot import ActorView, ModelView, PodView, PoolView, Snapshot, Verdict
@@ -206,6 +206,11 @@ class Observer:
     def name_of(self, uid: PodUid) -> str:
         """Return a pod's name, for people."""
         return next((f"{pod.key.namespace}/{pod.key.name}" for pod in self.pods if pod.uid == uid), uid)
+
+    def is_departing(self, uid: PodUid) -> bool:
+        """Return whether a pod is known to go, or has no object any more."""
+        pod = next((pod for pod in self.pods if pod.uid == uid), None)
+        return pod is None or is_departing(pod.facts, self._heartbeats.see(uid).pulse)
 
     def find_silent(self) -> list[Suspect]:
         """Return the pods that should have been heard by now."""

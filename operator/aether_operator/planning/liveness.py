@@ -89,7 +89,12 @@ def judge_pod(facts: PodFacts, pulse: Pulse, links: Links, *, now_s: float, wind
         return "dead" if witness and links.are_settled(now_s, windows) else _while_unsure(pulse)
     if pulse.heard_s is None:
         return "starting"
-    return "leaving" if facts.grace_s is not None or pulse.state == "leaving" else "alive"
+    return "leaving" if is_departing(facts, pulse) else "alive"
+
+
+def is_departing(facts: PodFacts, pulse: Pulse) -> bool:
+    """Return whether a pod said or shows that it goes, or has gone in order: then its silence is no news, whatever the verdict is by now."""
+    return facts.finished or facts.grace_s is not None or pulse.state == "leaving"
 
 
 def is_silent(pulse: Pulse, links: Links, *, now_s: float, windows: Windows) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from aether_operator.planning.liveness import Links, PodFacts, Pulse, Windows, judge_pod
+from aether_operator.planning.liveness import Links, PodFacts, Pulse, Windows, is_departing, judge_pod
 from aether_operator.planning.snapshot import Verdict
 
 WINDOWS = Windows(suspect_after_s=1.0, detection_window_s=5.0)
@@ -71,3 +71,16 @@ def test_a_pod_leaves_when_it_is_being_deleted_or_says_so() -> None:
 
 def test_a_leaving_pod_that_falls_silent_is_found_dead_like_any_other() -> None:
     assert verdict(PodFacts(grace_s=120), UNANSWERED) == "dead"
+
+
+@pytest.mark.parametrize("pulse", [HEARD, SILENT, UNANSWERED])
+def test_a_pod_that_goes_is_departing_though_it_is_suspected_or_dead_by_now(pulse: Pulse) -> None:
+    assert is_departing(PodFacts(grace_s=120), pulse)
+    assert is_departing(PodFacts(finished=True), pulse)
+    assert is_departing(PodFacts(), replace(pulse, state="leaving"))
+
+
+@pytest.mark.parametrize("pulse", [HEARD, SILENT, UNANSWERED])
+def test_a_pod_whose_process_falls_silent_without_a_word_is_not_departing(pulse: Pulse) -> None:
+    assert not is_departing(PodFacts(), pulse)
+    assert not is_departing(PodFacts(process_down=True), pulse)
