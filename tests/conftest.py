@@ -9,14 +9,11 @@ import pytest
 
 from aether_nats.embedded import EmbeddedServer
 from tests.cluster.cluster import Cluster
-from tests.cluster.lifecycle import ensure_cluster, release_cluster
+from tests.cluster.lifecycle import ensure_cluster, is_required, release_cluster
 from tests.cluster.processes import ClusterError
 from tests.histories.nats_cluster import NatsCluster
 from tests.histories.places import PLACES, Place, open_place
 from tests.simulation.sockets import SocketServer
-
-REQUIRE_CLUSTER = "AETHER_REQUIRE_CLUSTER"
-"""Set to 1 where a missing cluster must fail the tests instead of skipping them, as CI does."""
 
 
 @pytest.fixture
@@ -53,7 +50,7 @@ def cluster() -> Iterator[Cluster]:
     try:
         found = ensure_cluster()
     except ClusterError as exc:
-        if os.environ.get(REQUIRE_CLUSTER) == "1":
+        if is_required(os.environ):
             raise
         pytest.skip(f"there is no Kubernetes: {exc}")
     yield found

@@ -24,6 +24,7 @@ from typing import Final
 import aiohttp
 
 from .folders import Folders
+from .locks import exclusive
 from .pins import ETCD_PROGRAM, KUBE_PROGRAM
 from .processes import ClusterError, ask, end_process, ending_with_us, find_free_ports
 from .programs import build_program, program_folder
@@ -115,13 +116,27 @@ def find_programs(folders: Folders) -> Programs | None:
     return found if found.etcd.is_file() and found.kube.is_file() else None
 
 
+def ensure_programs(folders: Folders, *, required: bool) -> Programs | None:
+    """Return the binaries if they are there, else None, or what is built now if they are required.
+
+    A cluster does not bring them along: where kind's node image can be pulled, nothing of Kubernetes is ever compiled. So nobody is made
+    to compile it for ten minutes because of two tests of what the benches stand on; CI is, since a test that it skips is run by nobody.
+
+    Raises:
+        ClusterError: they are required, and Go is missing or a build failed.
+    """
+    return build_programs(folders) if required else find_programs(folders)
+
+
 def build_programs(folders: Folders) -> Programs:
     """Return the binaries, built now unless they are there.
 
     Raises:
         ClusterError: Go is missing or a build failed.
     """
-    return Programs(build_program(ETCD_PROGRAM, folders) / "etcd", build_program(KUBE_PROGRAM, folders) / "kube")
+    # A node image that is made meanwhile holds the same lock and compiles the same programs.
+    with exclusive(folders.lock("images"), "the images"):
+        return Programs(build_program(ETCD_PROGRAM, folders) / "etcd", build_program(KUBE_PROGRAM, folders) / "kube")
 
 
 @asynccontextmanager

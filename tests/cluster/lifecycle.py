@@ -36,6 +36,14 @@ NAME_PATTERN: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 IMAGE_VARIABLE: Final = "AETHER_TEST_IMAGE"
 """The environment variable with the image to use in a cluster that the user named: nothing can be loaded into that one."""
 
+REQUIRE_VARIABLE: Final = "AETHER_REQUIRE_CLUSTER"
+"""The environment variable that is 1 where a missing Kubernetes, or a part of it, must fail the tests instead of skipping them, as CI does."""
+
+
+def is_required(environment: Mapping[str, str]) -> bool:
+    """Tell whether tests may not skip for want of a Kubernetes."""
+    return environment.get(REQUIRE_VARIABLE) == "1"
+
 
 def ensure_cluster(name: str = NAME, *, keep: bool = False) -> Cluster:
     """Return a cluster that works: the user's KUBECONFIG, else a kind cluster, made now unless it is there.

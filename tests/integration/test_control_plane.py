@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,18 +11,25 @@ from aether_api.errors import KubeForbidden
 from aether_kube.client import KubeClient
 from aether_kube.documents import text_at, value_at
 from aether_kube.kinds import LEASES, PODS, SERVICE_ACCOUNTS
-from tests.cluster.control_plane import ControlPlane, find_programs, start_control_plane
+from tests.cluster.control_plane import ControlPlane, Programs, ensure_programs, start_control_plane
 from tests.cluster.folders import find_folders
+from tests.cluster.lifecycle import is_required
 
 SELF_REVIEWS = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 
 
-@pytest.fixture
-async def plane() -> AsyncIterator[ControlPlane]:
-    """Run a control plane, where its programs were built before: that takes ten minutes."""
-    programs = find_programs(find_folders())
-    if programs is None:
+@pytest.fixture(scope="session")
+def programs() -> Programs:
+    """Find the programs of a control plane; they are built where nothing may be skipped."""
+    found = ensure_programs(find_folders(), required=is_required(os.environ))
+    if found is None:
         pytest.skip("etcd and kube-apiserver were not built; `make bench-peers` does it")
+    return found
+
+
+@pytest.fixture
+async def plane(programs: Programs) -> AsyncIterator[ControlPlane]:
+    """Run a control plane for one test."""
     async with start_control_plane(programs, users=("alice",), audit=True) as plane:
         yield plane
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.control_plane import ensure_programs
 from tests.cluster.folders import Folders, find_folders
 from tests.cluster.image import platform_tags
 from tests.cluster.kind import are_all_ready
-from tests.cluster.lifecycle import is_made_here, named_kubeconfig
+from tests.cluster.lifecycle import is_made_here, is_required, named_kubeconfig
 from tests.cluster.node_image import Source, choose_source
 from tests.cluster.processes import ClusterError
 from tests.cluster.tools import is_new_enough, parse_version, path_without
@@ -57,6 +58,14 @@ def test_a_kubeconfig_that_up_printed_counts_as_made_here(tmp_path: Path) -> Non
 
     assert is_made_here(folders.cluster("aether") / "kubeconfig", folders)
     assert not is_made_here(Path("/etc/kubernetes/admin.conf"), folders)
+
+
+def test_nobody_is_made_to_compile_kubernetes_unless_it_is_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no Go
+
+    assert ensure_programs(Folders(tmp_path), required=is_required({})) is None
+    with pytest.raises(ClusterError, match="has to be built and Go is not installed"):
+        ensure_programs(Folders(tmp_path), required=is_required({"AETHER_REQUIRE_CLUSTER": "1"}))
 
 
 def test_the_cache_follows_xdg_and_falls_back_to_home() -> None:
