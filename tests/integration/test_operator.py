@@ -18,6 +18,7 @@ from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_nats.streams import ensure_streams
 from aether_operator.cluster import assignments
+from aether_operator.planning.snapshot import FINALIZER
 from tests.fake_apiserver.server import Fault
 from tests.integration.operator_stage import NAMESPACE, SETTINGS, staged
 
@@ -220,18 +221,57 @@ async def test_a_purge_does_not_wait_for_a_pod_that_does_not_answer(nats_server:
         assert pod.held, "it never heard of its release, and the tombstone fences it"
 
 
-async def test_a_finalizer_that_was_forbidden_is_set_once_it_is_allowed(nats_server: EmbeddedServer) -> None:
+async def test_an_actor_that_purges_starts_once_its_finalizer_is_allowed_and_says_so_before(nats_server: EmbeddedServer) -> None:
     async with staged(nats_server) as stage:
         path = ACTORS.path(NAMESPACE, "alice")
-        stage.api.faults.append(Fault(lambda request: request.method == "PATCH" and request.path == path, 403))
-        await stage.add_pod("a")
+        stage.api.faults.append(Fault(lambda request: request.method == "PATCH" and request.path == path, 403, times=1_000_000))
+        pod = await stage.add_pod("a")
         await stage.add_actor("alice", deletionPolicy="Purge")
-        await stage.until(lambda: stage.pod_of("alice") == "a" and not stage.api.faults)
-        assert not value_at(stage.actor("alice"), "metadata", "finalizers")
+        await stage.until(lambda: stage.reason_of("alice") == "FinalizerNotSet")
+        assert "403" in stage.message_of("alice")
+        assert not pod.heard
 
+        stage.api.faults.clear()
         await stage.add_actor("bob")
 
-        await stage.until(lambda: bool(value_at(stage.actor("alice"), "metadata", "finalizers")))
+        await stage.until(lambda: stage.pod_of("alice") == "a")
+        assert value_at(stage.actor("alice"), "metadata", "finalizers") == [FINALIZER]
+
+
+async def test_an_actor_that_is_deleted_before_its_finalizer_is_on_was_never_given_to_a_pod(nats_server: EmbeddedServer) -> None:
+    async with staged(nats_server) as stage:
+        path = ACTORS.path(NAMESPACE, "alice")
+        stage.api.faults.append(Fault(lambda request: request.method == "PATCH" and request.path == path, 503, times=1_000_000))
+        pod = await stage.add_pod("a")
+        await stage.add_actor("alice", deletionPolicy="Purge")
+        await stage.add_actor("bob")
+        await stage.until(lambda: stage.pod_of("bob") == "a")
+        await stage.until(lambda: f"PATCH {path}" in stage.writes())
+
+        await stage.api.remove(path)
+        await stage.add_actor("carol")
+        await stage.until(lambda: stage.pod_of("carol") == "a")
+
+        assert {item.name for assignment in pod.heard for item in assignment.items} == {"bob", "carol"}
+
+
+async def test_a_finalizer_of_the_manifest_purges_what_an_earlier_actor_left_though_the_operator_comes_after_the_deletion(nats_server: EmbeddedServer) -> None:
+    async with staged(nats_server, operator=False) as stage:
+        alice = parse_actor_id(NAMESPACE, "account", "alice")
+        journal = Journal(JetStream(stage.connection), (await ensure_streams(stage.connection, NAMESPACE)).partitions)
+        await journal.append(Commit("c", alice, 0, 1, 1, CommitIndex(), Epoch(1), "pod/boot", "account@x", b"[]"))
+        await stage.add_actor("alice", deletionPolicy="Purge")
+        gone = {"deletionTimestamp": "2026-01-01T00:00:01Z", "finalizers": [FINALIZER]}
+        await stage.change(ACTORS.path(NAMESPACE, "alice"), lambda actor: actor["metadata"].update(gone))  # type: ignore[union-attr]  # metadata is an object
+        pod = await stage.add_pod("a")
+
+        await stage.start_operator()
+        await stage.until(lambda: value_at(stage.actor("alice"), "metadata", "finalizers") == [])
+
+        head = await journal.read_head(alice)
+        assert head is not None
+        assert head.tombstone
+        assert not pod.heard
 
 
 async def test_a_deletion_that_may_not_let_the_resource_go_says_so(nats_server: EmbeddedServer) -> None:

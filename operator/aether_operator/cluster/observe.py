@@ -61,7 +61,7 @@ class Memory:
         surveyed: the process of each pod that was asked what it holds.
         claims: what pods said that they hold, where no status told as much.
         vanished: Actors that were deleted while placed, and whose pods were not told.
-        purge_problems: why purges under way failed last.
+        purge_problems: why purges under way failed last, or the finalizers for them could not be put on.
         paces: what the pools have spent of their budgets.
         under_way: hand-overs that are not over yet, by the pod that gives.
     """

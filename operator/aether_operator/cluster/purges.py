@@ -2,6 +2,9 @@
 
 A purge is repeated until it succeeds, since it ends with a tombstone that makes repeating it harmless. Only then the finalizer
 goes, and with it the resource. Why one does not succeed is kept for the condition that says what a deletion waits for.
+
+The finalizer comes before the first placement, since nothing is purged of what goes without it: who only hears that a resource is gone cannot
+know whether another one of the same identity has begun meanwhile, and a tombstone wins over every epoch.
 """
 
 from __future__ import annotations
@@ -99,9 +102,10 @@ class Purges:
             del self._pending[key]
 
     def _note(self, work: FinalizerChange | Purge, error: AetherError) -> None:
-        """Keep why an actor does not go, for its condition; a conflict is over before anybody could read of it."""
+        """Keep why an actor does not go, or start, for its condition; a conflict is over before anybody could read of it."""
         key = work.actor.key
-        if isinstance(work, Purge) and not isinstance(error, KubeConflict) and self._memory.purge_problems.get(key) != str(error):
+        is_waited_for = isinstance(work, Purge) or work.wanted
+        if is_waited_for and not isinstance(error, KubeConflict) and self._memory.purge_problems.get(key) != str(error):
             self._memory.purge_problems[key] = str(error)
             self._replan()
         if isinstance(error, PermanentError) and self._pending.get(key) is work:

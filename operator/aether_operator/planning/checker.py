@@ -115,6 +115,8 @@ def _check_target(checked: _Checked, change: PlacementChange) -> list[str]:
         problems.append(f"{actor.key} is placed on {change.new.pod}, which is not of its pool")
     elif not _carries_required(pod, actor):
         problems.append(f"{actor.key} is placed on {change.new.pod}, which lacks a label that it requires")
+    if actor.home is None and _awaits_finalizer(actor):
+        problems.append(f"{actor.key} is to be purged in the end and gets a pod before anything holds its resource")
     if checked.has_gap(actor):
         problems.append(f"{actor.key} is placed without its model or its pool")
     return problems
@@ -133,7 +135,7 @@ def _check_everybody(checked: _Checked, changes: Mapping[ObjectKey, PlacementCha
             if somewhere:
                 yield f"{key} must not run and has a pod"
         elif not somewhere:
-            if _has_room(checked, actor, loads):
+            if not _awaits_finalizer(actor) and _has_room(checked, actor, loads):
                 yield f"{key} could be placed and is not"
             if change is not None and _holds_well(snapshot, actor):
                 yield f"{key} is taken off a pod that could keep it"
@@ -159,6 +161,10 @@ def _moved(change: PlacementChange) -> bool:
 
 def _is_of_pool(pod: PodView, actor: ActorView) -> bool:
     return pod.pool == actor.pool and pod.namespace == actor.key.namespace
+
+
+def _awaits_finalizer(actor: ActorView) -> bool:
+    return actor.purges and not actor.held_by_us
 
 
 def _carries_required(pod: PodView, actor: ActorView) -> bool:

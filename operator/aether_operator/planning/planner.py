@@ -6,12 +6,13 @@ Rules, in this order:
 2. An actor is taken off its pod when its user suspends or deletes it, or when it has no identity of its own.
 3. An actor stays where it is while its pod is not surely dead. A pod that leaves or is drained keeps its actors until another has room.
    A model or pool is needed to be placed, not to stay: a mistake in a model stops nothing that runs.
-4. Everybody else gets a pod that fits and has room (`placement`), or a status that says why not. Where room is short, a higher
+4. An actor whose events are to be purged gets a pod only once our finalizer is on it: whoever deletes it before leaves no events of it.
+   One that has a pod already keeps it, and is never held up when that pod is lost.
+5. Everybody else gets a pod that fits and has room (`placement`), or a status that says why not. Where room is short, a higher
    priority goes first; nobody who has a pod loses it to a higher priority, since displacing costs two pauses to avoid a wait.
-5. Every change of placement raises the epoch above all that anybody is known to have seen, and above the clock, since an epoch
+6. Every change of placement raises the epoch above all that anybody is known to have seen, and above the clock, since an epoch
    must outlive the resource.
-
-6. What moves is bounded (`pace`): from a living pod by what is under way there, from several lost pods and for the sake of balance
+7. What moves is bounded (`pace`): from a living pod by what is under way there, from several lost pods and for the sake of balance
    (`rebalance`) by a rate. A lost pod's actors never wait for any of it.
 
 Equal snapshots give equal plans, and a snapshot in which a plan was carried out gives an empty one.

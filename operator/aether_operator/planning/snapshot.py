@@ -209,7 +209,7 @@ class Snapshot:
         settled: our own links were up for a full window; else nobody is taken from a pod because of silence.
         epoch_floors: the highest epoch that pods said they know, by actor, where it matters.
         vanished: Actors that were deleted while placed, whose pods were not yet told.
-        purge_problems: why a purge under way does not come to its end.
+        purge_problems: why a purge under way does not come to its end, or the finalizer for it cannot be put on.
         now_s: monotonic seconds, by which budgets refill.
         limits: how fast actors may move.
         paces: what each pool has spent of them.

@@ -23,7 +23,7 @@ class Standing:
     """The actors by what becomes of them, each list in the order of names.
 
     Attributes:
-        stopped: must not run at all.
+        stopped: must not run at all, or not yet.
         staying: on each pod, those that stay there.
         renewed: of those that stay, who needs a higher epoch.
         movers: who needs a pod, or another one.
@@ -83,6 +83,12 @@ def sort_actors(snapshot: Snapshot, actors: Iterable[ActorView], rivals: Mapping
                 standing.stopped.append((actor, stop))
             continue
         cause = _find_cause(snapshot, actor)
+        if cause == "Scheduled" and actor.purges and not actor.held_by_us:
+            # A moment later the finalizer is on; only if it cannot be put on there is something to say.
+            problem = snapshot.purge_problems.get(actor.key, "")
+            if problem:
+                standing.stopped.append((actor, statuses.finalizer_not_set(problem)))
+            continue
         if cause is None or cause in ("EpochRaised", "StatusRepaired"):
             standing.staying[actor.placement.pod_uid if actor.placement is not None else PodUid("")].append(actor)
         if cause in ("EpochRaised", "StatusRepaired"):

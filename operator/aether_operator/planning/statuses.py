@@ -18,7 +18,7 @@ from aether_api.v1alpha1 import ActorPhase
 from aether_api.v1alpha1.meta import GROUP, ConditionStatus
 from aether_kube.store import ObjectKey
 from aether_operator.planning.rules import Labels
-from aether_operator.planning.snapshot import ActorView, KnownCondition, Placed
+from aether_operator.planning.snapshot import FINALIZER, ActorView, KnownCondition, Placed
 
 CORDON_ANNOTATION: Final = f"{GROUP}/cordon"
 """On a runtime pod: `true` keeps new actors away, `drain` also moves those away that are there."""
@@ -35,7 +35,18 @@ HAND_OVERS: Final[frozenset[Cause]] = frozenset({"Moving", "PoolChanged", "Place
 """Moves away from a pod that lives: until another one has room, the actor stays."""
 
 UnplacedReason = Literal[
-    "InvalidSpec", "DuplicateIdentity", "ModelNotFound", "ModelNotAccepted", "PoolNotFound", "NoReadyPods", "PodsCordoned", "NoMatchingPods", "NoCapacity", "Suspended", "Deleting"
+    "InvalidSpec",
+    "DuplicateIdentity",
+    "FinalizerNotSet",
+    "ModelNotFound",
+    "ModelNotAccepted",
+    "PoolNotFound",
+    "NoReadyPods",
+    "PodsCordoned",
+    "NoMatchingPods",
+    "NoCapacity",
+    "Suspended",
+    "Deleting",
 ]
 
 
@@ -135,6 +146,15 @@ def invalid_spec(actor: ActorView) -> Obstacle:
 def duplicate_identity(actor: ActorView, owner: ObjectKey) -> Obstacle:
     """An older Actor has the same model and id."""
     return Obstacle("DuplicateIdentity", f"Actor {owner.name} has the same model and id ({actor.identity}) and is older; delete one of the two")
+
+
+def finalizer_not_set(problem: str) -> Obstacle:
+    """Nothing would hold the resource until its events are gone."""
+    return Obstacle(
+        "FinalizerNotSet",
+        f"with spec.deletionPolicy Purge it starts once the finalizer {FINALIZER} is on it; that failed and is tried again: {problem};"
+        " to start it without, set spec.deletionPolicy to Retain",
+    )
 
 
 def suspended() -> Obstacle:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from aether_api.errors import InternalError
 from aether_api.identity import Epoch, PodUid
@@ -198,6 +199,43 @@ def test_the_finalizer_is_only_on_actors_that_purge() -> None:
     assert [(change.actor.key.name, change.wanted) for change in plan.finalizers] == [("a", True), ("b", False)]
 
 
+def test_an_actor_that_purges_gets_a_pod_once_the_finalizer_is_on_it() -> None:
+    before = snapshot([actor("alice", purges=True)], [pod("a")])
+
+    first = planned(before)
+    second = planned(executed(before, first))
+
+    assert (first.changes, first.statuses) == ((), ())
+    assert [(change.actor.key.name, change.wanted) for change in first.finalizers] == [("alice", True)]
+    assert [change.new.pod_uid for change in second.changes] == ["a"]
+
+
+def test_an_actor_whose_finalizer_cannot_be_put_on_says_why_it_does_not_start() -> None:
+    waiting = actor("alice", purges=True)
+
+    plan = planned(snapshot([waiting], [pod("a")], purge_problems={waiting.key: "403: no right"}))
+
+    assert plan.changes == ()
+    assert condition_of(plan, "alice")[:2] == ("False", "FinalizerNotSet")
+    assert "tried again: 403: no right; to start it without, set spec.deletionPolicy to Retain" in condition_of(plan, "alice")[2]
+
+
+def test_an_actor_that_has_a_pod_never_waits_for_the_finalizer() -> None:
+    actors = [actor("alice", on="a", purges=True), actor("bob", on="b", purges=True)]
+
+    plan = planned(snapshot(actors, [pod("a", "dead"), pod("b")]))
+
+    assert [(change.actor.key.name, change.cause, change.new.pod_uid) for change in plan.changes] == [("alice", "PodLost", "b")]
+
+
+def test_the_checker_refuses_a_pod_for_an_actor_that_purges_and_is_not_held() -> None:
+    bare = actor("alice", purges=True)
+    [change] = make_plan(snapshot([replace(bare, held_by_us=True)], [pod("a")])).changes
+
+    with pytest.raises(InternalError, match="before anything holds its resource"):
+        check_plan(snapshot([bare], [pod("a")]), Plan(changes=(structs.replace(change, actor=bare),)))
+
+
 def test_a_purge_comes_after_the_pod_gave_the_actor_back_and_at_its_epoch() -> None:
     before = snapshot([actor("alice", on="a", purges=True, held_by_us=True, deleting=True)], [pod("a")])
 
@@ -360,7 +398,8 @@ def clusters(draw: st.DrawFn) -> Snapshot:
         for i in range(draw(st.integers(0, 12)))
     ]
     pools = {POOL: PoolView(draw(st.integers(1, 5))), ObjectKey("shop", "fast"): PoolView(draw(st.integers(1, 5)))}
-    return snapshot(actors, pods, pools=pools, settled=draw(st.booleans()))
+    problems = {item.key: "no right" for item in actors if draw(st.booleans())}
+    return snapshot(actors, pods, pools=pools, settled=draw(st.booleans()), purge_problems=problems)
 
 
 @given(clusters())

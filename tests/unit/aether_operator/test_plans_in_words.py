@@ -19,11 +19,12 @@ def words(before: Snapshot) -> str:
 
 def test_a_new_cluster() -> None:
     ssd = Rules(required=(("disk", "ssd"),))
-    actors = [actor("alice"), actor("bob", rules=ssd), actor("carol", suspend=True), actor("dave", model="none"), actor("erin", purges=True)]
+    purged = [actor("erin", purges=True), actor("frank", purges=True, held_by_us=True)]
+    actors = [actor("alice"), actor("bob", rules=ssd), actor("carol", suspend=True), actor("dave", model="none"), *purged]
 
     assert words(snapshot(actors, [pod("a"), pod("b", introduced=False)])) == dedent("""\
         shop/alice: nowhere to pod-a (Scheduled)
-        shop/erin: nowhere to pod-b (Scheduled)
+        shop/frank: nowhere to pod-b (Scheduled)
         shop/bob: waits (NoMatchingPods)
         shop/carol: waits (Suspended)
         shop/dave: waits (ModelNotFound)
