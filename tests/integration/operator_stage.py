@@ -140,11 +140,12 @@ class FakePod:
 class Stage:
     """One test's cluster."""
 
-    def __init__(self, api: FakeApiServer, nats: EmbeddedServer, connection: NatsConnection, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, api: FakeApiServer, nats: EmbeddedServer, connection: NatsConnection, tasks: asyncio.TaskGroup, *, settings: OperatorSettings) -> None:
         self.api = api
         self.nats = nats
         self.connection = connection
         self.tasks = tasks
+        self._settings = settings
         self._operator: asyncio.Task[None] | None = None
 
     async def start_operator(self) -> None:
@@ -158,7 +159,7 @@ class Stage:
     async def _run_operator(self) -> None:
         connection = await NatsConnection.open(NatsSettings(servers=(self.nats.url,)))
         try:
-            await Candidate(SETTINGS, anonymous_connection(self.api.url), connection).run()
+            await Candidate(self._settings, anonymous_connection(self.api.url), connection).run()
         finally:
             await connection.close()
 
@@ -213,14 +214,14 @@ def _document(name: str) -> JsonObject:
 
 
 @asynccontextmanager
-async def staged(nats_server: EmbeddedServer, *, operator: bool = True) -> AsyncGenerator[Stage, None]:
+async def staged(nats_server: EmbeddedServer, *, operator: bool = True, settings: OperatorSettings = SETTINGS) -> AsyncGenerator[Stage, None]:
     """Set a cluster up within the test's own task, which a TaskGroup needs and a fixture does not give."""
     async with FakeApiServer() as api:
         connection = await NatsConnection.open(NatsSettings(servers=(nats_server.url,)))
         await api.put(ACTOR_MODELS.path(NAMESPACE, "account"), {**_document("account"), "spec": MODEL})
         await api.put(ACTOR_POOLS.path(NAMESPACE, "default"), {**_document("default"), "spec": {"replicas": 2}})
         async with _cancelled_at_the_end() as tasks:
-            made = Stage(api, nats_server, connection, tasks)
+            made = Stage(api, nats_server, connection, tasks, settings=settings)
             if operator:
                 await made.start_operator()
             yield made
