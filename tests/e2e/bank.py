@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from aether_api.envelope import Event, StoredCommit
 from aether_api.identity import ActorId, parse_actor_id
+from aether_api.v1alpha1.meta import GROUP
 from aether_nats.connection import NatsConnection
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
@@ -34,6 +35,11 @@ INSTALL_S: Final = 240
 READY_S: Final = 90
 """Seconds for actors to become ready: a pod may have to start first."""
 
+
+CROWD_S: Final = 300.0
+"""Seconds for kubectl to create a thousand actors, of which it sends at most 50 a second."""
+
+CROWD_LABEL: Final = "crowd"
 
 SETTLED_S: Final = 3.0
 """Seconds without a change after which none is expected: rebalancing moves several actors a second."""
@@ -78,6 +84,17 @@ class Bank:
     def apply_accounts(self, names: Iterable[str], **spec: Any) -> None:
         """Apply one Actor of the model `account` for each name."""
         self.apply(*(build_actor(name, **spec) for name in names))
+
+    def create_crowd(self, crowd: str, names: Iterable[str]) -> None:
+        """Create many accounts with one label, which have to be new."""
+        documents = [build_actor(name) for name in names]
+        for document in documents:
+            document["metadata"]["labels"] = {CROWD_LABEL: crowd}
+        self.kubectl("create", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}), timeout_s=CROWD_S)
+
+    def delete_crowd(self, crowd: str) -> None:
+        """Delete the accounts of one crowd in one call: kubectl itself would send, and ration, one for each."""
+        self.kubectl("delete", "--raw", f"/apis/{GROUP}/v1alpha1/namespaces/{self.namespace}/actors?labelSelector={CROWD_LABEL}%3D{crowd}", timeout_s=CROWD_S)
 
     def wait_ready(self, names: Iterable[str]) -> None:
         """Wait until kubectl says that the actors are ready."""
@@ -145,7 +162,9 @@ def install_bank(cluster: Cluster, namespace: str, *, say: Callable[[str], None]
 
 
 def uninstall_bank(bank: Bank) -> None:
-    """Remove both releases and the namespace."""
+    """Remove the release and the namespace, if they are there."""
+    if not bank.cluster.kubectl("get", "namespace", bank.namespace, "--ignore-not-found").stdout:
+        return
     bank.kubectl("delete", "actors,actormodels,actorpools", "--all", "--timeout=60s", check=False)
     bank.cluster.helm("uninstall", "aether", "--namespace", bank.namespace, "--wait", check=False)
     bank.cluster.kubectl("delete", "namespace", bank.namespace, "--timeout=120s", check=False, timeout_s=150)

@@ -13,6 +13,7 @@ from tests.e2e.bank import EXAMPLES, Bank, install_bank, uninstall_bank
 @pytest.fixture(scope="session")
 def bank(cluster: Cluster) -> Iterator[Bank]:
     """Install Aether and the bank's model."""
+    uninstall_bank(Bank(cluster, "bank"))  # what a run that was killed has left: its accounts are open already
     installed = install_bank(cluster, "bank")
     installed.kubectl("apply", f"--filename={EXAMPLES / '10-account-model.yaml'}")
     yield installed

@@ -59,14 +59,17 @@ async def test_actors_of_what_was_killed_answer_elsewhere_and_nothing_is_lost(ba
             killed_at = await asyncio.to_thread(kill, at, how)
             probes = at.traffic.part(at.lost)
             await probes.send_all()
+            pauses_s = sorted(one.ended - killed_at for one in probes.answered)
         await at.wait_moved()
-        moved = await asyncio.to_thread(at.traffic.read_moved)
-        pauses_s = sorted(one.ended - killed_at for one in probes.answered)
+        await probes.send_all()  # a pod that is deleted by force may have answered the first ones itself, in its last second
+        places = await asyncio.to_thread(bank.read_places, at.traffic.names)
         at.traffic.add(probes)
         logs = await at.traffic.check()
         await asyncio.to_thread(at.traffic.wait_versions, logs)
 
-    assert moved == set(at.lost), "actors of other pods were moved"
+    # The others stay, but for those that even out the pool when a pod or process has come in the place of the killed one.
+    stayed = {name: place for name, place in at.traffic.places.items() if places[name].pod_uid == place.pod_uid and name not in at.lost}
+    assert [name for name, place in stayed.items() if places[name].epoch != place.epoch] == []
     _assert_one_owner(at, logs)
     print(f"\n{len(at.lost)} actors of a killed {how} answered after p50 {quantile(pauses_s, 0.5):.2f} s, p99 {quantile(pauses_s, 0.99):.2f} s, last {pauses_s[-1]:.2f} s")
     print(f"clients: {at.traffic.describe(killed_at - BEFORE_S)}")

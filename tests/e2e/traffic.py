@@ -118,7 +118,7 @@ class Traffic:
 
     async def check(self) -> dict[str, list[StoredCommit]]:
         """Assert that no command failed and that each took effect once, as its answer says; return the logs."""
-        assert self.errors == []
+        assert self.errors == [], self.errors[:3]
         logs = {name: await self.bank.read_commits(self.connection, name) for name in self.names}
         for name, commits in logs.items():
             check_log(commits)
@@ -145,14 +145,14 @@ async def open_accounts(bank: Bank, prefix: str, count: int = ACTORS) -> AsyncIt
     """Apply accounts, wait until they are at rest, and open them; they are deleted afterwards."""
     names = [f"{prefix}-{number}" for number in range(count)]
     try:
-        await asyncio.to_thread(bank.apply_accounts, names)
+        await asyncio.to_thread(bank.create_crowd, prefix, names)
         places = await asyncio.to_thread(bank.wait_settled, names, timeout_s=SETTLE_S)
         async with bank.connect() as connection:
             traffic = Traffic(bank, connection, names, places)
             await traffic.send_all("Open")
             yield traffic
     finally:
-        await asyncio.to_thread(bank.kubectl, "delete", "--ignore-not-found", "--wait=false", *(f"actor/{name}" for name in names))
+        await asyncio.to_thread(bank.delete_crowd, prefix)
 
 
 @asynccontextmanager
