@@ -40,6 +40,10 @@ FORBIDDEN_RETRY_S: Final = 1.0
 """Seconds until a forbidden status is tried again: the operator's writes lag by a few seconds when it moves thousands."""
 
 
+LOOKUPS_AT_ONCE: Final = 8
+"""Look-ups under way: those for the callers of a lost pod's actors come by the hundred, and must not keep reports of who is back waiting."""
+
+
 class KubernetesSource:
     """Watches the models of a namespace and the actors placed on one pod."""
 
@@ -47,6 +51,7 @@ class KubernetesSource:
         self._client = client
         self._namespace = namespace
         self._pod_uid = pod_uid
+        self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
 
     async def run(self, listener: DesiredListener) -> None:
         """Tell the listener of every change until cancelled."""
@@ -61,7 +66,8 @@ class KubernetesSource:
 
     async def find(self, actor: ActorId) -> Home | None:
         """Look the actor's resource up: by its name, which is the id of most actors, else by its spec."""
-        found = await self._read_by_name(actor) or await self._read_by_spec(actor)
+        async with self._lookups:
+            found = await self._read_by_name(actor) or await self._read_by_spec(actor)
         if found is None:
             return None
         placement = found.status.placement
