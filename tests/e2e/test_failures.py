@@ -14,7 +14,7 @@ import pytest
 from aether_api.envelope import StoredCommit
 from tests.e2e.bank import Bank, wait_until
 from tests.e2e.nodes import API_PORTS, NATS_PORTS, NodeProcess, find_control_plane, find_process, find_static_process
-from tests.e2e.traffic import BEFORE_S, Traffic, open_accounts, quantile, steady_traffic
+from tests.e2e.traffic import BEFORE_S, Traffic, aside, open_accounts, quantile, steady_traffic
 
 pytestmark = pytest.mark.cluster
 
@@ -89,10 +89,9 @@ async def test_a_frozen_pod_loses_its_actors_and_writes_nothing_when_it_wakes(ba
         async with steady_traffic(at.traffic):
             await asyncio.sleep(BEFORE_S)
             began = time.time()
-            with at.process.frozen():
+            async with aside(at.process.frozen()):
                 await at.wait_moved()
-                moved_at = time.time()
-                await asyncio.sleep(max(0.0, AWAY_S - (moved_at - began)))
+                await asyncio.sleep(max(0.0, AWAY_S - (time.time() - began)))
             await asyncio.sleep(BEFORE_S)
         logs = await at.traffic.check()
 
@@ -106,7 +105,7 @@ async def test_a_pod_that_is_cut_off_loses_its_actors_and_serves_again_afterward
         async with steady_traffic(at.traffic):
             await asyncio.sleep(BEFORE_S)
             began = time.time()
-            with at.process.cut_off(ports):
+            async with aside(at.process.cut_off(ports)):
                 await at.wait_moved()
                 await asyncio.sleep(max(0.0, AWAY_S - (time.time() - began)))
             await asyncio.sleep(BEFORE_S)
@@ -124,7 +123,7 @@ async def test_a_pod_that_is_cut_off_from_the_api_server_keeps_its_actors_and_th
         async with steady_traffic(at.traffic):
             await asyncio.sleep(BEFORE_S)
             began = time.time()
-            with at.process.cut_off(API_PORTS):
+            async with aside(at.process.cut_off(API_PORTS)):
                 await asyncio.sleep(AWAY_S)
                 moved = await asyncio.to_thread(at.traffic.read_moved)
         logs = await at.traffic.check()
@@ -140,7 +139,7 @@ async def test_an_outage_moves_nobody(bank: Bank, part: str) -> None:
         async with steady_traffic(at.traffic):
             await asyncio.sleep(BEFORE_S)
             began = time.time()
-            with outage(bank, part):
+            async with aside(outage(bank, part)):
                 await asyncio.sleep(AWAY_S)
         await asyncio.sleep(BEFORE_S)
         moved = await asyncio.to_thread(at.traffic.read_moved)

@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -163,6 +163,16 @@ async def steady_traffic(traffic: Traffic, *, per_s: float = PER_S) -> AsyncIter
         tasks.create_task(traffic.run(per_s, ended), name="traffic")
         yield
         ended.set()
+
+
+@asynccontextmanager
+async def aside(manager: AbstractContextManager[None]) -> AsyncIterator[None]:
+    """Enter and leave something in a thread, so that what it does on the way keeps no traffic waiting."""
+    await asyncio.to_thread(manager.__enter__)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(manager.__exit__, None, None, None)
 
 
 def quantile(ascending: Sequence[float], share: float) -> float:
