@@ -46,6 +46,7 @@ def build_autoscaler(name: str) -> dict[str, Any]:
 async def test_an_autoscaler_on_the_number_of_actors_scales_the_pool_up_and_down_once(bank: Bank, tmp_path: Path) -> None:
     if not bank.cluster.is_kind:
         pytest.skip("the metrics API is served from this host, which only nodes of kind reach")
+    await asyncio.to_thread(bank.wait_settled, ())
     with metrics_api(bank, tmp_path), changes_of_replicas(bank) as changes:
         async with open_accounts(bank, "scaled-by-hpa", ACTORS) as traffic, steady_traffic(traffic):
             await asyncio.to_thread(wait_until, "the pods hold hardly any other actors", lambda: ACTORS <= read_sum(bank, "aether_vms") <= ACTORS + 15)
