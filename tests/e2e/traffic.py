@@ -16,7 +16,7 @@ from aether_api.errors import AetherError
 from aether_api.messages import Reply
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
-from tests.e2e.bank import Bank, Place, wait_until
+from tests.e2e.bank import READY_S, Bank, Place
 from tests.histories.invariants import check_answers, check_log
 
 ACTORS: Final = int(os.environ.get("AETHER_E2E_ACTORS", "100"))
@@ -84,7 +84,14 @@ class Traffic:
     def wait_versions(self, logs: dict[str, list[StoredCommit]]) -> None:
         """Wait until every status tells the version of the log."""
         versions = {name: commits[-1].last_version for name, commits in logs.items()}
-        wait_until("all statuses tell the versions of the log", lambda: {name: place.version for name, place in self.bank.read_places(self.names).items()} == versions)
+
+        def find_late() -> dict[str, Place]:
+            return {name: place for name, place in self.bank.read_places(self.names).items() if place.version != versions[name]}
+
+        deadline = time.monotonic() + READY_S
+        while late := find_late():
+            assert time.monotonic() < deadline, f"the log holds { ({name: versions[name] for name in late}) }; these statuses do not follow: {late}"
+            time.sleep(0.5)
 
     async def send_all(self, command: str = "Deposit") -> None:
         """Send every account one command, all at once, and wait for the answers."""
