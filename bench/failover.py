@@ -25,7 +25,7 @@ from bench.at_once import run_at_once
 from bench.audit import Audit
 from bench.errors import BenchFailed, PeerMissing
 from bench.kube_stage import NAMESPACE, OPERATORS, WAIT_S, SeenActor
-from bench.results import Comparison, Line, Sample, build_limit_line, build_line, build_missing_line
+from bench.results import Comparison, Line, Sample, build_limit_line, build_line, build_missing_line, find_quantile
 from bench.scale import Scale
 from bench.stand_in import LocalPod
 
@@ -86,7 +86,7 @@ async def run_failover(scale: Scale) -> AsyncGenerator[Line, None]:
             yield build_missing_line(comparison, str(exc))
     else:
         for comparison, share in ((P99, 0.99), (P50, 0.5), (LAST, 1.0)):
-            yield build_limit_line(comparison, [Sample(_find_quantile(loss.pauses_s, share)) for loss in losses], LIMIT_S)
+            yield build_limit_line(comparison, [Sample(find_quantile(loss.pauses_s, share)) for loss in losses], LIMIT_S)
         yield build_line(NEEDLESS, [Sample(loss.needless) for loss in losses], [Sample(len(loss.pauses_s)) for loss in losses])
         yield build_limit_line(LEADER, [Sample(takeover_s)], LEADER_LIMIT_S)
         yield build_line(LEADER_NEEDLESS, [Sample(needless)], [Sample(crowd.begun)])
@@ -140,7 +140,3 @@ def count_moved(before: dict[str, SeenActor], after: dict[str, SeenActor], but: 
 
 def _is_back(seen: SeenActor, pod: LocalPod) -> bool:
     return seen.ready and seen.pod_uid not in ("", pod.uid)
-
-
-def _find_quantile(ascending: Sequence[float], share: float) -> float:
-    return ascending[min(len(ascending) - 1, int(len(ascending) * share))]

@@ -28,6 +28,7 @@ from aether_nats.event_bus import EventBus
 from aether_nats.event_subscription import EventSubscription
 from aether_nats.settings import NatsSettings
 from bench.errors import BenchFailed
+from bench.results import find_quantile
 from bench.wire import connect
 
 _FIELD: Final = b'"note":"'
@@ -93,7 +94,7 @@ async def main(kind: str, url: str, namespace: str) -> None:
 
 def _summarize(times: list[int]) -> Delivered:
     ordered = sorted(times)
-    at = [ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1e6 if ordered else 0.0 for share in (0.5, 0.99)]
+    at = [find_quantile(ordered, share) / 1e6 if ordered else 0.0 for share in (0.5, 0.99)]
     return Delivered(len(ordered), at[0], at[1])
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from bench.account import DEPOSIT
 from bench.errors import BenchFailed
+from bench.results import find_quantile
 
 ACCEPTED: Final = b'{"outcome":"accepted"'
 """How the reply to every command must begin."""
@@ -196,7 +197,7 @@ def _summarize(latencies: array[int], seconds: float, replies: int, spent_us: fl
     if not latencies:
         raise BenchFailed("no reply came while the clock ran")
     ordered = sorted(latencies)
-    at = [ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1e6 for share in (0.5, 0.99)]
+    at = [find_quantile(ordered, share) / 1e6 for share in (0.5, 0.99)]
     return LoadResult(rate=len(ordered) / seconds, replies=replies, p50_ms=at[0], p99_ms=at[1], cpu_us=spent_us / replies)
 
 

@@ -13,6 +13,11 @@ from dataclasses import dataclass
 import msgspec
 
 
+def find_quantile(ascending: Sequence[float], share: float) -> float:
+    """Return the value that this share of a sorted sequence does not exceed; the sequence must not be empty."""
+    return ascending[min(len(ascending) - 1, int(len(ascending) * share))]
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One measurement of one side.

@@ -157,6 +157,10 @@ class Router:
 
     def serve(self, command: Command, answer: Answer) -> None:
         """Find the actor of a command and have it answered, whatever that takes within the deadline."""
+        self._search(self._build_waiting(command, answer))
+
+    def _search(self, waiting: Waiting) -> None:
+        command, answer = waiting.command, waiting.answer
         if not self._runtime.is_running:
             answer(build_error(Reason.BUSY, "this process is stopping; send the command again with the same id", command_id=command.id, retry_after_ms=MOVING_RETRY_MS))
             return
@@ -164,7 +168,7 @@ class Router:
             answer(build_error(Reason.BUSY, f"{CALLS_MAX} calls look for their actors already", command_id=command.id, retry_after_ms=MOVING_RETRY_MS))
             return
         self._calls += 1
-        self._runtime.spawn(self._serve(self._build_waiting(command, answer)), f"call {command.actor}")
+        self._runtime.spawn(self._serve(waiting), f"call {command.actor}")
 
     async def wake(self, actor: ActorId) -> PodUid | None:
         """Activate an actor if it lives here; return the pod where it lives if that is another one."""
@@ -175,9 +179,8 @@ class Router:
 
     def _on_call(self, message: Message) -> None:
         waiting = self._read_waiting(message)
-        if waiting is None or self._hand_over(waiting):
-            return
-        self.serve(waiting.command, waiting.answer)
+        if waiting is not None and not self._hand_over(waiting):
+            self._search(waiting)
 
     def _on_find(self, message: Message) -> None:
         waiting = self._read_waiting(message)

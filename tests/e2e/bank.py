@@ -35,7 +35,6 @@ INSTALL_S: Final = 240
 READY_S: Final = 90
 """Seconds for actors to become ready: a pod may have to start first."""
 
-
 CROWD_S: Final = 300.0
 """Seconds for kubectl to create a thousand actors, of which it sends at most 50 a second."""
 
@@ -79,7 +78,7 @@ class Bank:
 
     def apply(self, *documents: dict[str, Any]) -> None:
         """Apply documents."""
-        self.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)}))
+        self.kubectl("apply", "--filename=-", stdin=_build_list(documents))
 
     def apply_accounts(self, names: Iterable[str], **spec: Any) -> None:
         """Apply one Actor of the model `account` for each name."""
@@ -90,7 +89,7 @@ class Bank:
         documents = [build_actor(name) for name in names]
         for document in documents:
             document["metadata"]["labels"] = {CROWD_LABEL: crowd}
-        self.kubectl("create", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}), timeout_s=CROWD_S)
+        self.kubectl("create", "--filename=-", stdin=_build_list(documents), timeout_s=CROWD_S)
 
     def delete_crowd(self, crowd: str) -> None:
         """Delete the accounts of one crowd in one call: kubectl itself would send, and ration, one for each."""
@@ -181,12 +180,16 @@ def is_ready(document: dict[str, Any]) -> bool:
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
-def wait_until(what: str, is_so: Callable[[], bool], *, timeout_s: float = READY_S) -> None:
-    """Ask again and again until something is so; asserts that it becomes so."""
+def wait_until(what: str | Callable[[], str], is_so: Callable[[], bool], *, timeout_s: float = READY_S) -> None:
+    """Ask again and again until something is so; asserts that it becomes so, and says what, or what it is instead."""
     deadline = time.monotonic() + timeout_s
     while not is_so():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what if isinstance(what, str) else what()}"
         time.sleep(0.5)
+
+
+def _build_list(documents: Iterable[dict[str, Any]]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
 
 
 def _read_place(actor: dict[str, Any]) -> Place:

@@ -12,9 +12,10 @@ from typing import Any, Final
 import pytest
 
 from aether_api.envelope import StoredCommit
+from bench.results import find_quantile
 from tests.e2e.bank import Bank, wait_until
 from tests.e2e.nodes import API_PORTS, NATS_PORTS, NodeProcess, find_control_plane, find_process, find_static_process
-from tests.e2e.traffic import BEFORE_S, Traffic, aside, open_accounts, quantile, steady_traffic
+from tests.e2e.traffic import BEFORE_S, Traffic, aside, open_accounts, steady_traffic
 
 pytestmark = pytest.mark.cluster
 
@@ -71,7 +72,9 @@ async def test_actors_of_what_was_killed_answer_elsewhere_and_nothing_is_lost(ba
     stayed = {name: place for name, place in at.traffic.places.items() if places[name].pod_uid == place.pod_uid and name not in at.lost}
     assert [name for name, place in stayed.items() if places[name].epoch != place.epoch] == []
     _assert_one_owner(at, logs)
-    print(f"\n{len(at.lost)} actors of a killed {how} answered after p50 {quantile(pauses_s, 0.5):.2f} s, p99 {quantile(pauses_s, 0.99):.2f} s, last {pauses_s[-1]:.2f} s")
+    print(
+        f"\n{len(at.lost)} actors of a killed {how} answered after p50 {find_quantile(pauses_s, 0.5):.2f} s, p99 {find_quantile(pauses_s, 0.99):.2f} s, last {pauses_s[-1]:.2f} s"
+    )
     print(f"clients: {at.traffic.describe(killed_at - BEFORE_S)}")
 
 

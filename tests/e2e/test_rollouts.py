@@ -12,8 +12,9 @@ from typing import Final
 
 import pytest
 
+from aether_api.envelope import StoredCommit
 from tests.e2e.bank import Bank, wait_until
-from tests.e2e.traffic import ACTORS, BEFORE_S, open_accounts, steady_traffic
+from tests.e2e.traffic import BEFORE_S, Traffic, open_accounts, steady_traffic
 
 pytestmark = pytest.mark.cluster
 
@@ -23,8 +24,8 @@ ROLLED_S: Final = 180
 
 
 async def test_a_rolling_update_costs_no_client_an_error(bank: Bank) -> None:
-    def roll() -> None:
-        before = {pod["metadata"]["uid"] for pod in bank.pods()}
+    def roll(traffic: Traffic) -> None:
+        before = read_pod_uids(bank)
         annotate_pods(bank, rolled=str(time.time()))
         wait_until("all pods are new", lambda: not before & read_pod_uids(bank), timeout_s=ROLLED_S)
 
@@ -44,7 +45,7 @@ async def test_a_drain_of_a_node_costs_no_client_an_error(bank: Bank) -> None:
         bank.kubectl("uncordon", spared)
     node = (_find_nodes(bank) - {spared}).pop()
 
-    def drain() -> None:
+    def drain(traffic: Traffic) -> None:
         try:
             bank.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={ROLLED_S}s", timeout_s=ROLLED_S + 30)
             assert node not in _find_nodes(bank)
@@ -57,36 +58,36 @@ async def test_a_drain_of_a_node_costs_no_client_an_error(bank: Bank) -> None:
 async def test_a_pod_that_is_cordoned_for_drain_is_emptied_and_gets_actors_again(bank: Bank) -> None:
     pod = bank.pods()[0]["metadata"]
 
-    def empty() -> None:
+    def empty(traffic: Traffic) -> None:
         bank.kubectl("annotate", "pod", pod["name"], "aether.flowmade.one/cordon=drain")
-        wait_until("the pod is empty", lambda: pod["uid"] not in count_actors(bank, "emptied"))
+        wait_until("the pod is empty", lambda: pod["uid"] not in count_actors(traffic))
         bank.kubectl("annotate", "pod", pod["name"], "aether.flowmade.one/cordon-")
-        wait_until("the pod has its share again", lambda: is_even(bank, "emptied"))
+        wait_until("the pod has its share again", lambda: is_even(traffic))
 
     await _act_under_traffic(bank, "emptied", "cordon and its end", empty)
 
 
 async def test_a_pool_that_grows_and_shrinks_is_evened_out_and_loses_its_emptiest_pod(bank: Bank) -> None:
-    def scale() -> None:
+    def scale(traffic: Traffic) -> None:
         with scaled(bank, 3):
-            wait_until("three pods share the actors", lambda: len(read_pod_uids(bank)) == 3 and is_even(bank, "scaled"))
+            wait_until("three pods share the actors", lambda: len(read_pod_uids(bank)) == 3 and is_even(traffic))
             spared = bank.pods()[0]["metadata"]
             others = read_pod_uids(bank) - {spared["uid"]}
             bank.kubectl("annotate", "pod", spared["name"], "aether.flowmade.one/cordon=drain")
-            wait_until("one of them is empty", lambda: spared["uid"] not in count_actors(bank, "scaled"))
+            wait_until("one of them is empty", lambda: spared["uid"] not in count_actors(traffic))
             wait_until("and cheapest to delete", lambda: _read_cost(bank, spared["name"]) < 0)
         wait_until("the emptied one went", lambda: read_pod_uids(bank) == others)
 
     await _act_under_traffic(bank, "scaled", "growth and shrinking", scale)
 
 
-async def _act_under_traffic(bank: Bank, prefix: str, what: str, act: Callable[[], None]) -> dict:
+async def _act_under_traffic(bank: Bank, prefix: str, what: str, act: Callable[[Traffic], None]) -> dict[str, list[StoredCommit]]:
     """Do something while clients send, and return the logs once all is checked."""
     async with open_accounts(bank, prefix) as traffic:
         async with steady_traffic(traffic):
             await asyncio.sleep(BEFORE_S)
             began = time.time()
-            await asyncio.to_thread(act)
+            await asyncio.to_thread(act, traffic)
             await asyncio.sleep(BEFORE_S)
         logs = await traffic.check()
         await asyncio.to_thread(traffic.wait_versions, logs)
@@ -115,16 +116,15 @@ def read_pod_uids(bank: Bank) -> set[str]:
     return {pod["metadata"]["uid"] for pod in bank.pods()}
 
 
-def count_actors(bank: Bank, prefix: str) -> Counter[str]:
-    """Return how many accounts of a test each pod has."""
-    places = bank.read_places([f"{prefix}-{number}" for number in range(ACTORS)])
-    return Counter(place.pod_uid for place in places.values())
+def count_actors(traffic: Traffic) -> Counter[str]:
+    """Return how many of the accounts each pod has."""
+    return Counter(place.pod_uid for place in traffic.bank.read_places(traffic.names).values())
 
 
-def is_even(bank: Bank, prefix: str) -> bool:
+def is_even(traffic: Traffic) -> bool:
     """Tell whether every pod has its share of the accounts, within a tenth of it and one actor."""
-    counts, pods = count_actors(bank, prefix), read_pod_uids(bank)
-    share = ACTORS / len(pods)
+    counts, pods = count_actors(traffic), read_pod_uids(traffic.bank)
+    share = len(traffic.names) / len(pods)
     return set(counts) == pods and all(abs(count - share) <= share / 10 + 1 for count in counts.values())
 
 

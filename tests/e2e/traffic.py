@@ -16,7 +16,8 @@ from aether_api.errors import AetherError
 from aether_api.messages import Reply
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
-from tests.e2e.bank import READY_S, Bank, Place
+from bench.results import find_quantile
+from tests.e2e.bank import Bank, Place, wait_until
 from tests.histories.invariants import check_answers, check_log
 
 ACTORS: Final = int(os.environ.get("AETHER_E2E_ACTORS", "100"))
@@ -88,10 +89,7 @@ class Traffic:
         def find_late() -> dict[str, Place]:
             return {name: place for name, place in self.bank.read_places(self.names).items() if place.version != versions[name]}
 
-        deadline = time.monotonic() + READY_S
-        while late := find_late():
-            assert time.monotonic() < deadline, f"the log holds { ({name: versions[name] for name in late}) }; these statuses do not follow: {late}"
-            time.sleep(0.5)
+        wait_until(lambda: f"the log holds {versions}; these statuses do not follow: {find_late()}", lambda: not find_late())
 
     async def send_all(self, command: str = "Deposit") -> None:
         """Send every account one command, all at once, and wait for the answers."""
@@ -121,7 +119,7 @@ class Traffic:
     def describe(self, since: float = 0.0) -> str:
         """Return a line of figures about what was sent since a time (unix seconds)."""
         took_s = sorted(one.took_s for one in self.answered if one.began >= since)
-        return f"{len(took_s):,} commands, {len(self.errors)} errors; p50 {quantile(took_s, 0.5) * 1000:.0f} ms, p99 {quantile(took_s, 0.99) * 1000:.0f} ms, longest {took_s[-1]:.2f} s"
+        return f"{len(took_s):,} commands, {len(self.errors)} errors; p50 {find_quantile(took_s, 0.5) * 1000:.0f} ms, p99 {find_quantile(took_s, 0.99) * 1000:.0f} ms, longest {took_s[-1]:.2f} s"
 
     async def check(self) -> dict[str, list[StoredCommit]]:
         """Assert that no command failed and that each took effect once, as its answer says; return the logs."""
@@ -180,8 +178,3 @@ async def aside(manager: AbstractContextManager[None]) -> AsyncIterator[None]:
         yield
     finally:
         await asyncio.to_thread(manager.__exit__, None, None, None)
-
-
-def quantile(ascending: Sequence[float], share: float) -> float:
-    """Return the value that this share of a sorted sequence does not exceed."""
-    return ascending[min(len(ascending) - 1, int(len(ascending) * share))]

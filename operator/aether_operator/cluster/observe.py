@@ -205,12 +205,16 @@ class Observer:
 
     def name_of(self, uid: PodUid) -> str:
         """Return a pod's name, for people."""
-        return next((f"{pod.key.namespace}/{pod.key.name}" for pod in self.pods if pod.uid == uid), uid)
+        pod = self._find_pod(uid)
+        return uid if pod is None else f"{pod.key.namespace}/{pod.key.name}"
 
     def is_departing(self, uid: PodUid) -> bool:
         """Return whether a pod is known to go, or has no object any more."""
-        pod = next((pod for pod in self.pods if pod.uid == uid), None)
+        pod = self._find_pod(uid)
         return pod is None or is_departing(pod.facts, self._heartbeats.see(uid).pulse)
+
+    def _find_pod(self, uid: PodUid) -> PodRecord | None:
+        return next((pod for pod in self.pods if pod.uid == uid), None)
 
     def find_silent(self) -> list[Suspect]:
         """Return the pods that should have been heard by now."""

@@ -39,7 +39,6 @@ OPERATORS_PHASES: Final = (None, ActorPhase.PENDING, ActorPhase.SCHEDULED, Actor
 FORBIDDEN_RETRY_S: Final = 1.0
 """Seconds until a forbidden status is tried again: the operator's writes lag by a few seconds when it moves thousands."""
 
-
 LOOKUPS_AT_ONCE: Final = 8
 """Look-ups under way: those for the callers of a lost pod's actors come by the hundred, and must not keep reports of who is back waiting."""
 
