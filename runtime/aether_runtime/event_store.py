@@ -29,7 +29,7 @@ from weakref import WeakValueDictionary
 
 from aether_api import logs
 from aether_api.envelope import Event, StoredCommit
-from aether_api.errors import EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, VersionConflictError
+from aether_api.errors import EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, RetryableError, VersionConflictError
 from aether_api.identity import NO_EPOCH, ActorId, Epoch, check_id, check_name
 from aether_model.model import Model
 from aether_nats.connection import NatsConnection
@@ -47,7 +47,7 @@ from aether_runtime.core.version_cache import KnownActor, VersionCache
 from aether_runtime.ports import CommitLog, SnapshotStore
 from aether_runtime.replay import replay
 from aether_runtime.replays import ReplayWatch
-from aether_runtime.vm_reading import read_tail
+from aether_runtime.vm_reading import RETRY_S, read_tail
 
 logger = logging.getLogger(__name__)
 
@@ -174,14 +174,19 @@ class EventStore:
         return known, history
 
     async def _load(self, actor: ActorId) -> tuple[KnownActor, History]:
-        """Read the actor's past: its state where there is a model, else where its log ends."""
+        """Read the actor's past: its state where there is a model, else where its log ends; waits while the log cannot be read."""
         model = self._find_model(actor)
-        if model is ANY_EVENTS:
-            history, epoch = await self._read_end(actor)
-        else:
-            replayed = await replay(actor, model, self._log, self._snapshots, ReplayWatch(_read_clock, lambda: None))
-            history, epoch = replayed.history, replayed.epoch
-        return KnownActor(history.position.version, history, epoch), history
+        while True:
+            try:
+                if model is ANY_EVENTS:
+                    history, epoch = await self._read_end(actor)
+                else:
+                    replayed = await replay(actor, model, self._log, self._snapshots, ReplayWatch(_read_clock, lambda: None))
+                    history, epoch = replayed.history, replayed.epoch
+                return KnownActor(history.position.version, history, epoch), history
+            except RetryableError as exc:
+                logger.debug("reading the log has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+                await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
 
     async def _read_end(self, actor: ActorId) -> tuple[History, Epoch]:
         try:

@@ -190,8 +190,8 @@ class DesiredListener(Protocol):
         """This process shall no longer hold the actor at this or a lower epoch; idempotent."""
         ...
 
-    def on_status_overwritten(self, actor: ActorId, revision: int) -> None:
-        """Somebody else wrote the phase of an actor that this process holds, at a revision of the resource."""
+    def on_status_shown(self, actor: ActorId, shown: ShownStatus) -> None:
+        """The resource of an actor that this process holds tells this of it, whoever wrote it."""
         ...
 
 
@@ -216,6 +216,22 @@ class ActorSource(Directory, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ShownStatus:
+    """What an actor's resource tells of it.
+
+    Attributes:
+        revision: the resourceVersion that tells it; a higher one is later.
+        phase, version, snapshot_version, reported_epoch: fields of the status, None where it has none.
+    """
+
+    revision: int
+    phase: ActorPhase | None = None
+    version: int | None = None
+    snapshot_version: int | None = None
+    reported_epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ActorReport:
     """What the runtime says of one actor; the sink writes it where people look.
 
@@ -233,6 +249,16 @@ class ActorReport:
     message: str = ""
     fenced_by: Epoch = NO_EPOCH
     snapshot_problem: str = ""
+
+    @property
+    def told_epoch(self) -> Epoch:
+        """The newest epoch that the pod knows of."""
+        return max(self.desired.epoch, self.fenced_by)
+
+    def agrees_with(self, shown: ShownStatus) -> bool:
+        """Whether a status tells the same."""
+        told = (self.phase, self.version, self.snapshot_version, self.told_epoch)
+        return told == (shown.phase, shown.version, shown.snapshot_version, shown.reported_epoch)
 
 
 class ReportSink(Protocol):

@@ -7,8 +7,10 @@ not wait for it: they have a larger budget of their own. An equal report is not 
 A pod hears of its placement over NATS before the resource shows it, and until then its status is not its to write: the API server
 would refuse it, once a second for each of thousands. So reports of an actor that was only assigned are held until its source shows it.
 
-The operator overwrites phase and readiness when it changes a placement, and since pods hear of placements over NATS first,
-its write may come after ours. `repeat` says that this happened; revisions (resourceVersions) tell which write was later.
+A status may tell something else than was written last, and `see` writes it again then; revisions (resourceVersions) tell which write
+was later. The operator overwrites phase and readiness when it changes a placement, and since pods hear of placements over NATS first,
+its write may come after ours. A pod that held the actor before may speak late. And so may we ourselves: a write that was given up in an
+outage can wait in the kernel of this node, and reach the API server seconds after the newer one that took another connection.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Final
 from aether_api import logs
 from aether_api.errors import PermanentError, RetryableError
 from aether_api.identity import ActorId, Epoch
-from aether_runtime.ports import ActorReport, ReportSink
+from aether_runtime.ports import ActorReport, ReportSink, ShownStatus
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +130,11 @@ class ReportQueue:
         """Whether a report of the actor waits."""
         return actor in self._urgent or actor in self._versions or actor in self._held
 
+    def agrees(self, actor: ActorId, shown: ShownStatus) -> bool:
+        """Whether a status tells what was written or refused last, or nothing was."""
+        said = self._written.get(actor) or self._refused.get(actor)
+        return said is None or said.agrees_with(shown)
+
     def note_written(self, report: ActorReport) -> None:
         """Remember what was written, so that it is not written again."""
         self._written[report.desired.actor] = report
@@ -190,7 +197,7 @@ class Reporter:
         self._turns, self._versions = Budget(self._loop.time()), Budget(self._loop.time())
         self._writing: dict[ActorId, ActorReport] = {}
         self._written_at: dict[ActorId, int] = {}
-        self._overwritten_at: dict[ActorId, int] = {}
+        self._unjudged: dict[ActorId, ShownStatus] = {}
         self._shown: dict[ActorId, Epoch] = {}
         self._awaited: dict[ActorId, Epoch] = {}
         self.written = self.retried = self.refused = 0
@@ -226,17 +233,22 @@ class Reporter:
         self._awaited.pop(actor, None)
         self._writing.pop(actor, None)
         self._written_at.pop(actor, None)
-        self._overwritten_at.pop(actor, None)
+        self._unjudged.pop(actor, None)
 
-    def repeat(self, actor: ActorId, revision: int) -> None:
-        """Write an actor's status again if somebody overwrote it at `revision`, after our last write."""
-        self._overwritten_at[actor] = revision
-        self._repeat_if_overwritten(actor)
+    def see(self, actor: ActorId, shown: ShownStatus) -> None:
+        """Write an actor's status again if it tells something else than our last write, and that later."""
+        self._unjudged[actor] = shown
+        if actor not in self._writing:
+            self._judge(actor)
 
-    def _repeat_if_overwritten(self, actor: ActorId) -> None:
-        if actor not in self._writing and self._overwritten_at.get(actor, 0) > self._written_at.get(actor, 0):
-            self._queue.repeat(actor)
-            self._wake.set()
+    def _judge(self, actor: ActorId) -> None:
+        """Look at what the status of an actor told last, now that no write of ours is under way."""
+        shown = self._unjudged.pop(actor, None)
+        if shown is None or shown.revision <= self._written_at.get(actor, 0) or self._queue.agrees(actor, shown):
+            return
+        logger.debug("a status tells something else than was written", extra={logs.ACTOR_ID: str(actor), logs.VERSION: shown.version})
+        self._queue.repeat(actor)
+        self._wake.set()
 
     async def run(self) -> None:
         """Write reports until cancelled."""
@@ -296,7 +308,7 @@ class Reporter:
             del self._writing[report.desired.actor]
             if again:
                 self._requeue(report)
-            self._repeat_if_overwritten(report.desired.actor)
+            self._judge(report.desired.actor)
 
     def _is_current(self, report: ActorReport) -> bool:
         """Whether a write under way is still about an actor that this process holds."""

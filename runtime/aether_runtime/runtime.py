@@ -35,7 +35,7 @@ from aether_runtime.life import LEAVE_SLACK_S, Life
 from aether_runtime.metrics import MetricSources
 from aether_runtime.passivation import MESSAGES, Passivation
 from aether_runtime.pod_status import StatusAnswers
-from aether_runtime.ports import ActorReport, DesiredActor
+from aether_runtime.ports import ActorReport, DesiredActor, ShownStatus
 from aether_runtime.presence import Presence, choose_pod
 from aether_runtime.registry import VMRegistry
 from aether_runtime.replays import Replays
@@ -320,10 +320,10 @@ class Runtime(VmListener):
             self.registry.unwant(actor)
             self._touch(actor)
 
-    def on_status_overwritten(self, actor: ActorId, revision: int) -> None:
-        """Say again how the actor is, if our last word was earlier."""
+    def on_status_shown(self, actor: ActorId, shown: ShownStatus) -> None:
+        """Say again how the actor is, if its status tells something else and our last word was earlier."""
         if actor in self.registry.desired:
-            self._reporter.repeat(actor, revision)
+            self._reporter.see(actor, shown)
 
     def activate(self, desired: DesiredActor) -> VirtualMachine | None:
         """Hold an actor because somebody needs it now: wake it if it sleeps. Returns its VM, None if there is none yet.

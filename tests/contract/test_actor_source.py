@@ -14,7 +14,7 @@ from aether_api.errors import SettingsInvalid
 from aether_api.identity import ActorId, Epoch, PodUid, parse_actor_id
 from aether_api.v1alpha1 import ActorModel
 from aether_runtime.adapters.folder import FolderSource
-from aether_runtime.ports import DesiredActor
+from aether_runtime.ports import DesiredActor, ShownStatus
 
 MODEL = """
 apiVersion: aether.flowmade.one/v1alpha1
@@ -65,7 +65,7 @@ class Recording:
         if known is not None and known.epoch <= epoch:
             del self.held[actor]
 
-    def on_status_overwritten(self, actor: ActorId, revision: int) -> None:
+    def on_status_shown(self, actor: ActorId, shown: ShownStatus) -> None:
         raise AssertionError("a folder holds no status")
 
     async def until(self, condition: Callable[[], bool]) -> None:

@@ -129,7 +129,8 @@ async def test_a_pod_that_is_cut_off_from_the_api_server_keeps_its_actors_and_se
             async with aside(at.process.cut_off(API_PORTS)):
                 await asyncio.sleep(AWAY_S)
                 moved = await asyncio.to_thread(at.traffic.read_moved)
-        await at.traffic.check()
+        logs = await at.traffic.check()
+        await asyncio.to_thread(at.traffic.wait_versions, logs)
 
     assert moved == set()
     print(f"\nclients of a pod that was cut off from the API server for {AWAY_S:g} s: {at.traffic.describe(began)}")

@@ -12,6 +12,7 @@ import pytest
 from aether_api.errors import InvalidEnvelope, VersionConflictError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_api.subjects import event_stream, event_subject
+from aether_model.model import Model
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.deliveries import ActorVersion, Overflow
@@ -191,6 +192,20 @@ async def test_a_server_that_dies_during_saves_costs_time_and_nothing_else(nats_
             await nats_server.run()
         for actor in (ALICE, BOB, CAROL):
             assert [event.version for event in await store.get_events(actor)] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("models", [[], [compile_account()]], ids=["without models", "with models"])
+async def test_what_is_saved_while_the_server_is_away_waits_for_it(models: list[Model], nats_server: EmbeddedServer) -> None:
+    async with connected(nats_server.url) as connection:
+        store = await EventStore.open(connection, NAMESPACE, models=models)
+        await nats_server.kill()
+        await _until(lambda: not connection.is_connected)
+        async with asyncio.TaskGroup() as tasks:
+            save = tasks.create_task(store.save_event(ALICE, OPENED), name="save")
+            await asyncio.sleep(0.5)
+            assert not save.done()
+            await nats_server.run()
+        assert save.result().version == 1
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -21,7 +21,7 @@ from aether_operator.cluster.statuses import MANAGER, build_status_document
 from aether_operator.planning.snapshot import Placed
 from aether_operator.planning.statuses import build_placed_status, build_unplaced_status, suspended
 from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource, build_desired
-from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Home
+from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Home, ShownStatus
 from tests.cluster.cluster import Cluster
 from tests.histories.bank import FOLDER
 from tests.histories.bound_pods import Fenced, Writer, calling, fenced_namespace, is_ready, running, send
@@ -155,6 +155,21 @@ async def test_even_the_pod_that_holds_the_actor_leaves_what_is_the_operators(fe
     assert fenced.read(name) == before
 
 
+async def test_a_report_that_comes_late_is_covered_by_the_newest_again(fenced: Fenced, name: str, nats_server: EmbeddedServer) -> None:
+    """One that was given up in an outage may reach the API server after the next one, which took another connection."""
+    actor, pod = parse_actor_id(fenced.namespace, "account", name), fenced.add_pod("late")
+    await place(fenced, name, pod, 5)
+    async with running(fenced, nats_server, pod) as (runtime, _):
+        await until(lambda: is_ready(runtime, actor))
+        await send(runtime, "Open", {"owner": "ada"}, actor)
+        await send(runtime, "Deposit", {"amount": 1}, actor)
+        await until(lambda: bool(fenced.read(name)["status"].get("version") == 2))
+
+        await report(fenced, name, pod, 5, version=1)
+
+        await until(lambda: bool(fenced.read(name)["status"]["version"] == 2))
+
+
 async def test_a_person_who_may_patch_statuses_repairs_one_only_with_the_verb_place(fenced: Fenced, name: str, pods: tuple[Writer, Writer]) -> None:
     await place(fenced, name, pods[0], 5)
     helpless, repairer = fenced.person("patch"), fenced.person("patch", "place")
@@ -216,7 +231,7 @@ class OnlyAdopting:
     def on_synced(self) -> None:
         self.listener.on_synced()
 
-    def on_status_overwritten(self, actor: ActorId, revision: int) -> None:
+    def on_status_shown(self, actor: ActorId, shown: ShownStatus) -> None:
         pass
 
 

@@ -24,16 +24,12 @@ from aether_kube.informer import Informer, Selection
 from aether_kube.kinds import ACTOR_MODELS, ACTORS
 from aether_kube.store import Change
 from aether_runtime.adapters.manifests import describe_invalid
-from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Home
+from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Home, ShownStatus
 
 logger = logging.getLogger(__name__)
 
 MANAGER: Final = "aether-runtime"
 """Field manager of all pods: one name, so that fields move with the actor."""
-
-
-OPERATORS_PHASES: Final = (None, ActorPhase.PENDING, ActorPhase.SCHEDULED, ActorPhase.MOVING, ActorPhase.SUSPENDED)
-"""Phases that the operator writes, and none: seen on an actor that is placed here, they cover what this pod has to say."""
 
 
 FORBIDDEN_RETRY_S: Final = 1.0
@@ -115,15 +111,10 @@ def build_desired(actor: Actor) -> DesiredActor:
     return DesiredActor(actor.identity, metadata.name, metadata.uid, Epoch(epoch), metadata.generation, snapshot.every, snapshot.recovery_target_s, passivation.idle_after_s)
 
 
-def is_overwritten(actor: Actor) -> bool:
-    """Return whether the status of an actor that is placed here tells somebody else's word, unless we wrote it last.
-
-    That is the operator's, when its write came after ours; or that of a pod that held the actor before and has not heard of it
-    yet: it speaks for a lower epoch, or says that it was fenced off.
-    """
+def build_shown(actor: Actor) -> ShownStatus:
+    """Return what a resource tells of its actor."""
     status = actor.status
-    epoch = status.placement.epoch if status.placement else 0
-    return status.phase in (*OPERATORS_PHASES, ActorPhase.STOPPING) or (status.reported_epoch or 0) < epoch
+    return ShownStatus(int(actor.metadata.resource_version), status.phase, status.version, status.snapshot_version, status.reported_epoch)
 
 
 def build_status_document(report: ActorReport, conditions: tuple[Condition, ...]) -> JsonObject:
@@ -140,7 +131,7 @@ def build_status_document(report: ActorReport, conditions: tuple[Condition, ...]
         **version,
         "snapshotVersion": report.snapshot_version,
         "modelVersion": report.model_version,
-        "reportedEpoch": int(max(desired.epoch, report.fenced_by)),
+        "reportedEpoch": int(report.told_epoch),
         "conditions": [condition_document(condition) for condition in conditions],
     }
     return document
@@ -199,8 +190,7 @@ def _tell_actor(listener: DesiredListener, change: Change[Actor]) -> None:
     try:
         if change.new is not None:
             listener.on_adopt(build_desired(change.new))
-            if is_overwritten(change.new):
-                listener.on_status_overwritten(change.new.identity, int(change.new.metadata.resource_version))
+            listener.on_status_shown(change.new.identity, build_shown(change.new))
         elif change.old is not None:
             listener.on_release(change.old.identity, build_desired(change.old).epoch)
     except InvalidName as exc:

@@ -11,13 +11,13 @@ from aether_api.identity import Epoch, PodUid, parse_actor_id
 from aether_api.v1alpha1 import Actor, ActorModel, ActorPhase
 from aether_kube.client import KubeClient
 from aether_kube.store import Change, ObjectKey
-from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource, build_conditions, build_desired, build_status_document, is_overwritten, tell_model
+from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource, build_conditions, build_desired, build_shown, build_status_document, tell_model
 from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener
 from tests.histories.bank import ALICE, read_account
 
 
 def build_actor(**status: Any) -> Actor:
-    document = {"metadata": {"name": "alice", "uid": "u-1", "generation": 4}, "spec": {"model": "account", "snapshot": {"every": 7}}, "status": status}
+    document = {"metadata": {"name": "alice", "uid": "u-1", "generation": 4, "resourceVersion": "12"}, "spec": {"model": "account", "snapshot": {"every": 7}}, "status": status}
     return Actor.model_validate(document)
 
 
@@ -71,13 +71,16 @@ def test_a_fenced_pod_reports_the_epoch_that_it_met() -> None:
     assert cast("dict[str, Any]", document["status"])["reportedEpoch"] == 9
 
 
-@pytest.mark.parametrize(
-    ("phase", "reported_epoch", "expected"),
-    [("Ready", 7, False), ("Replaying", 7, False), ("Quarantined", 8, False), ("Moving", 7, True), ("Ready", 5, True), ("Stopping", 7, True)],
-)
-def test_the_word_of_the_operator_and_of_a_former_owner_is_recognised(phase: str, reported_epoch: int, expected: bool) -> None:
-    placement = {"pod": "p", "podUID": "uid", "epoch": 7}
-    assert is_overwritten(build_actor(placement=placement, phase=phase, reportedEpoch=reported_epoch)) is expected
+@pytest.mark.parametrize("report", [build_report(), build_report(ActorPhase.REPLAYING, version=None), build_report(ActorPhase.STOPPING, fenced_by=Epoch(9))])
+def test_a_status_agrees_with_the_report_that_it_holds(report: ActorReport) -> None:
+    shown = build_shown(build_actor(**cast("dict[str, Any]", build_status_document(report, ())["status"])))
+    assert (shown.revision, report.agrees_with(shown)) == (12, True)
+
+
+@pytest.mark.parametrize("other", [{"phase": "Moving"}, {"phase": None}, {"version": 2}, {"version": None}, {"snapshotVersion": 1}, {"reportedEpoch": 5}], ids="".join)
+def test_the_word_of_the_operator_of_a_former_owner_and_an_older_one_of_our_own_are_recognised(other: dict[str, Any]) -> None:
+    status = cast("dict[str, Any]", build_status_document(build_report(), ())["status"])
+    assert not build_report().agrees_with(build_shown(build_actor(**{**status, **other})))
 
 
 class Client:

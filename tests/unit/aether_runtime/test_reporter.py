@@ -10,7 +10,7 @@ import pytest
 from aether_api.errors import KubeInvalid, KubeUnavailable
 from aether_api.identity import Epoch, parse_actor_id
 from aether_api.v1alpha1 import ActorPhase
-from aether_runtime.ports import ActorReport, DesiredActor
+from aether_runtime.ports import ActorReport, DesiredActor, ShownStatus
 from aether_runtime.reporter import HELD_S, OVERDUE_S, QUIET_S, TURNS_SHARE, WRITES_AT_ONCE, Budget, Reporter, ReportQueue
 
 
@@ -238,7 +238,7 @@ async def test_a_refused_write_harms_no_other_and_is_said_again_when_the_status_
         running = tasks.create_task(reporter.run())
         await until(lambda: sink.written)
         assert [report.desired.actor.id for report in sink.written] == ["bob"]
-        reporter.repeat(build_report("alice").desired.actor, 2)
+        reporter.see(build_report("alice").desired.actor, ShownStatus(2, ActorPhase.SCHEDULED))
         await until(lambda: len(sink.written) == 2)
         running.cancel()
     assert sink.written[-1] == build_report("alice")
@@ -252,13 +252,36 @@ async def test_a_status_is_repeated_only_if_it_was_overwritten_after_our_write()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reporter.run())
         await until(lambda: sink.written)
-        reporter.repeat(actor, 1)
+        reporter.see(actor, ShownStatus(1, ActorPhase.SCHEDULED))
+        reporter.see(actor, ShownStatus(2, ActorPhase.READY, version=0, snapshot_version=0, reported_epoch=1))
         await turn()
         assert len(sink.written) == 1
-        reporter.repeat(actor, 2)
+        reporter.see(actor, ShownStatus(2, ActorPhase.SCHEDULED))
         await until(lambda: len(sink.written) == 2)
         running.cancel()
     assert sink.written == [build_report(), build_report()]
+
+
+async def test_an_older_status_of_our_own_that_arrives_late_is_covered_again() -> None:
+    """A write that was given up may reach the API server after the newer one, which was sent over another connection."""
+    sink = Sink()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    actor = build_report().desired.actor
+    late = ShownStatus(3, ActorPhase.READY, version=6, snapshot_version=0, reported_epoch=1)
+    reporter.report(build_report(version=7))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        await until(lambda: sink.written)
+        sink.go.clear()
+        reporter.report(build_report(phase=ActorPhase.PASSIVE, version=7))
+        await until(lambda: len(sink.tried) == 2)
+        reporter.see(actor, late)
+        await turn()
+        assert len(sink.written) == 1
+        sink.go.set()
+        await until(lambda: len(sink.written) == 3)
+        running.cancel()
+    assert [(report.phase, report.version) for report in sink.written] == [(ActorPhase.READY, 7), (ActorPhase.PASSIVE, 7), (ActorPhase.PASSIVE, 7)]
 
 
 async def test_the_budget_of_versions_is_never_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
