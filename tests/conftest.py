@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from aether_nats.embedded import EmbeddedServer
 from tests.cluster.cluster import Cluster
@@ -14,6 +15,10 @@ from tests.cluster.processes import ClusterError
 from tests.histories.nats_cluster import NatsCluster
 from tests.histories.places import PLACES, Place, open_place
 from tests.simulation.sockets import SocketServer
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("aether", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("aether")
 
 
 @pytest.fixture

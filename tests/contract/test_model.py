@@ -16,7 +16,7 @@ from tests.histories.bank import compile_account, load_python_account
 
 TIME = "2026-07-01T12:00:00.000000Z"
 OPEN = ("Open", {"owner": "Ann"})
-few = settings(deadline=None, max_examples=60)
+few = settings(max_examples=60)
 
 
 MODELS: dict[str, Model] = {"cel": compile_account(), "python": load_python_account()}

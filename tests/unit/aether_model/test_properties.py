@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aether_api.errors import CommandFailed, EventInvalid
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow
 TIME = "2026-07-01T12:00:00.000000Z"
 
 # Each example compiles a whole model, which takes milliseconds; what takes long is a machine with other work.
-slow = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-quick = settings(deadline=None, max_examples=100)
+slow = settings(max_examples=60)
+quick = settings(max_examples=100)
 
 MODEL = compile_model(
     "cart",
@@ -243,7 +243,7 @@ integers = st.integers(-(2**63), 2**63 - 1) | st.integers(-9, 9) | st.sampled_fr
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=2) | st.sampled_from(["x", "y"])
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(binary | st.sampled_from(["!state.f", " ! state.f ", "!state.a"]), integers, integers, texts, texts, st.booleans())
 def test_what_runs_without_the_engine_gives_what_the_engine_gives(source: str, a: int, b: int, s: str, t: str, f: bool) -> None:
     environment = Environment({"state.a": INT, "state.b": INT, "state.s": STRING, "state.t": STRING, "state.f": BOOL})

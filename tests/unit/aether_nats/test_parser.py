@@ -117,7 +117,7 @@ def test_a_reset_forgets_half_a_message() -> None:
     assert messages == [b"next"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(damaged(STREAM), st.integers(1, 64))
 def test_whatever_bytes_arrive_they_are_messages_or_refused_and_parsing_ends(data: bytes, size: int) -> None:
     with suppress(ProtocolError):

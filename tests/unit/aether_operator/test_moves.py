@@ -225,7 +225,7 @@ def test_a_bucket_that_is_full_again_is_forgotten() -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 200), st.integers(2, 12))
 def test_equal_actors_are_even_at_first_after_a_loss_and_after_scaling_up(actor_count: int, pod_count: int) -> None:
     """For equal actors without rules, on pods that all take actors and have room: within a tenth, or one actor, of even."""
@@ -247,7 +247,6 @@ def test_equal_actors_are_even_at_first_after_a_loss_and_after_scaling_up(actor_
     assert all(count == 1 for count in Counter(change.actor.key for change in moved).values())
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=2, max_size=6))
 @example([(0, False), (0, True), (19, True)])  # some go to a third pod when only it may take those that are bound
 def test_rebalancing_ends_and_never_takes_a_move_back(pods: list[tuple[int, bool]]) -> None:
