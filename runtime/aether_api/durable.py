@@ -102,6 +102,8 @@ class DeadLetter(msgspec.Struct, frozen=True):
 def build_durable_headers(command: Command) -> bytes:
     """Return the header lines of a durable command; the server drops a repeat of its id for two minutes.
 
+    The server knows ids of a whole stream, in which all actors of a namespace have their inboxes; ours are an actor's own.
+
     Raises:
         InvalidEnvelope: it is a dry run, or its id would forge a header.
     """
@@ -110,7 +112,7 @@ def build_durable_headers(command: Command) -> bytes:
     if not 1 <= len(command.id) <= COMMAND_ID_LENGTH_MAX:
         raise InvalidEnvelope(f"the id of a command must have 1 to {COMMAND_ID_LENGTH_MAX} characters, not {len(command.id)}")
     lines = {
-        headers.MESSAGE_ID: str(command.id),
+        headers.MESSAGE_ID: f"{command.actor.model}/{command.actor.id}/{command.id}",
         headers.COMMAND: str(command.id),
         headers.COMMAND_NAME: command.name,
         headers.TIME: command.time,

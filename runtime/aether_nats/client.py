@@ -147,6 +147,7 @@ class CommandClient:
             if _is_final(reply, progress):
                 return reply
             progress.last_reply = reply
+            progress.may_have_run |= reply.reason == Reason.UNKNOWN
             await asyncio.sleep(min(reply.retry_after_ms / 1000, max(0.0, progress.remaining_s())))
         return _give_up(command, progress)
 
@@ -206,8 +207,9 @@ def _is_final(reply: Reply, progress: _Progress) -> bool:
 
 def _give_up(command: Command, progress: _Progress) -> Reply:
     """Return the last answer, or raise what best describes why there is none."""
-    if progress.last_reply is not None and not progress.may_have_run:
-        return progress.last_reply
+    last = progress.last_reply
+    if last is not None and (last.reason == Reason.UNKNOWN or not progress.may_have_run):
+        return last
     if progress.may_have_run:
         raise OutcomeUnknown(command.id, str(progress.cause)) from progress.cause
     raise progress.cause or RequestTimeout(f"command {command.name} for {command.actor} was given no time")

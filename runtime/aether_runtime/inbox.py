@@ -8,7 +8,8 @@ A drain reads the inbox from the actor's position on and hands the commands to t
 a command carries its place, so wherever the actor lives next, it goes on behind it. What is settled is removed afterwards.
 
 A command that may end the process is known by its tries, which are stored before it is begun: for the first one after an
-activation, since the one before may have been its victim, and before each repeat.
+activation, since the one before may have been its victim, and before each repeat. So that it is the first one of the next life,
+what came before it and stored nothing is removed before it is begun.
 """
 
 from __future__ import annotations
@@ -224,6 +225,8 @@ class DurableInbox:
                 continue
             parsed = [_parse(actor, message) for message in messages]
             for place, message in enumerate(messages):
+                if position.sequence > vm.inbox.within(position.incarnation):
+                    await self._settle(actor, position)
                 if not await self._handle(vm, message, parsed[place], parsed[place + 1 :]):
                     return
                 position = InboxPosition(position.incarnation, message.sequence)

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 RETRY_S: Final = 0.2
 """Seconds between tries to make a schedule while NATS is away; the actor waits meanwhile, as it does with an append."""
 
+REMAKE_TRIES: Final = 300
+"""Tries to make a schedule again, a minute of them: as long as an election takes at its worst."""
+
 Named = tuple[str, str]
 """Name and token of a schedule."""
 
@@ -78,13 +81,24 @@ def is_overdue(group: Group, now_s: float) -> bool:
 
 
 async def remake_schedules(store: ReminderStore | None, actor: ActorId, group: Group, token: str) -> None:
-    """Make the one-shots of a committed group again, as well as it goes; a tick that ran already is known by its token."""
+    """Make the one-shots of a committed group again; a tick that ran already is known by its token."""
     for name, (reminder, _) in group.reminders.items():
+        if store is not None and reminder is not None and reminder.due:
+            try:
+                await _insist(store, actor, reminder, token)
+            except AetherError as exc:
+                logger.warning("a reminder may be lost: it came due while its commit was under way", extra={logs.ACTOR_ID: str(actor), logs.NAME: name, logs.REASON: str(exc)})
+
+
+async def _insist(store: ReminderStore, actor: ActorId, reminder: Reminder, token: str) -> None:
+    """Make a schedule, for as long as `REMAKE_TRIES` takes; raises the error of the last try."""
+    for _ in range(REMAKE_TRIES - 1):
         try:
-            if store is not None and reminder is not None and reminder.due:
-                await store.set(actor, reminder, token)
-        except AetherError as exc:
-            logger.warning("a reminder may be lost: it came due while its commit was under way", extra={logs.ACTOR_ID: str(actor), logs.NAME: name, logs.REASON: str(exc)})
+            return await store.set(actor, reminder, token)
+        except RetryableError as exc:
+            logger.debug("making a schedule again has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+            await asyncio.sleep(RETRY_S)
+    await store.set(actor, reminder, token)
 
 
 def _has_fired(reminder: Reminder, now_s: float) -> bool:

@@ -312,11 +312,13 @@ class VirtualMachine(Activation):
             self._after_scheduled(commit, group)
             self._send_committed(group)
             self._conflicts = 0
-        elif tail.end in ("other", "unread"):
-            self._send([(item, build_unknown(item)) for item in group.members])
-        else:
+        elif tail.end == "moved":
             self._end_schedules(find_made(group, commit.id))
             self._decide_again(group)
+        elif tail.end == "same" and not self._stopping:
+            self._decide_again(group)  # its schedules stay: the commit may land still, and a tick without a reminder is dropped
+        else:
+            self._send([(item, build_unknown(item)) for item in group.members])
         self._after_progress()
         self._go_on_or_end(tail)
 

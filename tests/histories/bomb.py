@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from aether_model.python import CommandFields, EventFields, PythonModel, StateFields, applies, handles
+from aether_model.python import CommandFields, EventFields, PythonModel, Rejected, StateFields, applies, handles
 
 
 class BombState(StateFields, frozen=True):
@@ -13,6 +13,10 @@ class BombState(StateFields, frozen=True):
 
 class Explode(CommandFields, frozen=True):
     """End the process."""
+
+
+class Refuse(CommandFields, frozen=True):
+    """Be refused."""
 
 
 class Tick(CommandFields, frozen=True):
@@ -34,6 +38,11 @@ class Bomb(PythonModel[BombState]):
     def explode(self, state: BombState, command: Explode) -> Ticked:
         """Take the whole process away, as a crash of an extension would."""
         os._exit(1)
+
+    @handles
+    def refuse(self, state: BombState, command: Refuse) -> Rejected:
+        """Say no, so that nothing is stored."""
+        return Rejected("No", "never")
 
     @handles
     def tick(self, state: BombState, command: Tick) -> Ticked:

@@ -54,7 +54,7 @@ def test_a_durable_command_arrives_as_it_was_sent_and_waits_for_ever() -> None:
 
 
 def test_the_server_can_drop_a_repeat_by_its_id() -> None:
-    assert decode_headers(block(build_durable_headers(DEPOSIT)))["Nats-Msg-Id"] == "c-1"
+    assert decode_headers(block(build_durable_headers(DEPOSIT)))["Nats-Msg-Id"] == "account/alice/c-1"
 
 
 def test_a_command_without_an_id_is_known_by_its_place() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 
@@ -177,6 +179,26 @@ async def test_a_lost_ack_keeps_the_reminder_and_ends_the_one_before() -> None:
     assert (reply.outcome, list(rig.schedules.made)) == ("accepted", [("morning", token)])
 
 
+async def test_a_stop_while_nobody_knows_whether_a_commit_is_stored_keeps_its_schedule() -> None:
+    """A replicated stream refuses a second try while the first is being written: it may land when the VM has stopped looking."""
+    rig = Rig(Fate.REFUSED)
+    vm = await rig.start()
+    call = rig.pod.send(vm, command("Set", after_s=60))
+    await settle(rig.pod)
+    (stored,) = rig.events.appends
+    vm.cut_short()
+    async with asyncio.timeout(5):
+        while not call.answers:
+            await asyncio.sleep(0.01)
+    await rig.events.inner.append(stored)
+
+    heir = await rig.start(epoch=2)
+
+    assert (call.reply.outcome, call.reply.reason) == ("error", Reason.UNKNOWN)
+    assert dict(heir.reminders) == {"morning": stored.id}
+    assert list(rig.schedules.made) == [("morning", stored.id)]
+
+
 async def test_schedules_wait_for_the_server() -> None:
     rig = Rig(schedules=Schedules(Disconnected("away"), RetryableError("busy")))
     (reply,) = await run_commands_slowly(rig.pod, await rig.start(), command("Set", after_s=60))
@@ -185,8 +207,6 @@ async def test_schedules_wait_for_the_server() -> None:
 
 async def run_commands_slowly(pod: Pod, vm: VirtualMachine, *commands: Command) -> list[Reply]:
     """Wait for real, since a try that failed is repeated after a fifth of a second."""
-    import asyncio
-
     calls = [pod.send(vm, item) for item in commands]
     async with asyncio.timeout(20):
         while not all(call.answers for call in calls):
@@ -272,6 +292,20 @@ async def test_a_one_shot_that_came_due_before_its_commit_is_scheduled_again() -
     await settle(rig.pod, until=lambda: bool(call.answers))
     await settle(rig.pod)
     assert rig.schedules.times_made == 2
+
+
+async def test_a_one_shot_that_has_to_be_scheduled_again_waits_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.reminders.RETRY_S", 0.0)
+    rig = Rig(Fate.HELD)
+    vm = await rig.start()
+    call = rig.pod.send(vm, command("Set", after_s=5))
+    await settle(rig.pod)
+    rig.pod.clock.elapsed_s = 6.0
+    rig.schedules.failures = [Disconnected("away"), RetryableError("busy")]
+    rig.events.release()
+    await settle(rig.pod, until=lambda: bool(call.answers))
+    await settle(rig.pod, until=lambda: rig.schedules.times_made == 2)
+    assert rig.schedules.failures == []
 
 
 async def test_reminders_and_the_inbox_survive_in_a_snapshot() -> None:
