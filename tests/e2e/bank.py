@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,17 +135,26 @@ class Bank:
         return {actor["metadata"]["name"]: _read_place(actor) for actor in actors}
 
     def wait_settled(self, names: Collection[str], *, timeout_s: float = READY_S) -> dict[str, Place]:
-        """Wait until all pods are there, all these actors ready, and none has moved for a while; return where they are."""
+        """Wait until all pods are there, all these actors ready and shared out evenly, and none has moved for a while; return where they are.
+
+        A pod that was taken for dead a few times is given its share later, so what is uneven is not at rest.
+        """
         replicas = self.read("actorpool", "default")["spec"]["replicas"]
         deadline, since_s, seen = time.monotonic() + timeout_s, time.monotonic(), self.read_places(names)
         while time.monotonic() - since_s < SETTLED_S:
             assert time.monotonic() < deadline, f"actors and pods still change after {timeout_s:g} s: {[name for name, place in seen.items() if not place.ready]}"
             time.sleep(0.5)
-            places = self.read_places(names)
-            ready_pods = sum(is_ready(pod) for pod in self.pods())
-            if places != seen or ready_pods != replicas or len(places) != len(names) or not all(place.ready for place in places.values()):
+            places, pods = self.read_places(names), self.pods()
+            is_whole = sum(map(is_ready, pods)) == replicas and len(places) == len(names) and all(place.ready for place in places.values())
+            if places != seen or not is_whole or not is_even(places, {pod["metadata"]["uid"] for pod in pods}):
                 since_s, seen = time.monotonic(), places
         return seen
+
+
+def is_even(places: Mapping[str, Place], pods: Set[str]) -> bool:
+    """Tell whether every one of the pods (UIDs), and nobody else, has its share of the actors, within a tenth of it and one actor."""
+    counts, share = Counter(place.pod_uid for place in places.values()), len(places) / len(pods)
+    return not places or (set(counts) == pods and all(abs(count - share) <= share / 10 + 1 for count in counts.values()))
 
 
 def install_bank(cluster: Cluster, namespace: str, *, say: Callable[[str], None] = lambda text: None) -> Bank:

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from aether_api.envelope import StoredCommit
-from tests.e2e.bank import Bank, wait_until
+from tests.e2e.bank import Bank, is_even, wait_until
 from tests.e2e.traffic import BEFORE_S, Traffic, open_accounts, steady_traffic
 
 pytestmark = pytest.mark.cluster
@@ -62,7 +62,7 @@ async def test_a_pod_that_is_cordoned_for_drain_is_emptied_and_gets_actors_again
         bank.kubectl("annotate", "pod", pod["name"], "aether.flowmade.one/cordon=drain")
         wait_until("the pod is empty", lambda: pod["uid"] not in count_actors(traffic))
         bank.kubectl("annotate", "pod", pod["name"], "aether.flowmade.one/cordon-")
-        wait_until("the pod has its share again", lambda: is_even(traffic))
+        wait_until("the pod has its share again", lambda: are_shared(traffic))
 
     await _act_under_traffic(bank, "emptied", "cordon and its end", empty)
 
@@ -70,7 +70,7 @@ async def test_a_pod_that_is_cordoned_for_drain_is_emptied_and_gets_actors_again
 async def test_a_pool_that_grows_and_shrinks_is_evened_out_and_loses_its_emptiest_pod(bank: Bank) -> None:
     def scale(traffic: Traffic) -> None:
         with scaled(bank, 3):
-            wait_until("three pods share the actors", lambda: len(read_pod_uids(bank)) == 3 and is_even(traffic))
+            wait_until("three pods share the actors", lambda: len(read_pod_uids(bank)) == 3 and are_shared(traffic))
             # The dearest one: costs that are in order already are left alone, so of the cheapest none need ever be written.
             spared = max((pod["metadata"] for pod in bank.pods()), key=lambda pod: _read_cost(bank, pod["name"]))
             others = read_pod_uids(bank) - {spared["uid"]}
@@ -122,11 +122,9 @@ def count_actors(traffic: Traffic) -> Counter[str]:
     return Counter(place.pod_uid for place in traffic.bank.read_places(traffic.names).values())
 
 
-def is_even(traffic: Traffic) -> bool:
-    """Tell whether every pod has its share of the accounts, within a tenth of it and one actor."""
-    counts, pods = count_actors(traffic), read_pod_uids(traffic.bank)
-    share = len(traffic.names) / len(pods)
-    return set(counts) == pods and all(abs(count - share) <= share / 10 + 1 for count in counts.values())
+def are_shared(traffic: Traffic) -> bool:
+    """Tell whether every pod has its share of the accounts."""
+    return is_even(traffic.bank.read_places(traffic.names), read_pod_uids(traffic.bank))
 
 
 def _find_nodes(bank: Bank) -> set[str]:

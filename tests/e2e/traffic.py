@@ -23,8 +23,9 @@ from tests.histories.invariants import check_answers, check_log
 ACTORS: Final = int(os.environ.get("AETHER_E2E_ACTORS", "100"))
 """Accounts of each test; docs/failover.md says what 1,000 gave."""
 
-SETTLE_S: Final = 180.0
-"""Seconds for all pods and actors to be at rest: what an earlier test broke may have to restart first, more and more slowly."""
+SETTLE_S: Final = 400.0
+"""Seconds for all pods and actors to be at rest: what an earlier test broke may have to restart first, more and more slowly, and gets its share after five
+minutes at most."""
 
 BEFORE_S: Final = 2.0
 """Seconds of traffic before something happens, and after it."""
