@@ -78,7 +78,9 @@ class Assignments:
     async def _answer_when_gone(self, subject: str, reply: AssignmentReply, going: Mapping[str, ActorId]) -> None:
         """Answer when these actors have stopped, when the time for it is over, or when this process ends."""
         try:
-            await asyncio.wait([self._registry.wait_let_go(actor) for actor in going.values()], timeout=RELEASE_WAIT_S)
+            waits = [self._registry.wait_let_go(actor) for actor in going.values() if self._registry.is_going(actor)]
+            if waits:
+                await asyncio.wait(waits, timeout=RELEASE_WAIT_S)
         finally:
             left = {name for name, actor in going.items() if self._registry.is_going(actor)}
             if left:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from typing import Final
 
@@ -60,7 +60,9 @@ UNSHOWN: Final = Epoch(-1)
 class ReportQueue:
     """Pure part: keeps the newest report of each actor and says which is due."""
 
-    def __init__(self) -> None:
+    def __init__(self, under_way: Mapping[ActorId, ActorReport] | None = None) -> None:
+        """Make an empty queue; `under_way` are the reports that are being written, kept by whoever writes them."""
+        self._under_way = {} if under_way is None else under_way
         self._urgent: OrderedDict[ActorId, ActorReport] = OrderedDict()
         self._versions: OrderedDict[ActorId, tuple[ActorReport, float, float]] = OrderedDict()
         self._written: dict[ActorId, ActorReport] = {}
@@ -73,13 +75,13 @@ class ReportQueue:
     def put(self, report: ActorReport, now_s: float) -> None:
         """Take a report; it replaces the one that waits for the same actor."""
         actor = report.desired.actor
-        written = self._written.get(actor)
+        said = self._under_way.get(actor) or self._written.get(actor)
         if actor in self._held:
             self._held[actor] = (self._held[actor][0], report)
-        elif written == report:
+        elif said == report:
             self._urgent.pop(actor, None)
             self._versions.pop(actor, None)
-        elif actor in self._urgent or written is None or _is_turn(written, report):
+        elif actor in self._urgent or said is None or _is_turn(said, report):
             self._versions.pop(actor, None)
             self._urgent[actor] = report
         else:
@@ -191,11 +193,11 @@ class Reporter:
     def __init__(self, sink: ReportSink, *, budget_per_s: Callable[[], float]) -> None:
         self._sink = sink
         self._budget_per_s = budget_per_s
-        self._queue = ReportQueue()
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._turns, self._versions = Budget(self._loop.time()), Budget(self._loop.time())
         self._writing: dict[ActorId, ActorReport] = {}
+        self._queue = ReportQueue(self._writing)
         self._written_at: dict[ActorId, int] = {}
         self._unjudged: dict[ActorId, ShownStatus] = {}
         self._shown: dict[ActorId, Epoch] = {}
@@ -256,10 +258,12 @@ class Reporter:
         async with asyncio.TaskGroup() as writers:
             while True:
                 await self._wait_for_work()
+                await slots.acquire()  # first, so that what is taken is written at once, and `forget` finds it
                 while (report := self._take_due()) is not None:
-                    await slots.acquire()
                     self._writing[report.desired.actor] = report
                     writers.create_task(self._write(report, slots), name=f"report {report.desired.actor}")
+                    await slots.acquire()
+                slots.release()
 
     async def _wait_for_work(self) -> None:
         if not self._queue:
@@ -296,11 +300,18 @@ class Reporter:
         except PermanentError as exc:
             self.refused += 1
             logger.warning("a status was refused", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
-            if self._is_current(report):
-                self._queue.note_refused(report)
+            self._note_refused(report)
+        except Exception:  # a report that cannot be written harms its own actor's status and no other
+            self.refused += 1
+            logger.exception("a status could not be written", extra={logs.ACTOR_ID: str(actor)})
+            self._note_refused(report)
         finally:
             slots.release()
         self._end_write(report)
+
+    def _note_refused(self, report: ActorReport) -> None:
+        if self._is_current(report):
+            self._queue.note_refused(report)
 
     def _end_write(self, report: ActorReport, *, again: bool = False) -> None:
         """Let the actor's next report be written: this one again if it failed and there is no newer one."""

@@ -35,6 +35,9 @@ MANAGER: Final = "aether-runtime"
 FORBIDDEN_RETRY_S: Final = 1.0
 """Seconds until a forbidden status is tried again: the operator's writes lag by a few seconds when it moves thousands."""
 
+MESSAGE_MAX: Final = 2_000
+"""Characters of a condition's message: some twenty lines for `kubectl describe`, a sixteenth of what the API server takes."""
+
 LOOKUPS_AT_ONCE: Final = 8
 """Look-ups under way: those for the callers of a lost pod's actors come by the hundred, and must not keep reports of who is back waiting."""
 
@@ -149,7 +152,7 @@ def build_conditions(report: ActorReport) -> tuple[Condition, ...]:
         conditions.append(_condition(report, "Quarantined", True, report.reason, report.message))
     if report.snapshot_problem:
         conditions.append(
-            Condition(type="SnapshotTooLarge", status="True", reason="SnapshotTooLarge", message=report.snapshot_problem, observed_generation=report.desired.generation)
+            Condition(type="SnapshotTooLarge", status="True", reason="SnapshotTooLarge", message=_cut(report.snapshot_problem), observed_generation=report.desired.generation)
         )
     if report.fenced_by:
         conditions.append(_condition(report, "Fenced", True, report.reason, report.message))
@@ -157,7 +160,13 @@ def build_conditions(report: ActorReport) -> tuple[Condition, ...]:
 
 
 def _condition(report: ActorReport, type: str, status: bool, reason: str, message: str) -> Condition:
-    return Condition(type=type, status="True" if status else "False", reason=reason or "Unknown", message=message, observed_generation=report.desired.generation)
+    return Condition(type=type, status="True" if status else "False", reason=reason or "Unknown", message=_cut(message), observed_generation=report.desired.generation)
+
+
+def _cut(message: str) -> str:
+    """Return what the API server takes of a text: some hold what a model's author raised, of any length and any characters."""
+    printable = message.encode(errors="replace").decode()
+    return printable if len(printable) <= MESSAGE_MAX else f"{printable[: MESSAGE_MAX - 1]}…"
 
 
 def _parse_model(document: JsonObject) -> ActorModel:

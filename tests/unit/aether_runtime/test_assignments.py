@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine
 from typing import cast
 
-from aether_api.control import Action, Assignment, AssignmentItem, AssignmentReply, AssignmentResult
-from aether_api.identity import ActorId, BootId, Epoch, PodIdentity, PodUid
+from aether_api.control import RELEASE_WAIT_S, Action, Assignment, AssignmentItem, AssignmentReply, AssignmentResult, encode
+from aether_api.identity import ActorId, BootId, Epoch, PodIdentity, PodUid, PoolName
 from aether_nats.connection import NatsConnection
+from aether_nats.message import Message
 from aether_runtime.assignments import Assignments
 from aether_runtime.ports import DesiredActor
 from aether_runtime.registry import VMRegistry
+from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE
 
 
@@ -76,6 +80,41 @@ def test_a_released_actor_is_still_known_by_its_epoch() -> None:
     pod.say("adopt", 5)
     pod.say("release", 5)
     assert (pod.say("adopt", 4), pod.held_epoch()) == (AssignmentResult("alice", "stale", 5), None)
+
+
+class Connection:
+    """Keeps what is subscribed and published."""
+
+    def __init__(self) -> None:
+        self.published: list[str] = []
+
+    def subscribe(self, subject: str, take: Callable[[Message], None]) -> None:
+        self.take = take
+
+    def publish(self, subject: str, payload: bytes) -> None:
+        self.published.append(subject)
+
+
+class Going:
+    """A VM that has not stopped yet."""
+
+    def get_actor_id(self) -> ActorId:
+        return ALICE
+
+
+async def test_the_answer_to_a_release_waits_for_nobody_who_has_gone_before_it_began() -> None:
+    registry, connection, vm = VMRegistry(), Connection(), cast("VirtualMachine", Going())
+    registry.put(vm)
+    spawned: list[Coroutine[None, None, None]] = []
+    pod = PodIdentity(PodUid("uid"), BootId("boot"))
+    assignments = Assignments(cast("NatsConnection", connection), "default", pod, registry, Listener(registry), spawn=lambda work, name: spawned.append(work))
+    assignments.subscribe(PoolName("default"))
+    release = AssignmentItem("release", "alice", "u", "account", "alice", 5, 3, 50)
+    connection.take(Message(b"assign", b"answer", b"", encode(Assignment(1, "uid", "boot", (release,)))))
+    registry.remove(vm)
+    async with asyncio.timeout(RELEASE_WAIT_S / 2):
+        await spawned.pop()
+    assert connection.published == ["answer"]
 
 
 def test_an_older_leader_is_refused_whatever_it_says() -> None:

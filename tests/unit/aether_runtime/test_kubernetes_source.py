@@ -11,7 +11,7 @@ from aether_api.identity import Epoch, PodUid, parse_actor_id
 from aether_api.v1alpha1 import Actor, ActorModel, ActorPhase
 from aether_kube.client import KubeClient
 from aether_kube.store import Change, ObjectKey
-from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource, build_conditions, build_desired, build_shown, build_status_document, tell_model
+from aether_runtime.adapters.kubernetes import MESSAGE_MAX, KubernetesSink, KubernetesSource, build_conditions, build_desired, build_shown, build_status_document, tell_model
 from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener
 from tests.histories.bank import ALICE, read_account
 
@@ -64,6 +64,12 @@ def test_a_version_that_nobody_knows_is_left_out() -> None:
 )
 def test_abnormal_conditions_are_there_only_while_they_are_true(report: ActorReport, expected: dict[str, str]) -> None:
     assert {condition.type: condition.status for condition in build_conditions(report)} == expected
+
+
+@pytest.mark.parametrize("text", ["x" * 40_000, "half a pair: \ud800"], ids=["long", "surrogate"])
+def test_whatever_a_models_author_raised_becomes_a_condition(text: str) -> None:
+    for condition in build_conditions(build_report(ActorPhase.QUARANTINED, reason="Quarantined", message=text, snapshot_problem=text)):
+        assert 0 < len(condition.message.encode()) <= 2 * MESSAGE_MAX
 
 
 def test_a_fenced_pod_reports_the_epoch_that_it_met() -> None:

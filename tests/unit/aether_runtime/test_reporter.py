@@ -229,6 +229,53 @@ async def test_a_write_that_ends_after_the_actor_was_given_away_hides_nothing_la
     assert len(sink.written) == 2
 
 
+async def test_a_state_that_is_back_while_another_one_is_written_is_written_again() -> None:
+    """An actor that is woken while its sleep is being reported says what was written before."""
+    sink = Sink()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    reporter.report(build_report())
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        await until(lambda: sink.written)
+        sink.go.clear()
+        reporter.report(build_report(phase=ActorPhase.PASSIVE))
+        await until(lambda: len(sink.tried) == 2)
+        reporter.report(build_report())
+        sink.go.set()
+        await until(lambda: len(sink.written) == 3)
+        running.cancel()
+    assert [report.phase for report in sink.written] == [ActorPhase.READY, ActorPhase.PASSIVE, ActorPhase.READY]
+
+
+async def test_nothing_is_written_of_an_actor_that_was_given_away_while_its_report_waited_for_room() -> None:
+    sink = Sink()
+    sink.go.clear()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    for number in range(WRITES_AT_ONCE + 1):
+        reporter.report(build_report(f"a{number}"))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        await until(lambda: len(sink.tried) == WRITES_AT_ONCE)
+        await turn()
+        reporter.forget(build_report(f"a{WRITES_AT_ONCE}").desired.actor)
+        sink.go.set()
+        await until(lambda: reporter.dirty == 0)
+        running.cancel()
+    assert len(sink.tried) == WRITES_AT_ONCE
+
+
+async def test_a_report_that_cannot_be_made_harms_no_other() -> None:
+    sink = Sink(ValueError("no text of the API server's"))
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    reporter.report(build_report("alice"))
+    reporter.report(build_report("bob"))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        await until(lambda: sink.written)
+        running.cancel()
+    assert ([report.desired.actor.id for report in sink.written], reporter.refused, reporter.dirty) == (["bob"], 1, 0)
+
+
 async def test_a_refused_write_harms_no_other_and_is_said_again_when_the_status_was_overwritten() -> None:
     sink = Sink(KubeInvalid("no"))
     reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
