@@ -10,7 +10,7 @@ other module ever formats or splits a subject. Layout (design: streams and subje
     aether.<ns>.reminder.<model>.<id>.<name>.<token>   schedules; their ticks go to the inbox
     aether.<ns>.dead.<model>.<id>                 durable commands that were given up
     aether.<ns>.wake.<model>.<id>                 the server's hint that something came into the inbox; headers only
-    aether.<ns>.cmd.<model>.<id>.<Command>        answered by the live VM only
+    aether.<ns>.cmd.<model>.<id>.<Command>        answered by the live VM only; `_inbox` in place of a command hints that something waits there
     aether.<ns>.call.<model>.<id>.<Command>       answered by any pod, always works
     aether.<ns>.find.<model>.<id>.<Command>       heard by every pod, answered by the one that has the actor or should; asked after silence
     aether.<ns>.pod.<podUID>.<verb>...            one pod: forwarded calls, ping, held
@@ -160,6 +160,10 @@ def wake_forward_wildcard(namespace: str, pod_uid: PodUid) -> str:
 def command_subject(channel: CommandChannel, actor: ActorId, command: str) -> str:
     """Return the subject of a command: `cmd` asks the live VM, `call` any pod, `find` all pods."""
     return f"{ROOT}.{actor.namespace}.{channel}.{actor.model}.{actor.id}.{command}"
+
+
+INBOX_HINT: Final = "_inbox"
+"""What stands in place of a command in a hint to a live VM; no command can have this name."""
 
 
 def command_wildcard(actor: ActorId) -> str:

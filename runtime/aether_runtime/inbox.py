@@ -1,8 +1,9 @@
 """Runs the durable commands of the actors that live here, and sees that none is forgotten.
 
 There are no consumers and nothing polls an inbox. Three things lead to an actor's inbox being drained: the server's hint that
-something came (any one pod of the namespace gets it and passes it on or activates the actor), the actor's activation, and a sweep by
-one pod over what waits in the whole namespace, which catches a lost hint and tells the backlog.
+something came (any one pod of the namespace gets it and passes it on to the live VM; only if there is none it looks the actor up and
+has it activated), the actor's activation, and a sweep by one pod over what waits in the whole namespace, which catches a lost hint and
+tells the backlog. So what waits for actors that live runs whether or not the directory answers.
 
 A drain reads the inbox from the actor's position on and hands the commands to the VM one by one, like anybody else's. The commit of
 a command carries its place, so wherever the actor lives next, it goes on behind it. What is settled is removed afterwards.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -54,6 +55,15 @@ RETRY_S: Final = 0.2
 CHECKED_AT_ONCE: Final = 512
 """Actors whose inboxes are looked at with one request after their activation."""
 
+WAKES_MAX: Final = 512
+"""Actors for which hints are followed at once: each waits for a round trip, or for the directory. Beyond that the sweep finds what waits."""
+
+HINTS_AT_ONCE: Final = 64
+"""Live VMs that a sweep tells at once."""
+
+LOOKUPS_AT_ONCE: Final = 8
+"""Actors that a sweep looks up at once, as many as the directory takes."""
+
 _T = TypeVar("_T")
 
 
@@ -76,6 +86,9 @@ class DurableInbox:
         self._now_s = now_s or time.time  # looked up when it is needed, so that a simulation can be of another time
         self._incarnation = 0
         self._draining: dict[ActorId, bool] = {}
+        self._waking: dict[ActorId, bool] = {}
+        self._asleep: list[ActorId] = []
+        self._any_asleep = asyncio.Event()
         self._proven: set[ActorId] = set()
         self._unchecked: list[ActorId] = []
         self._check = asyncio.Event()
@@ -95,6 +108,7 @@ class DurableInbox:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._run_checks(), name="checks of inboxes")
             tasks.create_task(self._run_sweeps(), name="sweeps of inboxes")
+            tasks.create_task(self._run_activations(), name="activations for inboxes")
 
     def on_ready(self, vm: VirtualMachine) -> None:
         """Look soon whether something waits for an actor that was activated."""
@@ -132,17 +146,42 @@ class DurableInbox:
         if vm is not None and vm.is_ready:
             self.drain(actor)
         elif vm is None:
-            self._runtime.spawn(self._wake(actor), f"wake {actor}")
+            self._begin_wake(actor)
         # One that is starting looks into its inbox when it is ready.
 
+    def _begin_wake(self, actor: ActorId) -> None:
+        """Follow a hint, after the one that is being followed for the same actor: what came since may not have been seen."""
+        if actor in self._waking:
+            self._waking[actor] = True
+        elif len(self._waking) < WAKES_MAX:
+            self._waking[actor] = False
+            self._runtime.spawn(self._wake(actor), f"wake {actor}")
+
     async def _wake(self, actor: ActorId) -> None:
-        """Activate an actor if it lives here, else pass the hint on."""
-        vm = self._runtime.registry.get(actor)
-        if vm is not None:
-            return self.drain(actor)
-        pod = await self._runtime.router.wake(actor)
-        if pod is not None:
-            with suppress(AetherError):  # the sweep comes again
+        try:
+            while True:
+                self._waking[actor] = False
+                if not await self._hint(actor):
+                    await self._activate(actor)
+                if not self._waking[actor]:
+                    return
+        finally:
+            del self._waking[actor]
+
+    async def _hint(self, actor: ActorId) -> bool:
+        """Tell the actor's live VM, here or elsewhere; False if there is none."""
+        if self._runtime.registry.get(actor) is not None:
+            self.drain(actor)
+            return True
+        with suppress(AetherError):  # the sweep comes again
+            return await self._runtime.router.hint(actor)
+        return True
+
+    async def _activate(self, actor: ActorId) -> None:
+        """Activate an actor if its place is here, else pass the hint on to where it is."""
+        with suppress(AetherError):
+            pod = await self._runtime.router.wake(actor)
+            if pod is not None:
                 self._connection.publish(wake_forward_subject(actor, pod), b"")
 
     async def _run_checks(self) -> None:
@@ -176,8 +215,23 @@ class DurableInbox:
             return
         waiting = await self._store.read_backlog()
         self.backlog, self.backlog_actors = sum(waiting.values()), len(waiting)
-        for actor in waiting:
-            await self._wake(actor)
+        asleep: list[ActorId] = []
+
+        async def tell(actor: ActorId) -> None:
+            if not await self._hint(actor):
+                asleep.append(actor)
+
+        await _for_each(waiting, tell, HINTS_AT_ONCE)
+        self._asleep = asleep
+        self._any_asleep.set()
+
+    async def _run_activations(self) -> None:
+        """Look up what a sweep found without a live VM; the directory may take its time, and the next sweep does not wait for it."""
+        while True:
+            await self._any_asleep.wait()
+            self._any_asleep.clear()
+            asleep, self._asleep = self._asleep, []
+            await _for_each(asleep, self._activate, LOOKUPS_AT_ONCE)
 
     async def _insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Repeat a call until it works."""
@@ -314,6 +368,19 @@ class DurableInbox:
         self.buried += 1
         extra = {logs.ACTOR_ID: str(actor), logs.SEQUENCE: message.sequence, logs.REASON: f"{grave.reason}: {grave.message}"}
         logger.error("a durable command is given up; `aether dead` shows it and can retry it", extra=extra)
+
+
+async def _for_each(actors: Iterable[ActorId], work: Callable[[ActorId], Awaitable[None]], at_once: int) -> None:
+    """Do something for all actors, for so many at once."""
+    left = iter(actors)
+
+    async def work_on() -> None:
+        for actor in left:
+            await work(actor)
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(at_once):
+            tasks.create_task(work_on(), name=f"sweep {number}")
 
 
 def _resolve(answer: asyncio.Future[Reply], reply: Reply) -> None:

@@ -62,7 +62,7 @@ class ReportQueue:
 
     def __init__(self, under_way: Mapping[ActorId, ActorReport] | None = None) -> None:
         """Make an empty queue; `under_way` are the reports that are being written, kept by whoever writes them."""
-        self._under_way = {} if under_way is None else under_way
+        self._under_way: Mapping[ActorId, ActorReport] = {} if under_way is None else under_way
         self._urgent: OrderedDict[ActorId, ActorReport] = OrderedDict()
         self._versions: OrderedDict[ActorId, tuple[ActorReport, float, float]] = OrderedDict()
         self._written: dict[ActorId, ActorReport] = {}

@@ -24,7 +24,7 @@ from aether_api import logs
 from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, InvalidName, NoResponders, Reason, RequestTimeout, reason_of
 from aether_api.identity import ActorId, CommandId, PodUid
 from aether_api.messages import Command, Reply, build_command_headers, build_error, decode_reply, encode_reply, parse_command
-from aether_api.subjects import call_wildcard, command_subject, find_wildcard, forward_subject, forward_wildcard, parse_command_subject
+from aether_api.subjects import INBOX_HINT, call_wildcard, command_subject, find_wildcard, forward_subject, forward_wildcard, parse_command_subject
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
 from aether_runtime.answers import MOVING_RETRY_MS, build_moving
@@ -59,6 +59,12 @@ HAND_OVER_S: Final = 10.0
 
 ANSWER_EARLY_S: Final = 0.1
 """Seconds before its deadline at which a caller is told that its actor was not found: later he would not hear it any more."""
+
+HINT_TIMEOUT_S: Final = 1.0
+"""Seconds for a live VM to take a hint: a round trip, unless its process is frozen."""
+
+WAKE_LOOKUP_S: Final = 10.0
+"""Seconds for the directory to say where an actor is whose inbox holds something; the next sweep asks again."""
 
 Answer = Callable[[Reply], None]
 
@@ -149,11 +155,34 @@ class Router:
 
     def on_direct(self, vm: VirtualMachine, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
         """Hand a message of a VM's own subject to the VM."""
+        name = _name_of(subject[subject.rfind(b".") + 1 :])
+        if name == INBOX_HINT:
+            return self._take_hint(vm, reply)
         try:
-            command = parse_command(vm.desired.actor, _name_of(subject[subject.rfind(b".") + 1 :]), raw_headers, payload, now_s=time.time(), fresh_id=_fresh_id)
+            command = parse_command(vm.desired.actor, name, raw_headers, payload, now_s=time.time(), fresh_id=_fresh_id)
         except InvalidEnvelope as exc:
             return self._refuse_malformed(reply, exc)
         vm.process_command(Waiting(command, self._loop.time() + command.timeout_s, partial(self._answer, reply)))
+
+    def _take_hint(self, vm: VirtualMachine, reply: bytes) -> None:
+        if self._runtime.inbox is not None:
+            self._runtime.inbox.drain(vm.get_actor_id())
+        try:
+            self._connection.respond(reply, b"")
+        except AetherError as exc:
+            logger.debug("a hint could not be answered", extra={logs.REASON: str(exc)})
+
+    async def hint(self, actor: ActorId) -> bool:
+        """Tell a live VM, wherever it is, that something waits in its inbox; returns whether there is one.
+
+        Raises:
+            Disconnected: nobody can be told.
+        """
+        try:
+            answer = await self._connection.request(command_subject("cmd", actor, INBOX_HINT), b"", b"", HINT_TIMEOUT_S)
+        except (NoResponders, RequestTimeout):
+            return False
+        return not answer.payload  # an earlier release takes it for a command that it does not know
 
     def serve(self, command: Command, answer: Answer) -> None:
         """Find the actor of a command and have it answered, whatever that takes within the deadline."""
@@ -172,7 +201,7 @@ class Router:
 
     async def wake(self, actor: ActorId) -> PodUid | None:
         """Activate an actor if it lives here; return the pod where it lives if that is another one."""
-        route = await self._route(Command(actor, "Wake", CommandId(""), b"", "", 0.0, 0.0), _Lookup())
+        route = await self._route(Command(actor, "Wake", CommandId(""), b"", "", 0.0, 0.0), _Lookup(), WAKE_LOOKUP_S)
         if isinstance(route, AskLive):
             self._runtime.activate(route.desired)
         return route.pod if isinstance(route, Forward) else None

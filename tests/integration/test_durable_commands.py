@@ -25,6 +25,7 @@ from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.schedules import Reminder, Schedules
 from aether_runtime.core.inbox import TRIES_MAX
+from aether_runtime.inbox import LOOKUPS_AT_ONCE, WAKES_MAX
 from aether_runtime.ports import Home, InboxStore
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import ALICE, FOLDER
@@ -134,13 +135,57 @@ async def test_a_hint_wakes_an_actor_that_nobody_holds_wherever_it_belongs(rig: 
         assert not one.runtime.get_active_vms().keys() & other.runtime.get_active_vms().keys()
 
 
-async def test_a_sweep_finds_what_no_hint_told(rig: Rig) -> None:
+@pytest.mark.parametrize("told_by", ["hint", "sweep"])
+async def test_what_waits_for_a_live_actor_runs_while_nobody_can_be_looked_up(rig: Rig, told_by: str) -> None:
+    """Durable commands and ticks of actors that live go on while the API server is away."""
+    actors = [ActorId(CLOCK.namespace, CLOCK.model, f"c{number}") for number in range(12)]
+    placements = Placements()
+    for number, actor in enumerate(actors):
+        placements.place(actor, PodUid(f"pod-{'ab'[number % 2]}"), 1)
+    if told_by == "sweep":
+        await stop_hints(rig)
+    async with alarm_pod(rig, "pod-a", placements, sweep_s=0.2) as one, alarm_pod(rig, "pod-b", placements, sweep_s=0.2) as other:
+        await until_live([one, other])
+
+        async def are_ready() -> bool:
+            vms = {**one.runtime.get_active_vms(), **other.runtime.get_active_vms()}
+            return vms.keys() == set(actors) and all(vm.is_ready for vm in vms.values())
+
+        await until(are_ready)
+        placements.hangs, placements.looks = True, 0
+        for actor in actors:
+            await rig.client.send_durable(actor, "Ring", {"label": "x"})
+        await rig.until_settled()
+    assert [len(await rig.events(actor)) for actor in actors] == [1] * len(actors)
+    assert placements.looks == 0
+
+
+async def stop_hints(rig: Rig) -> None:
     js = JetStream(rig.connection)
     info = await js.stream_info(inbox_stream("default"))
     assert info is not None
+    metadata = {key: value for key, value in info.config.metadata.items() if not key.startswith("_nats.")}
+    await js.update_stream(msgspec.structs.replace(info.config, republish=None, metadata=metadata))
+
+
+async def test_hints_without_end_are_followed_for_so_many_actors_at_once(rig: Rig) -> None:
+    placements = Placements(hangs=True)
+    async with alarm_pod(rig, placements=placements) as pod:
+        for number in range(WAKES_MAX + 200):
+            await rig.client.send_durable(ActorId(CLOCK.namespace, CLOCK.model, f"c{number}"), "Ring", {"label": "x"})
+
+        async def has_looked() -> bool:
+            return placements.looks >= WAKES_MAX
+
+        await until(has_looked)
+        await asyncio.sleep(0.2)
+        assert placements.looks <= WAKES_MAX + LOOKUPS_AT_ONCE
+        assert pod.runtime.inbox is not None
+
+
+async def test_a_sweep_finds_what_no_hint_told(rig: Rig) -> None:
     async with alarm_pod(rig, sweep_s=0.1) as pod:
-        metadata = {key: value for key, value in info.config.metadata.items() if not key.startswith("_nats.")}
-        await js.update_stream(msgspec.structs.replace(info.config, republish=None, metadata=metadata))
+        await stop_hints(rig)
         await rig.send("a", "b")
         await rig.until_rang("a", "b")
         assert pod.runtime.inbox is not None
