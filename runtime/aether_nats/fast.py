@@ -23,7 +23,7 @@ from nats.aio.transport import TcpTransport
 from nats.protocol.parser import PERMISSIONS_ERR, Parser
 
 from aether_api.errors import Backpressure
-from aether_nats.link import LinkEvents, StrictClient, Subscriber, connect_client
+from aether_nats.link import TASK_NAMES, LinkEvents, StrictClient, Subscriber, connect_client
 from aether_nats.parser import FastParser
 from aether_nats.settings import NatsSettings
 
@@ -46,7 +46,7 @@ def find_refusal(settings: NatsSettings) -> str:
     if not version.startswith(VERSION_PREFIX):
         return f"nats-py is {version}, not {VERSION_PREFIX}x"
     missing = [name for name in _CLIENT_NAMES if not inspect.iscoroutinefunction(getattr(Client, name, None))]
-    missing += [name for name in ("_ps", "_transport", "_pongs", "_pings_outstanding") if name not in vars(Client())]
+    missing += [name for name in ("_ps", "_transport", "_pongs", "_pings_outstanding", *TASK_NAMES) if name not in vars(Client())]
     missing += [] if "_io_writer" in vars(TcpTransport()) else ["_io_writer"]  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
     missing += [name for name in ("reset", "parse") if not hasattr(Parser, name)]
     return f"nats-py {version} lacks {', '.join(missing)}" if missing else ""
@@ -104,9 +104,12 @@ class _FastClient(StrictClient):
             await self._process_op_err(error)
 
     async def close(self) -> None:
-        """End for good."""
+        """End for good, with all tasks, also when this is given up while the last bytes wait for a slow socket."""
         self._is_ending = True
-        await super().close()
+        try:
+            await super().close()
+        finally:
+            self.end_tasks()
 
     async def _attempt_reconnect(self) -> None:
         self._events.down()

@@ -6,13 +6,14 @@ the same tests; which one runs is decided once, at opening.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from nats import errors as nats_errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Client, Server, Srv
 
 from aether_nats.settings import PING_INTERVAL_S, PINGS_OUTSTANDING_MAX, NatsSettings, build_tls_context, read_login
 
@@ -24,6 +25,9 @@ RECONNECT_DELAY_MAX_S: Final = 2.0
 
 DIAL_TIMEOUT_S: Final = 2
 """Seconds for one attempt to reach one server; the next server may be nearer."""
+
+TASK_NAMES: Final = ("_reading_task", "_ping_interval_task", "_flusher_task")
+"""Where nats-py's client keeps the tasks that work on its socket."""
 
 DIAL_PAUSE_S: Final = 1
 """Seconds between attempts at the same server while the connection is being opened for the first time."""
@@ -110,8 +114,9 @@ class Link(Protocol):
 
 
 class StrictClient(Client):
-    """nats-py's client, except for two things: it takes a demand for TLS seriously, where nats-py would go on in the clear if the server asks for
-    no TLS; and it closes a socket on which it could not shake hands, where nats-py leaves it to the garbage collector."""
+    """nats-py's client, except for three things: it takes a demand for TLS seriously, where nats-py would go on in the clear if the server asks for
+    no TLS; it closes a socket on which it could not shake hands, where nats-py leaves it to the garbage collector; and of a try to reconnect that
+    fails after that it ends socket and tasks, where nats-py pings and flushes twice from then on."""
 
     def __init__(self, *, demands_tls: bool) -> None:
         super().__init__()
@@ -123,6 +128,13 @@ class StrictClient(Client):
             raise nats_errors.Error("nats: TLS is demanded and the server does not offer it")
         await super()._process_info(info, initial_connection)
 
+    async def _connect_to_server(self, s: Srv) -> None:
+        """Dial; the try before this one may have come far before it failed."""
+        self.end_tasks()
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
+        await super()._connect_to_server(s)
+
     async def _process_connect_init(self) -> None:
         """Shake hands with a server, or end with the socket closed."""
         try:
@@ -131,6 +143,13 @@ class StrictClient(Client):
             if self._transport is not None:
                 self._transport.close()  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
             raise
+
+    def end_tasks(self) -> None:
+        """End what works on the socket."""
+        for name in TASK_NAMES:
+            task = cast("asyncio.Task[None] | None", getattr(self, name, None))
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
 
 
 class Backoff:

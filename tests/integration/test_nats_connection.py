@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
+from nats.aio.client import Client
 
 from aether_api.errors import Backpressure, Disconnected, InvalidName, NoResponders, PayloadTooLarge, RequestTimeout
 from aether_api.headers import encode_headers
@@ -196,6 +197,23 @@ async def test_a_lost_link_fails_requests_at_once_and_refuses_new_messages(fast:
             connection.publish("a", b"")
         with pytest.raises(Disconnected):
             await connection.request("a", b"")
+
+
+async def test_a_try_to_reconnect_that_fails_late_leaves_no_task_behind(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [OSError("lost again")]
+    flush = Client.flush
+
+    async def flush_late(client: Client, timeout: int = 10) -> None:
+        if failures:
+            raise failures.pop()
+        await flush(client, timeout)
+
+    async with EmbeddedServer.start() as server, connected(server, fast=fast) as connection:
+        monkeypatch.setattr(Client, "flush", flush_late)
+        await lose_and_regain(server, connection)
+        await connection.flush()
+        pingers = [task for task in asyncio.all_tasks() if "_ping_interval" in repr(task.get_coro())]
+        assert (failures, len(pingers)) == ([], 1)
 
 
 async def test_a_subscription_made_while_the_link_is_down_works_after_it(fast: bool) -> None:
