@@ -256,7 +256,7 @@ class Runtime(VmListener):
         return task
 
     async def _leave(self, calls: Sequence[Subscription], others: Sequence[Subscription], releases: Subscription) -> None:
-        """Say that we go, take nothing new, stop every VM while its steps can still run, then end everything else.
+        """Say that we go, serve until the operator has taken our actors, stop every VM that is left while its steps can still run, then end everything else.
 
         Releases are answered to the end: a rollout hands over in this way, and the next owner begins when the actor has stopped here.
         """
@@ -265,7 +265,8 @@ class Runtime(VmListener):
         for subscription in others:
             subscription.unsubscribe()
         try:
-            await Departure(self._stop, within_s=self.config.stop_timeout_s, is_connected=lambda: self.is_connected).run(calls, list(self.registry.vms.values()))
+            departure = Departure(self._stop, within_s=self.config.stop_timeout_s, is_connected=lambda: self.is_connected)
+            await departure.run(calls, lambda: list(self.registry.vms.values()), has_operator=bool(self._assignments.term))
         finally:
             releases.unsubscribe()
             self._tasks = None

@@ -102,6 +102,22 @@ async def test_a_release_that_a_newer_placement_here_overtakes_is_answered_at_on
         assert pod.runtime.get_active_vms()[ALICE].desired.epoch == 6
 
 
+async def test_a_pod_that_leaves_serves_each_actor_until_it_is_taken(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.departure.HAND_OVER_PATIENCE_S", 1.0)
+    async with holding_alice(nats_server) as (pod, connection):
+        await say(connection, ("adopt", BOB, 7))
+        client = CommandClient(connection)
+        assert (await client.send(BOB, "Open", {"owner": "bob"})).version == 1
+        pod.runtime.request_stop()
+        await until(lambda: pod.runtime.is_leaving)
+        assert [result.message for result in (await say(connection, ("release", ALICE, 5))).results] == [""]
+        assert list(pod.runtime.get_active_vms()) == [BOB]
+        assert (await client.send(BOB, "Deposit", {"amount": 1}, timeout_s=WAIT_S)).version == 2
+        began_s = asyncio.get_running_loop().time()
+        await until(lambda: not pod.runtime.get_active_vms())
+        assert asyncio.get_running_loop().time() - began_s < WAIT_S, "nobody takes the last one, and that is waited for no longer than a while"
+
+
 async def test_a_pod_that_leaves_answers_releases_as_its_actors_stop(nats_server: EmbeddedServer, slow: SlowSnapshots, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aether_runtime.assignments.RELEASE_WAIT_S", WAIT_S)
     async with holding_alice(nats_server) as (pod, connection), asyncio.TaskGroup() as tasks:
