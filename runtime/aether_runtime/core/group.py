@@ -14,14 +14,14 @@ what all commands of a group share is made once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Raw
 
 from aether_api.durable import InboxPosition, Tick
 from aether_api.envelope import Event, build_event_id, build_source, decode_fields, encode_event
-from aether_api.errors import CommandFailed, EventInvalid, InternalError, Reason
+from aether_api.errors import CommandFailed, EventInvalid, InternalError, InvalidEnvelope, Reason
 from aether_api.messages import Command, Reply, ReplyEvent, build_error, format_time, parse_time
 from aether_model.model import CommandInput, Decision, DomainEvent, Emitted, Model, Rejected, State
 from aether_nats.schedules import Reminder
@@ -214,12 +214,10 @@ def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision |
             if decision.reminders:
                 plan_reminders(decision.reminders, group.time_s)  # so that one that cannot be carried out fails the command
         return decision, state
-    except (CommandFailed, EventInvalid) as exc:
-        return build_error(Reason.COMMAND_FAILED, f"{exc}; nothing was stored", command_id=command.id, version=group.version), group.state
     except InternalError:
         raise
     except Exception as exc:  # noqa: BLE001  # whatever a model raises costs its own command and no other (R1)
-        return build_error(Reason.COMMAND_FAILED, f"{type(exc).__name__}: {exc}; nothing was stored", command_id=command.id, version=group.version), group.state
+        return _build_failed(group, command.id, exc), group.state
 
 
 def _take_events(group: Group, history: History, item: Waiting, decision: Emitted, state: State, *, digest: int) -> bool:
@@ -228,7 +226,7 @@ def _take_events(group: Group, history: History, item: Waiting, decision: Emitte
     encoded, reply = _encode_events(group, history.position.incarnation, command, decision.events)
     size = sum(map(len, encoded))
     if command.dry_run:
-        group.answers.append((item, msgspec.structs.replace(reply, dry_run=True, state=_show(history.model, state))))
+        group.answers.append((item, _show(group, history.model, state, reply)))
     elif size > group.bytes_max:
         message = f"its events need {size} bytes, a commit holds {group.bytes_max}"
         group.answers.append((item, build_error(Reason.COMMIT_TOO_LARGE, message, command_id=command.id, version=group.version)))
@@ -264,11 +262,22 @@ def _build_answer(group: Group, model: Model, command: Command, decision: Decisi
     """Return the answer to a command that stores nothing."""
     if isinstance(decision, Reply):
         return decision
-    shown = _show(model, group.state) if command.dry_run else None
     if isinstance(decision, Rejected):
-        return Reply("rejected", group.version, (), decision.reason, decision.message, command_id=command.id, dry_run=command.dry_run, state=shown)
-    return Reply("noop", group.version, command_id=command.id, dry_run=command.dry_run, state=shown)
+        reply = Reply("rejected", group.version, (), decision.reason, decision.message, command_id=command.id)
+    else:
+        reply = Reply("noop", group.version, command_id=command.id)
+    return _show(group, model, group.state, reply) if command.dry_run else reply
 
 
-def _show(model: Model, state: State) -> dict[str, Any]:
-    return decode_fields(Raw(model.encode_state(state)))
+def _show(group: Group, model: Model, state: State, reply: Reply) -> Reply:
+    """Return the answer to a dry run: with the state that would follow, or why that cannot be shown."""
+    try:
+        return msgspec.structs.replace(reply, dry_run=True, state=decode_fields(Raw(model.encode_state(state))))
+    except Exception as exc:  # noqa: BLE001  # as in `_run_model`
+        return _build_failed(group, reply.command_id, exc)
+
+
+def _build_failed(group: Group, command_id: str, error: Exception) -> Reply:
+    """Return the answer to a command that its model cannot carry out."""
+    text = str(error) if isinstance(error, CommandFailed | EventInvalid | InvalidEnvelope) else f"{type(error).__name__}: {error}"
+    return build_error(Reason.COMMAND_FAILED, f"{text}; nothing was stored", command_id=command_id, version=group.version)
