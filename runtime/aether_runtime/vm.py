@@ -34,6 +34,7 @@ from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflic
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
 from aether_runtime.core.history import Position
 from aether_runtime.core.reminders import format_changes
+from aether_runtime.permits import Permit
 from aether_runtime.ports import DesiredActor
 from aether_runtime.reminders import choose_changes, end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
 from aether_runtime.replays import ReplayWatch
@@ -55,15 +56,15 @@ class VirtualMachine(Activation):
 
     __slots__ = ()
 
-    async def start(self) -> None:
-        """Replay and take commands; tries again for as long as the log cannot be read.
+    async def start(self, permit: Permit | None = None) -> None:
+        """Replay and take commands; tries again for as long as the log cannot be read, without the permit while it waits.
 
         Ends in Ready, Quarantined or (fenced) `on_ended`. Cancel it to give up.
         """
         watch = self.replaying = ReplayWatch(self._services.now, self._show_replay)
         try:
             with self._services.replays.following(watch):
-                replayed, took_s = await read_history(self.desired.actor, self.model, self._services, watch)
+                replayed, took_s = await read_history(self.desired.actor, self.model, self._services, watch, permit)
         except EventInvalid as exc:
             return self._quarantine(str(exc))
         self.replaying = None
