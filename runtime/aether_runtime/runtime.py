@@ -540,7 +540,7 @@ class Runtime(VmListener):
             await vm.start(permit)
             logger.debug("an actor started", extra={logs.ACTOR_ID: str(actor), logs.VERSION: vm.get_version(), logs.DURATION_S: round(self._loop.time() - began_s, 4)})
         except Exception as exc:
-            self.on_failed(vm, exc)
+            vm.fail(exc)
         finally:
             permit.give_back()
             if self._starting.get(actor) is asyncio.current_task():

@@ -59,7 +59,7 @@ class VirtualMachine(Activation):
     async def start(self, permit: Permit | None = None) -> None:
         """Replay and take commands; tries again for as long as the log cannot be read, without the permit while it waits.
 
-        Ends in Ready, Quarantined or (fenced) `on_ended`. Cancel it to give up.
+        Ends in Ready, Quarantined or (fenced) `on_ended`; after any other error `fail` is to be called. Cancel it to give up.
         """
         watch = self.replaying = ReplayWatch(self._services.now, self._show_replay)
         try:
@@ -117,7 +117,7 @@ class VirtualMachine(Activation):
             self._after_progress()
             self._go_on_or_end(Tail("moved", [commit], commit))
         except Exception as exc:
-            self._fail(exc)
+            self.fail(exc)
         return True
 
     def take_placement(self, desired: DesiredActor) -> None:
@@ -184,6 +184,14 @@ class VirtualMachine(Activation):
         if self._append is not None:
             self._append.cancel()
 
+    def fail(self, error: Exception) -> None:
+        """End after what must not happen: answer what waits with "moving", and tell the listener."""
+        self._stopping = True
+        self._tally.failed += 1
+        self._refuse_waiting()
+        self._become_idle()
+        self._listener.on_failed(self, error)
+
     # One step at a time. `Turn` calls what is public here; each is a root at which a failure of this VM is caught, so that it harms no other.
 
     def decide(self) -> Group | None:
@@ -193,7 +201,7 @@ class VirtualMachine(Activation):
         try:
             return self._decide_next()
         except Exception as exc:
-            self._fail(exc)
+            self.fail(exc)
             return None
 
     def store(self, group: Group) -> None:
@@ -205,7 +213,7 @@ class VirtualMachine(Activation):
             self._append_commit(commit, group)
         except Exception as exc:
             self._mailbox[:0] = group.members
-            self._fail(exc)
+            self.fail(exc)
 
     def accept(self, commit: Commit, group: Group, sequence: int) -> bool:
         """Move on to a commit that is stored at `sequence`; False if that failed, and the VM is over."""
@@ -216,7 +224,8 @@ class VirtualMachine(Activation):
                 self._history.note_durable(commit.inbox, commit.reminders)
                 self._after_scheduled(commit, group)
         except Exception as exc:
-            self._fail(exc)
+            self._send([(item, build_unknown(item)) for item in group.members])
+            self.fail(exc)
             return False
         self._conflicts = 0
         return True
@@ -226,7 +235,7 @@ class VirtualMachine(Activation):
         try:
             self._send_committed(group)
         except Exception as exc:
-            self._fail(exc)
+            self.fail(exc)
 
     def go_on(self) -> None:
         """Tell of the progress and take the next step."""
@@ -234,7 +243,7 @@ class VirtualMachine(Activation):
             self._after_progress()
             self._release_step()
         except Exception as exc:
-            self._fail(exc)
+            self.fail(exc)
 
     def _decide_next(self) -> Group | None:
         """Decide the next group and start what it needs, except for its append; called only when idle."""
@@ -295,7 +304,7 @@ class VirtualMachine(Activation):
             self._send([(item, build_error(reason_of(error), f"nothing was stored: {error}", command_id=item.command.id, version=self.get_version())) for item in group.members])
             self._release_step()
         except Exception as exc:
-            self._fail(exc)
+            self.fail(exc)
 
     def _after_progress(self) -> None:
         self._listener.on_progress(self)
@@ -329,11 +338,11 @@ class VirtualMachine(Activation):
         commit = msgspec.structs.replace(commit, reminders=format_changes(choose_changes(group, self._history.reminders, commit.id)))
         try:
             failed = await make_schedules(self._services.reminders, self.desired.actor, group, commit.id, is_stopping=lambda: self._stopping)
+            if not failed:
+                return self._append_commit(commit, group)
         except BaseException:
             self._send([(item, build_moving(item.command.id)) for item in group.members])
             raise
-        if not failed:
-            return self._append_commit(commit, group)
         self._end_schedules(find_made(group, commit.id))
         self._send(failed)
         self._mailbox[:0] = [item for item in group.members if all(item is not other for other, _ in failed)]
@@ -454,11 +463,4 @@ class VirtualMachine(Activation):
         try:
             await step
         except Exception as exc:
-            self._fail(exc)
-
-    def _fail(self, error: Exception) -> None:
-        self._stopping = True
-        self._tally.failed += 1
-        self._refuse_waiting()
-        self._become_idle()
-        self._listener.on_failed(self, error)
+            self.fail(exc)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
 from aether_api.envelope import StoredCommit
-from aether_api.errors import StreamUnavailable
+from aether_api.errors import JetStreamError, Reason, StreamUnavailable
 from aether_api.identity import ActorId, PodUid, parse_actor_id
+from aether_api.messages import Reply
 from aether_api.v1alpha1 import ActorPhase
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.journal import Journal
+from tests.histories.bank import build_command, read_account
 from tests.histories.cluster import Placements, RunningPod, running_pod, until
 
 POD = PodUid("pod-a")
@@ -45,3 +50,23 @@ async def test_actors_whose_logs_cannot_be_read_keep_no_permit_from_one_whose_lo
         sick.clear()
         await until(lambda: all(phase_of(pod, actor) is ActorPhase.READY for actor in SICK))
         assert pod.runtime.metrics.replaying() == {"running": 0, "waiting": 0}
+
+
+async def test_what_waits_for_a_vm_that_cannot_start_is_answered_at_once(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that was deleted is an error that no waiting mends; before, the callers heard nothing at all."""
+    gate = asyncio.Event()
+
+    async def read_head(self: Journal, actor: ActorId) -> StoredCommit | None:
+        await gate.wait()
+        raise JetStreamError(404, 10059, "stream not found")
+
+    answers: list[Reply] = []
+    async with running_pod(nats_server.url, POD) as pod:
+        pod.runtime.load_model(read_account())
+        monkeypatch.setattr(Journal, "read_head", read_head)
+        for id in ("a", "b"):
+            pod.runtime.router.serve(build_command("Open", {"owner": "x"}, id=id, time_s=time.time(), actor=HEALTHY), answers.append)
+        await until(lambda: HEALTHY in pod.runtime.get_active_vms() and pod.runtime.get_active_vms()[HEALTHY].mailbox_depth == 2)
+        gate.set()
+        await until(lambda: HEALTHY not in pod.runtime.get_active_vms())
+        assert [(reply.command_id, reply.reason) for reply in answers] == [("a", Reason.BUSY), ("b", Reason.BUSY)]

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from aether_api.durable import InboxPosition, Tick
-from aether_api.envelope import StoredCommit
-from aether_api.errors import CommandFailed, Disconnected, Reason, RetryableError
+from aether_api.envelope import Commit, StoredCommit
+from aether_api.errors import CommandFailed, Disconnected, InternalError, Reason, RetryableError
 from aether_api.identity import ActorId
 from aether_api.messages import Command, Reply
 from aether_nats.schedules import Reminder
@@ -212,6 +212,18 @@ async def run_commands_slowly(pod: Pod, vm: VirtualMachine, *commands: Command) 
         while not all(call.answers for call in calls):
             await asyncio.sleep(0.02)
     return [call.reply for call in calls]
+
+
+async def test_a_log_that_fails_once_the_schedules_are_made_leaves_no_caller_without_an_answer() -> None:
+    def choose(commit: Commit) -> Fate:
+        raise InternalError("the journal is broken")
+
+    rig = Rig()
+    vm = await rig.start()
+    rig.events.choose = choose
+    call = rig.pod.send(vm, command("Set", after_s=60))
+    await settle(rig.pod, until=lambda: bool(rig.pod.failures))
+    assert (call.reply.reason, call.reply.retry_after_ms > 0) == (Reason.BUSY, True)
 
 
 async def test_a_schedule_that_nobody_can_read_fails_its_command_and_no_other() -> None:

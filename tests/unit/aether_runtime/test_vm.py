@@ -22,6 +22,7 @@ from aether_model.model import CommandInput, Decision, State
 from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
 from aether_runtime.answers import CONFLICTS_MAX
 from aether_runtime.core.group import COMMANDS_MAX
+from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import FORMAT, Snapshot, SnapshotBody
 from aether_runtime.vm import MAILBOX_MAX
 from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard, compile_unspeakable_account
@@ -736,6 +737,18 @@ async def test_a_log_that_fails_for_good_leaves_no_caller_without_an_answer(comm
     await settle(pod, until=lambda: all(call.answers for call in calls))
     assert [(call.reply.outcome, call.reply.retry_after_ms > 0) for call in calls] == [("error", True)] * 2
     assert len(pod.failures) == 1
+
+
+async def test_a_commit_that_cannot_be_taken_over_leaves_no_caller_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def accept(self: History, *_: object) -> None:
+        raise InternalError("the window is broken")
+
+    pod = Pod("a", build_store())
+    vm = await pod.start()
+    monkeypatch.setattr(History, "accept", accept)
+    calls = [pod.send(vm, OPEN), pod.send(vm, deposit("d1"))]
+    await settle(pod, until=lambda: bool(pod.failures))
+    assert [call.reply.reason for call in calls] == [Reason.UNKNOWN] * 2, "they are stored, but nobody knows their answers any more"
 
 
 class Broken(CompiledModel):
