@@ -93,8 +93,15 @@ class CompiledModel:
         return _fold(compiled, cast("Fields", state), compiled.fields.complete(fields), time=time, version=version)
 
     def encode_state(self, state: State) -> bytes:
-        """Encode a state as a JSON object."""
-        return orjson.dumps(state)
+        """Encode a state as a JSON object.
+
+        Raises:
+            InvalidEnvelope: it holds what JSON cannot, or is nested too deeply.
+        """
+        try:
+            return orjson.dumps(state)
+        except orjson.JSONEncodeError as exc:
+            raise InvalidEnvelope(f"the state of model {self.name} cannot be written as JSON: {exc}") from exc
 
     def decode_state(self, encoded: bytes) -> Fields:
         """Read a state that a model of equal `fold` encoded.

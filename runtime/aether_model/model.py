@@ -168,7 +168,11 @@ class Model(Protocol):
         ...
 
     def encode_state(self, state: State) -> bytes:
-        """Encode a state as a JSON object, for snapshots and for people."""
+        """Encode a state as a JSON object, for snapshots and for people.
+
+        Raises:
+            InvalidEnvelope: it holds what JSON cannot.
+        """
         ...
 
     def decode_state(self, encoded: bytes) -> State:

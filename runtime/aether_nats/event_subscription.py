@@ -363,10 +363,10 @@ class EventSubscription:
         return mark
 
     async def _take_sweep(self, sweep: _Sweep) -> None:
-        """Read one batch of a sweep."""
-        subject = self._filter_of(sweep.mark)
+        """Read one batch of a sweep, which the server may cut short by its bytes: only what it says to be left out tells whether there is more."""
+        subject, pending = self._filter_of(sweep.mark), 0
         if self._only is None:
-            batch, _ = await self._js.read_batch(sweep.mark.name, subject, sweep.next_sequence, SWEEP_BATCH)
+            batch, pending = await self._js.read_batch(sweep.mark.name, subject, sweep.next_sequence, SWEEP_BATCH)
         else:
             batch = await self._js.multi_last(sweep.mark.name, [subject])  # one actor's last commit is known without a walk
         messages = [message for message in batch if message.sequence <= sweep.end]
@@ -374,7 +374,7 @@ class EventSubscription:
         if messages:
             sweep.next_sequence = messages[-1].sequence + 1
             sweep.mark.seen = max(sweep.mark.seen, messages[-1].sequence)
-        is_done = len(messages) < SWEEP_BATCH or sweep.next_sequence > sweep.end
+        is_done = not messages or not pending or sweep.next_sequence > sweep.end
         if is_done and self._sweeps and self._sweeps[0] is sweep:
             self._sweeps.popleft()
 

@@ -31,7 +31,7 @@ class MetricSources:
 
     Attributes:
         models: models in use, by whether they compiled: `accepted` and `refused`.
-        replaying: replays under way, and those that wait for a permit: `running` and `waiting`; `replays` says how far the former are.
+        replaying: replays under way, and those that wait, for a permit or for a log that cannot be read: `running` and `waiting`; `replays` says how far they are.
         subscriptions: actors whose commands come directly.
         searching: calls that look for their actor now.
         sleeps: actors put to sleep, by reason; `asleep` is how many with a resource sleep here now.
@@ -139,7 +139,7 @@ METRICS: Final[tuple[MetricRow | TimingRow, ...]] = (
     MetricRow("aether_log_scans_total", "Walks over a whole subject because a commit index was broken.", (), _read_journal(lambda journal: journal.scans)),
     TimingRow("aether_replay_seconds", "Seconds from the first read of the log to Ready.", lambda tally: tally.replay_times),
     MetricRow("aether_replay_events_total", "Events replayed.", ("model",), _by_model(lambda tally: tally.replayed_events)),
-    MetricRow("aether_replays", "Replays that run, and that wait for a permit.", ("state",), _by_key(lambda sources: sources.replaying())),
+    MetricRow("aether_replays", "Replays that run, and that wait for a permit or for a log that cannot be read.", ("state",), _by_key(lambda sources: sources.replaying())),
     MetricRow("aether_replay_events_to_go", "Events that the replays under way still have to apply.", (), _one(lambda sources: sources.replays.to_go)),
     MetricRow("aether_replay_age_seconds_max", "Seconds since the oldest of the replays under way began.", (), _one(lambda sources: sources.replays.oldest_s)),
     MetricRow("aether_quarantines_total", "Actors quarantined because their log cannot be applied.", ("model",), _by_model(lambda tally: tally.quarantined)),

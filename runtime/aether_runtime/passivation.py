@@ -217,7 +217,7 @@ class Passivation:
                     hopeless.append(vm.get_actor_id())
             await self._put_to_sleep(idle, "idle")
             for actor in hopeless:
-                await self._runtime.stop_vm(actor)
+                await self._let_go(actor)
             await asyncio.sleep(0)
         self._shortest_idle_s = shortest_s
 
@@ -257,10 +257,17 @@ class Passivation:
             theirs = [vm.get_actor_id() for vm in vms if not vm.desired.name and choose_pod(vm.get_actor_id(), live) not in (own, None)]
             await self._put_to_sleep(theirs, "moved")
             for actor in theirs:
-                if actor in self._runtime.registry.vms:
-                    await self._runtime.stop_vm(actor)
+                if actor in self._runtime.registry.vms and await self._let_go(actor):
                     self.counts["moved"] += 1
             await asyncio.sleep(0)
+
+    async def _let_go(self, actor: ActorId) -> bool:
+        try:
+            await self._runtime.stop_vm(actor)
+        except Exception:  # as in `_try_to_put_to_sleep`
+            logger.exception("an actor could not be stopped in order", extra={logs.ACTOR_ID: str(actor)})
+            return False
+        return True
 
     async def _put_chosen_to_sleep(self, count: int, why: Why, *, quiet_s: float = 0.0) -> int:
         """Let the queues choose; who is found at work after all stays a candidate."""
@@ -278,10 +285,20 @@ class Passivation:
         for start in range(0, len(actors), AT_ONCE):
             batch = actors[start : start + AT_ONCE]
             async with asyncio.TaskGroup() as tasks:
-                tries = [tasks.create_task(self._put_one_to_sleep(actor, why), name=f"passivate {actor}") for actor in batch]
+                tries = [tasks.create_task(self._try_to_put_to_sleep(actor, why), name=f"passivate {actor}") for actor in batch]
             slept += sum(task.result() for task in tries)
         self.counts[why] += slept
         return slept
+
+    async def _try_to_put_to_sleep(self, actor: ActorId, why: Why) -> bool:
+        try:
+            return await self._put_one_to_sleep(actor, why)
+        except Exception:  # this supervises many actors: what one of them meets must not keep the others awake, nor end the process
+            logger.exception("an actor could not be put to sleep", extra={logs.ACTOR_ID: str(actor)})
+            vm = self._runtime.registry.get(actor)
+            if vm is not None:
+                self._runtime.resume(vm)
+            return False
 
     async def _put_one_to_sleep(self, actor: ActorId, why: Why) -> bool:
         runtime = self._runtime

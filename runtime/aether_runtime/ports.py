@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from aether_api.envelope import Commit, StoredCommit
 from aether_api.identity import NO_EPOCH, ActorId, Epoch, PodUid
@@ -232,12 +232,24 @@ class ShownStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotProblem:
+    """Why an actor has no newer snapshot.
+
+    Attributes:
+        condition: type and reason of the condition that tells of it.
+    """
+
+    condition: Literal["SnapshotTooLarge", "SnapshotImpossible"]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class ActorReport:
     """What the runtime says of one actor; the sink writes it where people look.
 
     Attributes:
         version: events stored; None while nobody knows.
-        snapshot_problem: why no snapshot can be taken; empty while all is well.
+        snapshot_problem: why no snapshot can be taken; None while all is well.
     """
 
     desired: DesiredActor
@@ -248,7 +260,7 @@ class ActorReport:
     reason: str = ""
     message: str = ""
     fenced_by: Epoch = NO_EPOCH
-    snapshot_problem: str = ""
+    snapshot_problem: SnapshotProblem | None = None
 
     @property
     def told_epoch(self) -> Epoch:

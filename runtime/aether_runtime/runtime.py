@@ -34,6 +34,7 @@ from aether_runtime.inbox import DurableInbox
 from aether_runtime.life import LEAVE_SLACK_S, Life
 from aether_runtime.metrics import MetricSources
 from aether_runtime.passivation import MESSAGES, Passivation
+from aether_runtime.permits import Permit, Permits
 from aether_runtime.pod_status import StatusAnswers
 from aether_runtime.ports import ActorReport, DesiredActor, ShownStatus
 from aether_runtime.presence import Presence, choose_pod
@@ -73,7 +74,7 @@ class Runtime(VmListener):
         self._paused: set[ActorId] = set()
         self._converging: dict[ActorId, bool] = {}
         self._progressed: dict[ActorId, VirtualMachine] = {}
-        self._permits = asyncio.Semaphore(config.recovery_permits)
+        self._permits = Permits(config.recovery_permits)
         self._tasks: asyncio.TaskGroup | None = None
         self._owned: set[asyncio.Task[None]] = set()
         self._stop_wanted = asyncio.Event()
@@ -103,7 +104,7 @@ class Runtime(VmListener):
         self.metrics = self._build_metric_sources()
 
     def _build_metric_sources(self) -> MetricSources:
-        services, permits = self._services, self.config.recovery_permits
+        services, permits = self._services, self._permits
         return MetricSources(
             self.registry,
             services.tally,
@@ -112,7 +113,7 @@ class Runtime(VmListener):
             self._ports.connection,
             self._ports.events,
             models=lambda: {"accepted": len(self._models), "refused": len(self._refused)},
-            replaying=lambda: {"running": min(len(self._starting), permits), "waiting": max(0, len(self._starting) - permits)},
+            replaying=lambda: {"running": permits.held, "waiting": max(0, len(self._starting) - permits.held)},
             replays=services.replays,
             subscriptions=lambda: len(self.feeds),
             searching=lambda: self.router.searching,
@@ -533,14 +534,16 @@ class Runtime(VmListener):
     async def _start(self, vm: VirtualMachine) -> None:
         actor = vm.get_actor_id()
         began_s = self._loop.time()
+        permit = Permit(self._permits)
         try:
-            async with self._permits:
-                await self.passivation.make_room()
-                await vm.start()
+            await permit.take()
+            await self.passivation.make_room()
+            await vm.start(permit)
             logger.debug("an actor started", extra={logs.ACTOR_ID: str(actor), logs.VERSION: vm.get_version(), logs.DURATION_S: round(self._loop.time() - began_s, 4)})
         except Exception as exc:
-            self.on_failed(vm, exc)
+            vm.fail(exc)
         finally:
+            permit.give_back()
             if self._starting.get(actor) is asyncio.current_task():
                 del self._starting[actor]
 

@@ -2,7 +2,8 @@
 
 A snapshot is made of committed state after the replies have left. To encode a state holds the process for two milliseconds a
 megabyte (measured; a thread would hold the interpreter just as long), so one actor spends at most a twentieth of its time on it.
-One that does not fit into a message is said so in the actor's status and tried ever more rarely; the actor works on.
+One that does not fit into a message, or of a state that JSON cannot hold, is told in the actor's status and tried ever more rarely; the
+actor works on.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Final
 from aether_api import logs
 from aether_api.errors import PayloadTooLarge, PermanentError, RetryableError
 from aether_runtime.core.history import History
-from aether_runtime.core.snapshot_policy import NEVER, ReplayRate, SnapshotRule, Tail, events_after_too_large, events_to_go, is_worth_before_sleep
+from aether_runtime.core.snapshot_policy import NEVER, ReplayRate, SnapshotRule, Tail, events_after_problem, events_to_go, is_worth_before_sleep
 from aether_runtime.core.snapshots import build_snapshot
-from aether_runtime.ports import DesiredActor, SnapshotStore
+from aether_runtime.ports import DesiredActor, SnapshotProblem, SnapshotStore
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +37,14 @@ class SnapshotMark:
         version: of the newest, 0 for none; `n` is the number of commits in it.
         due_at: version before which no further one can be due.
         pause_until_s: monotonic time before which none is taken.
-        problem: why there is none newer; empty while all is well.
+        problem: why there is none newer; None while all is well.
     """
 
     version: int = 0
     n: int = 0
     due_at: int = NEVER
     pause_until_s: float = 0.0
-    problem: str = ""
+    problem: SnapshotProblem | None = None
 
     def tail(self, history: History) -> Tail:
         """Return what came after the snapshot; all of it, should the log have begun anew."""
@@ -76,26 +77,36 @@ class Snapshotter:
     async def write(self, mark: SnapshotMark, history: History, desired: DesiredActor) -> None:
         """Take one; what goes wrong costs a longer replay and nothing else."""
         began_s = self._monotonic()
-        tail = mark.tail(history)
-        n = history.position.index.n
-        snapshot = build_snapshot(history)
+        try:
+            await self._build_and_store(mark, history, desired)
+        finally:
+            ended_s = self._monotonic()
+            mark.pause_until_s = ended_s + max(PAUSE_MIN_S, PAUSE_FACTOR * (ended_s - began_s))
+
+    async def _build_and_store(self, mark: SnapshotMark, history: History, desired: DesiredActor) -> None:
+        n, later = history.position.index.n, history.position.version + events_after_problem(mark.tail(history), _rule(desired))
+        try:
+            snapshot = build_snapshot(history)
+        except PermanentError as exc:
+            self.failed += 1
+            mark.due_at = later
+            mark.problem = SnapshotProblem("SnapshotImpossible", f"no snapshot can be taken, so replays take longer: {exc}")
+            logger.warning("no snapshot can be taken of a state", extra={logs.ACTOR_ID: str(desired.actor), logs.REASON: str(exc)})
+            return
         try:
             await self.store.write(desired.actor, snapshot)
         except PayloadTooLarge as exc:
             self.too_large += 1
-            mark.due_at = snapshot.version + events_after_too_large(tail, _rule(desired))
-            mark.problem = f"a snapshot of {len(snapshot.payload)} bytes does not fit into a message, so replays take longer: {exc}"
+            mark.due_at = later
+            mark.problem = SnapshotProblem("SnapshotTooLarge", f"a snapshot of {len(snapshot.payload)} bytes does not fit into a message, so replays take longer: {exc}")
             logger.warning("a snapshot is too large", extra={logs.ACTOR_ID: str(desired.actor), logs.REASON: str(exc)})
         except (RetryableError, PermanentError) as exc:
             self.failed += 1
             logger.warning("a snapshot was not stored; the next one will be", extra={logs.ACTOR_ID: str(desired.actor), logs.REASON: str(exc)})
         else:
             self.written += 1
-            mark.version, mark.n, mark.problem = snapshot.version, n, ""
+            mark.version, mark.n, mark.problem = snapshot.version, n, None
             mark.due_at = history.position.version + events_to_go(mark.tail(history), _rule(desired), self.rate)
-        finally:
-            ended_s = self._monotonic()
-            mark.pause_until_s = ended_s + max(PAUSE_MIN_S, PAUSE_FACTOR * (ended_s - began_s))
 
     def is_worth_before_sleep(self, mark: SnapshotMark, history: History) -> bool:
         """Tell whether an actor that goes to sleep should leave a snapshot behind."""

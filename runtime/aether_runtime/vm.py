@@ -20,9 +20,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-import msgspec
-
 from aether_api import logs
+from aether_api.durable import Tick
 from aether_api.envelope import Commit, StoredCommit
 from aether_api.errors import EventInvalid, Reason, VersionConflictError, reason_of
 from aether_api.identity import Epoch
@@ -33,9 +32,9 @@ from aether_runtime.activation import Activation
 from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_quarantine, describe_replay
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
 from aether_runtime.core.history import Position
-from aether_runtime.core.reminders import format_changes
+from aether_runtime.permits import Permit
 from aether_runtime.ports import DesiredActor
-from aether_runtime.reminders import choose_changes, end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
+from aether_runtime.reminders import end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
 from aether_runtime.replays import ReplayWatch
 from aether_runtime.snapshotter import SnapshotMark
 from aether_runtime.vm_reading import Tail, answer_repeats, fold_announced, read_history, read_tail
@@ -55,15 +54,15 @@ class VirtualMachine(Activation):
 
     __slots__ = ()
 
-    async def start(self) -> None:
-        """Replay and take commands; tries again for as long as the log cannot be read.
+    async def start(self, permit: Permit | None = None) -> None:
+        """Replay and take commands; tries again for as long as the log cannot be read, without the permit while it waits.
 
-        Ends in Ready, Quarantined or (fenced) `on_ended`. Cancel it to give up.
+        Ends in Ready, Quarantined or (fenced) `on_ended`; after any other error `fail` is to be called. Cancel it to give up.
         """
         watch = self.replaying = ReplayWatch(self._services.now, self._show_replay)
         try:
             with self._services.replays.following(watch):
-                replayed, took_s = await read_history(self.desired.actor, self.model, self._services, watch)
+                replayed, took_s = await read_history(self.desired.actor, self.model, self._services, watch, permit)
         except EventInvalid as exc:
             return self._quarantine(str(exc))
         self.replaying = None
@@ -116,7 +115,7 @@ class VirtualMachine(Activation):
             self._after_progress()
             self._go_on_or_end(Tail("moved", [commit], commit))
         except Exception as exc:
-            self._fail(exc)
+            self.fail(exc)
         return True
 
     def take_placement(self, desired: DesiredActor) -> None:
@@ -138,6 +137,11 @@ class VirtualMachine(Activation):
         self._stopping = True
         self.phase, self.reason, self.message = ActorPhase.PASSIVE, "Passive", message
         self._report()
+
+    def skip_tick(self, tick: Tick) -> None:
+        """Note that a tick came too late to be run: a one-shot is over then."""
+        if not tick.recurring:
+            self._history.note_fired({tick.name: tick.token})
 
     def take_model(self, model: Model) -> None:
         """Decide with another model of equal fold from the next group on."""
@@ -183,6 +187,14 @@ class VirtualMachine(Activation):
         if self._append is not None:
             self._append.cancel()
 
+    def fail(self, error: Exception) -> None:
+        """End after what must not happen: answer what waits with "moving", and tell the listener."""
+        self._stopping = True
+        self._tally.failed += 1
+        self._refuse_waiting()
+        self._become_idle()
+        self._listener.on_failed(self, error)
+
     # One step at a time. `Turn` calls what is public here; each is a root at which a failure of this VM is caught, so that it harms no other.
 
     def decide(self) -> Group | None:
@@ -192,7 +204,7 @@ class VirtualMachine(Activation):
         try:
             return self._decide_next()
         except Exception as exc:
-            self._fail(exc)
+            self.fail(exc)
             return None
 
     def store(self, group: Group) -> None:
@@ -204,18 +216,19 @@ class VirtualMachine(Activation):
             self._append_commit(commit, group)
         except Exception as exc:
             self._mailbox[:0] = group.members
-            self._fail(exc)
+            self.fail(exc)
 
     def accept(self, commit: Commit, group: Group, sequence: int) -> bool:
         """Move on to a commit that is stored at `sequence`; False if that failed, and the VM is over."""
         try:
             position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, group.time)
             self._history.accept(position, int(group.time_s), group.digests, group.state)
-            if commit.inbox or group.reminders:
-                self._history.note_durable(commit.inbox, commit.reminders)
+            if commit.inbox or commit.reminders:
+                self._history.note_durable(commit.inbox, commit.reminders, group.fired)
                 self._after_scheduled(commit, group)
         except Exception as exc:
-            self._fail(exc)
+            self._send([(item, build_unknown(item)) for item in group.members])
+            self.fail(exc)
             return False
         self._conflicts = 0
         return True
@@ -225,7 +238,7 @@ class VirtualMachine(Activation):
         try:
             self._send_committed(group)
         except Exception as exc:
-            self._fail(exc)
+            self.fail(exc)
 
     def go_on(self) -> None:
         """Tell of the progress and take the next step."""
@@ -233,7 +246,7 @@ class VirtualMachine(Activation):
             self._after_progress()
             self._release_step()
         except Exception as exc:
-            self._fail(exc)
+            self.fail(exc)
 
     def _decide_next(self) -> Group | None:
         """Decide the next group and start what it needs, except for its append; called only when idle."""
@@ -294,7 +307,7 @@ class VirtualMachine(Activation):
             self._send([(item, build_error(reason_of(error), f"nothing was stored: {error}", command_id=item.command.id, version=self.get_version())) for item in group.members])
             self._release_step()
         except Exception as exc:
-            self._fail(exc)
+            self.fail(exc)
 
     def _after_progress(self) -> None:
         self._listener.on_progress(self)
@@ -309,6 +322,7 @@ class VirtualMachine(Activation):
         if tail is None:
             return
         if tail.holds(commit.id):
+            self._history.note_fired(group.fired)
             self._after_scheduled(commit, group)
             self._send_committed(group)
             self._conflicts = 0
@@ -325,14 +339,13 @@ class VirtualMachine(Activation):
     async def _append_scheduled(self, commit: Commit, group: Group) -> None:
         """Make the schedules of a group, then append its commit: a reminder in force then always has a schedule."""
         group.ended = find_ended(group, self._history.reminders)
-        commit = msgspec.structs.replace(commit, reminders=format_changes(choose_changes(group, self._history.reminders, commit.id)))
         try:
             failed = await make_schedules(self._services.reminders, self.desired.actor, group, commit.id, is_stopping=lambda: self._stopping)
+            if not failed:
+                return self._append_commit(commit, group)
         except BaseException:
             self._send([(item, build_moving(item.command.id)) for item in group.members])
             raise
-        if not failed:
-            return self._append_commit(commit, group)
         self._end_schedules(find_made(group, commit.id))
         self._send(failed)
         self._mailbox[:0] = [item for item in group.members if all(item is not other for other, _ in failed)]
@@ -355,6 +368,7 @@ class VirtualMachine(Activation):
             return
         if tail.end == "same":
             self._send(group.answers)
+            self._history.note_fired(group.fired)
             self._conflicts = 0
         elif tail.end == "moved":
             self._decide_again(group)
@@ -453,11 +467,4 @@ class VirtualMachine(Activation):
         try:
             await step
         except Exception as exc:
-            self._fail(exc)
-
-    def _fail(self, error: Exception) -> None:
-        self._stopping = True
-        self._tally.failed += 1
-        self._refuse_waiting()
-        self._become_idle()
-        self._listener.on_failed(self, error)
+            self.fail(exc)

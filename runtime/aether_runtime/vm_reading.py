@@ -20,6 +20,7 @@ from aether_model.model import Model
 from aether_runtime.answers import MOVING_RETRY_MS, build_moving, send_all
 from aether_runtime.core.group import Waiting
 from aether_runtime.core.history import History, Position
+from aether_runtime.permits import Permit
 from aether_runtime.ports import CommitLog
 from aether_runtime.replay import Replayed, catch_up, replay
 from aether_runtime.replays import ReplayWatch
@@ -58,8 +59,11 @@ class Tail:
         return any(commit.epoch == epoch and commit.pod.partition("/")[0] not in ("", pod_uid) for commit in self.commits)
 
 
-async def read_history(actor: ActorId, model: Model, services: VmServices, watch: ReplayWatch) -> tuple[Replayed, float]:
+async def read_history(actor: ActorId, model: Model, services: VmServices, watch: ReplayWatch, permit: Permit | None) -> tuple[Replayed, float]:
     """Replay; waits while the log cannot be read. Return what it gave, and the seconds of the try that succeeded.
+
+    Args:
+        permit: is held at first and at the end, but not while it waits; None where any number of replays may run.
 
     Raises:
         EventInvalid: as `replay`.
@@ -72,7 +76,11 @@ async def read_history(actor: ActorId, model: Model, services: VmServices, watch
         except RetryableError as exc:
             logger.debug("replay has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
             watch.wait(str(exc))
+            if permit is not None:
+                permit.give_back()
             await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
+            if permit is not None:
+                await permit.take(again=True)
 
 
 async def read_tail(history: History, actor: ActorId, events: CommitLog, *, may_be_empty: bool, is_stopping: Callable[[], bool]) -> Tail:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ from typing import Any, cast
 import orjson
 import yaml
 
+from aether_api.errors import InvalidEnvelope
 from aether_api.identity import ActorId, CommandId, parse_actor_id
 from aether_api.messages import Command, format_time
 from aether_api.v1alpha1 import ActorModel
@@ -52,6 +54,20 @@ def compile_account_in_other_units() -> CompiledModel:
     document = read_account().model_dump(mode="json", by_alias=True, exclude_defaults=True)
     document["spec"]["events"]["Deposited"]["set"]["balance"] = "state.balance + event.amount * 100"
     return compile_model("account", ActorModel.model_validate(document).spec)
+
+
+class UnspeakableAccount(CompiledModel):
+    """The account, with a state that JSON cannot hold."""
+
+    def encode_state(self, state: State) -> bytes:
+        """Fail, as a model in Python does whose state holds an object of any class."""
+        raise InvalidEnvelope("the state is no JSON")
+
+
+@cache
+def compile_unspeakable_account() -> UnspeakableAccount:
+    """Compile the model with a state that cannot be encoded."""
+    return UnspeakableAccount(**{field.name: getattr(compile_account(), field.name) for field in fields(CompiledModel)})
 
 
 @cache

@@ -142,6 +142,7 @@ async def running_pod(
     plan: StreamPlan | None = None,
     wrap_inbox: Callable[[Inbox], InboxStore] = lambda inbox: inbox,
     outside: Outside | None = None,
+    recovery_permits: int = 50,
 ) -> AsyncIterator[RunningPod]:
     """Run a runtime for the length of a `with` block; it leaves in order.
 
@@ -164,7 +165,8 @@ async def running_pod(
             Schedules(js),
             HeadComparison(js, namespace, layout.partitions),
         )
-        runtime = Runtime(RuntimeConfig(namespace, PoolName("default"), pod, name, sleep=sleep or SleepConfig(), inbox_sweep_s=sweep_s, compare_every_s=compare_every_s), ports)
+        config = RuntimeConfig(namespace, PoolName("default"), pod, name, recovery_permits, sleep=sleep or SleepConfig(), inbox_sweep_s=sweep_s, compare_every_s=compare_every_s)
+        runtime = Runtime(config, ports)
         for model in models:
             runtime.load_model(model)
         started = asyncio.Event()

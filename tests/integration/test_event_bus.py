@@ -16,6 +16,7 @@ from aether_nats.embedded import EmbeddedServer
 from aether_nats.event_bus import EventBus
 from aether_nats.event_subscription import BusSettings, EventSubscription
 from aether_nats.jetstream import JetStream
+from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.journal import Journal
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, delete_streams, ensure_streams
@@ -167,6 +168,21 @@ async def test_a_subscriber_may_begin_with_everything_there_is(nats_server: Embe
         async with EventBus(here).subscribe_to_event_stored("shop", from_beginning=True) as subscription:
             await append_events(journal, ALICE)
             assert await read_complete(subscription, {ALICE: 36, ORDER: 2}) == {ALICE: list(range(1, 37)), ORDER: [1, 2]}
+
+
+async def test_a_batch_that_the_server_cuts_short_by_its_bytes_is_not_taken_for_the_end(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_batch = JetStream.read_batch
+
+    async def read_two(self: JetStream, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:
+        return await read_batch(self, stream, subject, first_sequence, min(count, 2))
+
+    monkeypatch.setattr(JetStream, "read_batch", read_two)
+    actors = [parse_actor_id("shop", "account", f"a{number}") for number in range(7)]
+    async with writing(nats_server, plan=StreamPlan(partitions=1)) as journal, connected(nats_server.url) as here:
+        for actor in actors:
+            await append_events(journal, actor)
+        async with EventBus(here).subscribe_to_event_stored("shop", from_beginning=True) as subscription:
+            assert await read_complete(subscription, dict.fromkeys(actors, 1)) == {actor: [1] for actor in actors}
 
 
 async def test_a_node_that_was_cut_off_is_told_of_every_actor_that_moved(nats_server: EmbeddedServer) -> None:

@@ -7,17 +7,22 @@ import random
 import time
 from dataclasses import replace
 
-from aether_api.identity import PodUid, parse_actor_id
+import pytest
+
+from aether_api.identity import ActorId, PodUid, parse_actor_id
 from aether_api.messages import decode_reply
 from aether_api.subjects import command_subject
 from aether_api.v1alpha1 import ActorPhase
 from aether_nats.client import CommandClient
 from aether_nats.embedded import EmbeddedServer
 from aether_runtime.core.passivation import MemoryUse
+from aether_runtime.core.snapshot_policy import WORTH_COMMITS
 from aether_runtime.passivation import SleepConfig
 from aether_runtime.presence import choose_pod
+from aether_runtime.runtime import Runtime
 from aether_runtime.runtime_message import RuntimeMessage
-from tests.histories.bank import ALICE, build_command
+from aether_runtime.vm import VirtualMachine
+from tests.histories.bank import ALICE, build_command, compile_unspeakable_account
 from tests.histories.cluster import Load, Placements, RunningPod, connected, open_journal, running_pod, until, until_live
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 
@@ -67,6 +72,52 @@ async def test_an_actor_that_is_let_go_while_it_falls_asleep_leaves_no_subscript
             tasks.create_task(pod.runtime.stop_vm(ALICE))
             tasks.create_task(pod.runtime.passivation._put_to_sleep([ALICE], "idle"))
         assert (dict(pod.runtime.get_active_vms()), len(pod.runtime.feeds)) == ({}, 0)
+
+
+async def test_an_actor_of_which_no_snapshot_can_be_taken_sleeps_like_any_other(nats_server: EmbeddedServer) -> None:
+    """Before, the error ended passivation, and with it the whole pod."""
+    model = replace(compile_unspeakable_account(), name="mute", on_demand=True)
+    actor = parse_actor_id("default", "mute", "m")
+    async with running_pod(nats_server.url, "pod-a", models=(model,), sleep=SleepConfig(on_demand_idle_s=0.2)) as pod, connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        await client.send(actor, "Open", {"owner": "m"})
+        for _ in range(WORTH_COMMITS):
+            assert (await client.send(actor, "Deposit", {"amount": 1})).outcome == "accepted"
+        await until(lambda: pod.runtime.passivation.counts["idle"] == 1)
+        assert (await client.send(actor, "Deposit", {"amount": 1})).version == WORTH_COMMITS + 2
+
+
+async def test_one_actor_that_cannot_be_put_to_sleep_keeps_no_other_awake_and_is_served(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def prepare_sleep(self: VirtualMachine) -> None:
+        if self.get_actor_id() == ACTORS[0]:
+            raise ZeroDivisionError("no such sleep")
+
+    monkeypatch.setattr(VirtualMachine, "prepare_sleep", prepare_sleep)
+    async with running_pod(nats_server.url, "pod-a", sleep=SleepConfig(on_demand_idle_s=0.2)) as pod, connected(nats_server.url) as connection:
+        load = Load(CommandClient(connection), ACTORS[:3])
+        await load.open()
+        await until(lambda: list(pod.runtime.get_active_vms()) == ACTORS[:1])
+        await load.deposit(range(3))
+        assert {reply.outcome for _, reply in load.replies} == {"accepted"}
+
+
+async def test_one_actor_that_cannot_be_stopped_holds_up_no_hand_over(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_vm = Runtime.stop_vm
+
+    async def stop_some(self: Runtime, actor: ActorId) -> None:
+        if actor == theirs[0]:
+            raise ZeroDivisionError("no such stop")
+        await stop_vm(self, actor)
+
+    theirs = [actor for actor in ACTORS if choose_pod(actor, [PodUid("pod-a"), PodUid("pod-b")]) == "pod-b"]
+    monkeypatch.setattr(Runtime, "stop_vm", stop_some)
+    monkeypatch.setattr(VirtualMachine, "can_sleep", False)
+    async with running_pod(nats_server.url, "pod-a") as a, connected(nats_server.url) as connection:
+        await Load(CommandClient(connection), ACTORS).open()
+        async with running_pod(nats_server.url, "pod-b") as b:
+            await until_live([a, b])
+            await until(lambda: set(theirs) & set(a.runtime.get_active_vms()) == {theirs[0]})
+        monkeypatch.undo()
 
 
 async def test_what_the_resource_says_again_does_not_wake_an_actor_but_a_new_placement_does(nats_server: EmbeddedServer) -> None:

@@ -153,7 +153,9 @@ class ActorStatus(ReturnedByCluster):
     snapshot_version: int | None = Field(default=None, ge=0, description="Version of the newest snapshot.", json_schema_extra={"format": "int64"})
     model_version: str | None = Field(default=None, description="Model and content hash that the pod runs.")
     reported_epoch: int | None = Field(default=None, ge=0, description="Placement epoch that the pod reports for.", json_schema_extra={"format": "int64"})
-    conditions: tuple[Condition, ...] = Field(default=(), description="Scheduled, Replayed, Ready; Fenced, Quarantined, Suspended, SnapshotTooLarge when they are true.")
+    conditions: tuple[Condition, ...] = Field(
+        default=(), description="Scheduled, Replayed, Ready; Fenced, Quarantined, Suspended, SnapshotTooLarge, SnapshotImpossible when they are true."
+    )
 
 
 class Actor(ResourceClass):

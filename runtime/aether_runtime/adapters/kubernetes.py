@@ -151,9 +151,8 @@ def build_conditions(report: ActorReport) -> tuple[Condition, ...]:
     if report.phase is ActorPhase.QUARANTINED:
         conditions.append(_condition(report, "Quarantined", True, report.reason, report.message))
     if report.snapshot_problem:
-        conditions.append(
-            Condition(type="SnapshotTooLarge", status="True", reason="SnapshotTooLarge", message=_cut(report.snapshot_problem), observed_generation=report.desired.generation)
-        )
+        problem = report.snapshot_problem
+        conditions.append(Condition(type=problem.condition, status="True", reason=problem.condition, message=_cut(problem.message), observed_generation=report.desired.generation))
     if report.fenced_by:
         conditions.append(_condition(report, "Fenced", True, report.reason, report.message))
     return tuple(conditions)

@@ -14,14 +14,14 @@ what all commands of a group share is made once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Raw
 
 from aether_api.durable import InboxPosition, Tick
 from aether_api.envelope import Event, build_event_id, build_source, decode_fields, encode_event
-from aether_api.errors import CommandFailed, EventInvalid, InternalError, Reason
+from aether_api.errors import CommandFailed, EventInvalid, InternalError, InvalidEnvelope, Reason
 from aether_api.messages import Command, Reply, ReplyEvent, build_error, format_time, parse_time
 from aether_model.model import CommandInput, Decision, DomainEvent, Emitted, Model, Rejected, State
 from aether_nats.schedules import Reminder
@@ -74,6 +74,7 @@ class Group(msgspec.Struct):
         bytes: of the events so far; at most `bytes_max`.
         inbox: how far the group settles the actor's durable commands; None if not at all.
         reminders: what becomes of reminders, by name: a new one, or None for its end; with the command that wants it.
+        fired: one-shots whose commands store nothing, by name with their tokens; the group's commit ends them, or the next one.
         ended: names and tokens of the schedules that are of no more use once the group is committed.
     """
 
@@ -94,6 +95,7 @@ class Group(msgspec.Struct):
     bytes_max: int = 0
     inbox: InboxPosition | None = None
     reminders: dict[str, tuple[Reminder | None, Waiting]] = {}
+    fired: dict[str, str] = {}
     ended: list[tuple[str, str]] = []
 
     @property
@@ -175,15 +177,19 @@ def _take_durable(group: Group, history: History, item: Waiting, now: Now) -> bo
         group.immediate.append((item, Reply("noop", group.version, message="it is settled already", command_id=item.command.id)))
         return True
     tick = entry.tick
-    if tick is not None and (tick.name in group.reminders or history.reminders.get(tick.name) != tick.token):
+    if tick is not None and (tick.name in group.reminders or tick.name in group.fired or not history.is_in_force(tick.name, tick.token)):
         group.answers.append((item, Reply("noop", group.version, reason=REMINDER_GONE, message="its reminder is not in force", command_id=item.command.id)))
+        tick = None
     elif not _take(group, history, item, now):
         return False
     outcome = group.answers[-1][1].outcome if len(group.answers) > answered else "error"
     if outcome != "error":
         group.inbox = entry.position
-    if outcome == "accepted" and tick is not None and not tick.recurring:
-        group.reminders.setdefault(tick.name, (None, item))
+    if tick is not None and not tick.recurring:
+        if outcome == "accepted":
+            group.reminders.setdefault(tick.name, (None, item))
+        elif outcome != "error":
+            group.fired[tick.name] = tick.token
     return True
 
 
@@ -214,12 +220,10 @@ def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision |
             if decision.reminders:
                 plan_reminders(decision.reminders, group.time_s)  # so that one that cannot be carried out fails the command
         return decision, state
-    except (CommandFailed, EventInvalid) as exc:
-        return build_error(Reason.COMMAND_FAILED, f"{exc}; nothing was stored", command_id=command.id, version=group.version), group.state
     except InternalError:
         raise
     except Exception as exc:  # noqa: BLE001  # whatever a model raises costs its own command and no other (R1)
-        return build_error(Reason.COMMAND_FAILED, f"{type(exc).__name__}: {exc}; nothing was stored", command_id=command.id, version=group.version), group.state
+        return _build_failed(group, command.id, exc), group.state
 
 
 def _take_events(group: Group, history: History, item: Waiting, decision: Emitted, state: State, *, digest: int) -> bool:
@@ -228,7 +232,7 @@ def _take_events(group: Group, history: History, item: Waiting, decision: Emitte
     encoded, reply = _encode_events(group, history.position.incarnation, command, decision.events)
     size = sum(map(len, encoded))
     if command.dry_run:
-        group.answers.append((item, msgspec.structs.replace(reply, dry_run=True, state=_show(history.model, state))))
+        group.answers.append((item, _show(group, history.model, state, reply)))
     elif size > group.bytes_max:
         message = f"its events need {size} bytes, a commit holds {group.bytes_max}"
         group.answers.append((item, build_error(Reason.COMMIT_TOO_LARGE, message, command_id=command.id, version=group.version)))
@@ -264,11 +268,22 @@ def _build_answer(group: Group, model: Model, command: Command, decision: Decisi
     """Return the answer to a command that stores nothing."""
     if isinstance(decision, Reply):
         return decision
-    shown = _show(model, group.state) if command.dry_run else None
     if isinstance(decision, Rejected):
-        return Reply("rejected", group.version, (), decision.reason, decision.message, command_id=command.id, dry_run=command.dry_run, state=shown)
-    return Reply("noop", group.version, command_id=command.id, dry_run=command.dry_run, state=shown)
+        reply = Reply("rejected", group.version, (), decision.reason, decision.message, command_id=command.id)
+    else:
+        reply = Reply("noop", group.version, command_id=command.id)
+    return _show(group, model, group.state, reply) if command.dry_run else reply
 
 
-def _show(model: Model, state: State) -> dict[str, Any]:
-    return decode_fields(Raw(model.encode_state(state)))
+def _show(group: Group, model: Model, state: State, reply: Reply) -> Reply:
+    """Return the answer to a dry run: with the state that would follow, or why that cannot be shown."""
+    try:
+        return msgspec.structs.replace(reply, dry_run=True, state=decode_fields(Raw(model.encode_state(state))))
+    except Exception as exc:  # noqa: BLE001  # as in `_run_model`
+        return _build_failed(group, reply.command_id, exc)
+
+
+def _build_failed(group: Group, command_id: str, error: Exception) -> Reply:
+    """Return the answer to a command that its model cannot carry out."""
+    text = str(error) if isinstance(error, CommandFailed | EventInvalid | InvalidEnvelope) else f"{type(error).__name__}: {error}"
+    return build_error(Reason.COMMAND_FAILED, f"{text}; nothing was stored", command_id=command_id, version=group.version)

@@ -91,8 +91,8 @@ def events_to_go(tail: Tail, rule: SnapshotRule, rate: ReplayRate) -> int:
     return max(0, min(by_count, by_time))
 
 
-def events_after_too_large(tail: Tail, rule: SnapshotRule) -> int:
-    """Return the number of events after which a snapshot that was too large is tried again: as many again as since the last good one, so tries get rare."""
+def events_after_problem(tail: Tail, rule: SnapshotRule) -> int:
+    """Return the number of events after which a snapshot that was too large, or impossible, is tried again: as many again as since the last good one, so tries get rare."""
     return max(tail.events, rule.every, 1)
 
 

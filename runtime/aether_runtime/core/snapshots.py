@@ -57,7 +57,11 @@ _decode = msgspec.json.Decoder(SnapshotBody).decode
 
 
 def build_snapshot(history: History) -> Snapshot:
-    """Encode a history."""
+    """Encode a history.
+
+    Raises:
+        PermanentError: the model cannot encode the state.
+    """
     position = history.position
     body = SnapshotBody(
         msgspec.Raw(history.model.encode_state(history.state)),

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from aether_api.errors import CommandFailed, EventInvalid, InternalError, ModelInvalid
+from aether_api.errors import CommandFailed, EventInvalid, InternalError, InvalidEnvelope, ModelInvalid
 from aether_api.v1alpha1 import ActorModelSpec
 from aether_model.advance import Advance, advance, replay
 from aether_model.compile import compile_model
@@ -317,3 +317,9 @@ def test_only_what_state_depends_on_changes_the_fold(change: dict[str, Any], fol
 def test_saying_a_default_aloud_changes_no_hash() -> None:
     assert hashes(onDemand=False, description="") == hashes()
     assert all(len(name) == 16 and int(name, 16) >= 0 for name in hashes())
+
+
+def test_a_state_that_json_cannot_hold_is_an_error_of_the_state() -> None:
+    model = one_field({"type": "integer"})
+    with pytest.raises(InvalidEnvelope, match="the state of model test cannot be written as JSON"):
+        model.encode_state({"value": 1 << 70})

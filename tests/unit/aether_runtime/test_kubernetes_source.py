@@ -12,7 +12,7 @@ from aether_api.v1alpha1 import Actor, ActorModel, ActorPhase
 from aether_kube.client import KubeClient
 from aether_kube.store import Change, ObjectKey
 from aether_runtime.adapters.kubernetes import MESSAGE_MAX, KubernetesSink, KubernetesSource, build_conditions, build_desired, build_shown, build_status_document, tell_model
-from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener
+from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, SnapshotProblem
 from tests.histories.bank import ALICE, read_account
 
 
@@ -56,7 +56,8 @@ def test_a_version_that_nobody_knows_is_left_out() -> None:
         (build_report(), {"Ready": "True", "Replayed": "True"}),
         (build_report(ActorPhase.REPLAYING, reason="Replaying"), {"Ready": "False", "Replayed": "False"}),
         (build_report(ActorPhase.PASSIVE), {"Ready": "False", "Replayed": "True"}),
-        (build_report(snapshot_problem="too large"), {"Ready": "True", "Replayed": "True", "SnapshotTooLarge": "True"}),
+        (build_report(snapshot_problem=SnapshotProblem("SnapshotTooLarge", "9 MB")), {"Ready": "True", "Replayed": "True", "SnapshotTooLarge": "True"}),
+        (build_report(snapshot_problem=SnapshotProblem("SnapshotImpossible", "no JSON")), {"Ready": "True", "Replayed": "True", "SnapshotImpossible": "True"}),
         (build_report(ActorPhase.QUARANTINED, reason="Quarantined"), {"Ready": "False", "Replayed": "False", "Quarantined": "True"}),
         (build_report(ActorPhase.STOPPING, reason="Fenced", fenced_by=Epoch(9)), {"Ready": "False", "Replayed": "False", "Fenced": "True"}),
         (build_report(ActorPhase.SCHEDULED, reason="ModelNotFound"), {"Ready": "False", "Replayed": "False"}),
@@ -68,7 +69,7 @@ def test_abnormal_conditions_are_there_only_while_they_are_true(report: ActorRep
 
 @pytest.mark.parametrize("text", ["x" * 40_000, "half a pair: \ud800"], ids=["long", "surrogate"])
 def test_whatever_a_models_author_raised_becomes_a_condition(text: str) -> None:
-    for condition in build_conditions(build_report(ActorPhase.QUARANTINED, reason="Quarantined", message=text, snapshot_problem=text)):
+    for condition in build_conditions(build_report(ActorPhase.QUARANTINED, reason="Quarantined", message=text, snapshot_problem=SnapshotProblem("SnapshotImpossible", text))):
         assert 0 < len(condition.message.encode()) <= 2 * MESSAGE_MAX
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aether_runtime.core.snapshot_policy import NEVER, WORTH_COMMITS, ReplayRate, SnapshotRule, Tail, events_after_too_large, events_to_go, is_worth_before_sleep
+from aether_runtime.core.snapshot_policy import NEVER, WORTH_COMMITS, ReplayRate, SnapshotRule, Tail, events_after_problem, events_to_go, is_worth_before_sleep
 
 
 def rate_of(unit_s: float) -> ReplayRate:
@@ -61,7 +61,7 @@ def test_a_short_replay_says_nothing_of_the_rate_and_one_outlier_not_all() -> No
 def test_tries_of_a_snapshot_that_is_too_large_get_rare() -> None:
     version, tries, rule = 500, 0, SnapshotRule(500, 1)
     while version < 1_000_000:
-        version += events_after_too_large(Tail(version, version), rule)
+        version += events_after_problem(Tail(version, version), rule)
         tries += 1
     assert tries < 15
 

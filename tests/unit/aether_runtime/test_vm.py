@@ -22,9 +22,10 @@ from aether_model.model import CommandInput, Decision, State
 from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
 from aether_runtime.answers import CONFLICTS_MAX
 from aether_runtime.core.group import COMMANDS_MAX
+from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import FORMAT, Snapshot, SnapshotBody
 from aether_runtime.vm import MAILBOX_MAX
-from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard
+from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard, compile_unspeakable_account
 from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 from tests.histories.world import Pod, run_commands, send_alone, settle
@@ -530,8 +531,34 @@ async def test_a_snapshot_that_is_too_large_is_reported_and_tried_ever_more_rare
         assert outcomes(await run_commands(pod, vm, deposit(f"d{number}"))) == [("accepted", number + 2, "")]
         await settle(pod)
     assert pod.snapshotter.too_large == 5, "at 5, 10, 20, 40 and 80"
-    assert "8388608" in pod.reports[-1].snapshot_problem
+    problem = pod.reports[-1].snapshot_problem
+    assert problem is not None
+    assert (problem.condition, "8388608" in problem.message) == ("SnapshotTooLarge", True)
     assert pod.reports[-1].phase is ActorPhase.READY
+
+
+async def test_a_state_that_cannot_be_encoded_costs_its_snapshots_and_nothing_else() -> None:
+    pod = Pod("a", build_store())
+    vm = await pod.start(model=compile_unspeakable_account(), snapshot_every=5)
+    await run_commands(pod, vm, OPEN)
+    for number in range(100):
+        pod.clock.elapsed_s += 1
+        assert outcomes(await run_commands(pod, vm, deposit(f"d{number}"))) == [("accepted", number + 2, "")]
+        await settle(pod)
+    await vm.prepare_sleep()
+    assert (pod.failures, pod.snapshotter.failed) == ([], 5), "at 5, 10, 20, 40 and 80"
+    problem = pod.reports[-1].snapshot_problem
+    assert problem is not None
+    assert (problem.condition, problem.message) == ("SnapshotImpossible", "no snapshot can be taken, so replays take longer: the state is no JSON")
+
+
+async def test_a_dry_run_whose_state_cannot_be_encoded_fails_alone() -> None:
+    pod = Pod("a", build_store())
+    vm = await pod.start(model=compile_unspeakable_account())
+    asked, refused = (build_command(name, {"amount": 9}, id=name, dry_run=True) for name in ("Deposit", "Withdraw"))
+    replies = await run_commands(pod, vm, OPEN, asked, refused, deposit("d"))
+    assert outcomes(replies) == [("accepted", 1, ""), ("error", 1, Reason.COMMAND_FAILED), ("error", 1, Reason.COMMAND_FAILED), ("accepted", 2, "")]
+    assert (replies[1].message, pod.failures) == ("the state is no JSON; nothing was stored", [])
 
 
 async def test_a_snapshot_under_way_holds_up_no_command() -> None:
@@ -710,6 +737,18 @@ async def test_a_log_that_fails_for_good_leaves_no_caller_without_an_answer(comm
     await settle(pod, until=lambda: all(call.answers for call in calls))
     assert [(call.reply.outcome, call.reply.retry_after_ms > 0) for call in calls] == [("error", True)] * 2
     assert len(pod.failures) == 1
+
+
+async def test_a_commit_that_cannot_be_taken_over_leaves_no_caller_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def accept(self: History, *_: object) -> None:
+        raise InternalError("the window is broken")
+
+    pod = Pod("a", build_store())
+    vm = await pod.start()
+    monkeypatch.setattr(History, "accept", accept)
+    calls = [pod.send(vm, OPEN), pod.send(vm, deposit("d1"))]
+    await settle(pod, until=lambda: bool(pod.failures))
+    assert [call.reply.reason for call in calls] == [Reason.UNKNOWN] * 2, "they are stored, but nobody knows their answers any more"
 
 
 class Broken(CompiledModel):
