@@ -192,6 +192,48 @@ async def test_a_deleted_actor_is_released(nats_server: EmbeddedServer) -> None:
         await stage.until(lambda: pod.held == {})
 
 
+@pytest.mark.parametrize("how", ["conflict", "not found"])
+async def test_an_actor_that_is_gone_before_its_placement_was_written_is_released_when_the_deletion_shows(nats_server: EmbeddedServer, how: str) -> None:
+    def is_write(request: web.Request) -> bool:
+        return request.method == "PATCH" and request.path.endswith("/actors/alice/status")
+
+    async with staged(nats_server) as stage:
+        pod = await stage.add_pod("a")
+        stage.api.holds = is_write
+        await stage.add_actor("alice")
+        await stage.until(lambda: "alice" in pod.held)
+        last = stage.actor("alice")
+        await stage.api.remove(ACTORS.path(NAMESPACE, "alice"), silently=True)
+        stage.api.faults += [Fault(is_write, 404, times=1_000_000)] if how == "not found" else []
+
+        await stage.api.let_go()
+        await stage.until(lambda: sum(map(is_write, stage.api.requests)) >= 2)
+        object_at(last, "metadata")["resourceVersion"] = str(stage.api.documents.resource_version + 1)
+        await stage.api.send_event("DELETED", last)
+
+        await stage.until(lambda: pod.held == {})
+
+
+async def test_an_adoption_that_was_not_answered_is_repeated_only_for_actors_that_are_still_there(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assignments, "ANSWER_TIMEOUT_S", 0.5)
+    async with staged(nats_server) as stage:
+        for name in ("alice", "bob"):
+            await stage.add_actor(name)
+        await stage.until(lambda: stage.reason_of("bob") == "NoReadyPods")
+        pod = await stage.add_pod("a")
+        pod.ignores = 1
+
+        def adopted() -> list[list[str]]:
+            return [[item.name for item in assignment.items] for assignment in pod.heard if assignment.items[0].action == "adopt"]
+
+        await stage.until(lambda: adopted() == [["alice", "bob"]])
+        await stage.api.remove(ACTORS.path(NAMESPACE, "alice"))
+        await stage.until(lambda: len(adopted()) == 3)
+
+        assert adopted()[1:] == [["bob"]] * 2, "the new pod's introduction, and the second try"
+        assert list(pod.held) == ["bob"]
+
+
 async def test_a_purge_releases_buries_the_events_and_lets_the_resource_go(nats_server: EmbeddedServer) -> None:
     async with staged(nats_server) as stage:
         pod = await stage.add_pod("a")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar
 
+from aether_api.control import AssignmentItem
 from aether_api.errors import InternalError
 from aether_api.identity import BootId, Epoch, PodUid
 from aether_kube.client import KubeClient
@@ -259,6 +260,20 @@ class Observer:
             deletion_cost=pod.deletion_cost,
         )
 
+    def find_current(self, pod: PodView, items: Sequence[AssignmentItem]) -> list[AssignmentItem]:
+        """Return the changes that still stand: releases, and adoptions of Actors that exist and are placed there at that epoch."""
+        claimants = self._find_claimants(ObjectKey(pod.namespace, item.name) for item in items)
+        return [item for item in items if item.action == "release" or self._holds(pod, item, claimants)]
+
+    def _holds(self, pod: PodView, item: AssignmentItem, claimants: Mapping[PodUid, PodView]) -> bool:
+        actor = self.actors.get(ObjectKey(pod.namespace, item.name))
+        home = self._locate(actor, claimants).home if actor is not None and actor.uid == item.uid else None
+        return home is not None and (home.pod_uid, home.epoch) == (pod.uid, item.epoch)
+
+    def _find_claimants(self, keys: Iterable[ObjectKey]) -> Mapping[PodUid, PodView]:
+        """Return the pods by which claims on these Actors are judged; none if there is no claim."""
+        return {pod.uid: pod for pod in self.view_pods()} if any(key in self._memory.claims for key in keys) else {}
+
     def _locate(self, actor: ActorView, pods: Mapping[PodUid, PodView]) -> ActorView:
         """Return an Actor as it was decided, or as a pod holds it if no status tells yet."""
         return place_as_claimed(self._memory.overlay.apply(actor), self._memory.claims.get(actor.key), pods)
@@ -309,8 +324,7 @@ class Observer:
             raise InternalError(f"a deletion of {change.key} without the Actor")
         if not self._leads:
             return
-        pods = {pod.uid: pod for pod in self.view_pods()} if change.key in self._memory.claims else {}
-        last = self._locate(change.old, pods)
+        last = self._locate(change.old, self._find_claimants([change.key]))
         self._memory.overlay.drop(change.key)
         self._memory.claims.pop(change.key, None)
         if last.home is not None:

@@ -59,7 +59,7 @@ class ControlPlane:
         self._statuses = StatusWriter(client, memory.overlay, self._recorder, find=observer.actors.get, replan=self.wake)
         self._purges = Purges(client, JetStreamPurger(connection, leadership.check), memory, self.wake)
         self._costs = DeletionCosts(client)
-        assigner = Assigner(connection, leadership, memory, is_departing=observer.is_departing)
+        assigner = Assigner(connection, leadership, memory, observer)
         self._executor = Executor(assigner, self._statuses, self._purges, memory, self.wake, costs=self._costs)
         self._survey = Survey(connection, leadership, memory, observer, self.wake)
         self._reconciler = Reconciler(observer, self._survey, self._executor, self._wanted, check=leadership.check)
