@@ -232,8 +232,24 @@ class Observer:
 
     def count_actors(self, pool: ObjectKey) -> int:
         """Return how many Actors are placed on the pool's pods, as the API server knows it."""
-        uids = {pod.uid for pod in self.pods if pod.key.namespace == pool.namespace and pod.pool == pool.name}
+        uids = {pod.uid for pod in self._pods_of(pool)}
         return sum(1 for actor in self.actors if actor.home is not None and actor.home.pod_uid in uids)
+
+    def is_unheard(self, pool: ObjectKey) -> bool:
+        """Return whether a pool has ready pods of which none was ever heard, though all should have been by now."""
+        links, now_s = self.links(), time.monotonic()
+        pulses = [(self._heartbeats.see(pod.uid).pulse, self._links_to(pod, links)) for pod in self._pods_of(pool) if pod.ready]
+        return bool(pulses) and all(pulse.heard_s is None and is_silent(pulse, known, now_s=now_s, windows=self._windows) for pulse, known in pulses)
+
+    def is_out_of_reach(self, pool: ObjectKey, nats_url: str) -> bool:
+        """Return whether a pool may use another NATS than ours: its ready pods are not heard, or it names other servers and no pod shows that they are ours."""
+        record = self.pools.get(pool)
+        url = record.spec.nats.url if record is not None and record.spec is not None else ""
+        is_shown = any(self._heartbeats.see(pod.uid).pulse.heard_s is not None for pod in self._pods_of(pool))
+        return self.is_unheard(pool) or (url not in ("", nats_url) and not is_shown)
+
+    def _pods_of(self, pool: ObjectKey) -> list[PodRecord]:
+        return [pod for pod in self.pods if pod.key.namespace == pool.namespace and pod.pool == pool.name]
 
     def view_pods(self) -> list[PodView]:
         """Return all pods as they are judged now."""
