@@ -26,7 +26,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from aether_api.errors import RETRY_SOON_S, InternalError, KubeExpired, KubeUnavailable, PermanentError, RetryableError
+from aether_api.errors import RETRY_SOON_S, InternalError, KubeExpired, KubeForbidden, KubeNotFound, KubeUnavailable, PermanentError, RetryableError
 from aether_api.logs import COUNT, KIND, NAME, NAMESPACE, REASON
 from aether_kube.answers import error_of_watch_status
 from aether_kube.backoff import Backoff
@@ -49,6 +49,9 @@ FAILURES_QUIET: Final = 3
 
 FAILURES_BETWEEN_WARNINGS: Final = 30
 """Failures from one warning to the next: at the longest waits one in four minutes, enough to see an outage in a log."""
+
+REFUSALS_MIN: Final = 4
+"""Answers of 401, 403 or 404 before the link counts as refused: an API server that starts gives one or two before it knows our rights."""
 
 Failure = RetryableError | PermanentError
 """What ends a turn but not the informer: all that the API server and the way to it can do to us."""
@@ -109,6 +112,7 @@ class InformerHealth:
         healthy_since_s: since when the link works without a failure; None while it does not.
         last_turn_s: when the informer last did anything, outages included; it is alive if this is recent.
         failures: failures in a row, 0 when all is well.
+        refused: the API server does not let us list or watch, and no try of its own brings that back; other failures in between say nothing.
         relists: complete lists so far.
         unparsable: objects whose newest state could not be read.
     """
@@ -118,6 +122,7 @@ class InformerHealth:
     healthy_since_s: float | None
     last_turn_s: float
     failures: int
+    refused: bool
     relists: int
     unparsable: int
 
@@ -130,6 +135,7 @@ class _Link:
     last_contact_s: float | None = None
     healthy_since_s: float | None = None
     failures: int = 0
+    refusals: int = 0
     relists: int = 0
     stale_lists: int = 0
     relist_due_s: float = field(default=float("-inf"))
@@ -137,13 +143,15 @@ class _Link:
     def touch(self, now_s: float) -> None:
         self.last_turn_s = now_s
         self.last_contact_s = now_s
+        self.refusals = 0
         if self.healthy_since_s is None:
             self.healthy_since_s = now_s
 
-    def fail(self, now_s: float) -> None:
+    def fail(self, now_s: float, failure: Failure) -> None:
         self.last_turn_s = now_s
         self.healthy_since_s = None
         self.failures += 1
+        self.refusals += isinstance(failure, KubeForbidden | KubeNotFound)
 
 
 class Informer(Generic[T]):
@@ -165,6 +173,8 @@ class Informer(Generic[T]):
         self._store = ObjectStore(parse, self._report_unparsable)
         self._link = _Link(last_turn_s=self._timing.monotonic())
         self._synced = asyncio.Event()
+        self.on_health: Callable[[], None] = lambda: None
+        """Called when `health` may be another: after each list, each failure, and when a watch is open; must be quick and must not raise."""
 
     @property
     def store(self) -> Mapping[ObjectKey, T]:
@@ -185,6 +195,7 @@ class Informer(Generic[T]):
             healthy_since_s=link.healthy_since_s,
             last_turn_s=link.last_turn_s,
             failures=link.failures,
+            refused=link.refusals >= REFUSALS_MIN,
             relists=link.relists,
             unparsable=self._store.unparsable_count,
         )
@@ -235,6 +246,7 @@ class Informer(Generic[T]):
         self._link.relist_due_s = self._timing.monotonic() + self._timing.relist_s
         self._deliver(self._store.replace(listed, position))
         self._synced.set()
+        self.on_health()
 
     def _refuse_stale(self, position: int) -> None:
         link = self._link
@@ -257,6 +269,7 @@ class Informer(Generic[T]):
         async with self._client.open_stream(self._selection.path, query=self._watch_query(), limits=limits) as pieces:
             opened_s = timing.monotonic()
             self._link.touch(opened_s)
+            self.on_health()
             try:
                 lines = await self._take_lines(pieces)
             finally:
@@ -308,7 +321,8 @@ class Informer(Generic[T]):
 
     def _note_failure(self, failure: Failure) -> float:
         """Count a failure and return how long to wait before the next turn, in seconds."""
-        self._link.fail(self._timing.monotonic())
+        self._link.fail(self._timing.monotonic(), failure)
+        self.on_health()
         failures = self._link.failures
         asked_s = failure.retry_after_s if isinstance(failure, RetryableError) and failure.retry_after_s > RETRY_SOON_S else 0.0
         delay_s = self._timing.backoff.delay_s(failures, self._timing.random(), at_least_s=asked_s)

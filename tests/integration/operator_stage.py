@@ -50,7 +50,7 @@ MODEL: JsonObject = {"commands": {"Open": {"emits": [{"event": "Opened"}]}}, "ev
 
 @dataclass
 class FakePod:
-    """A process of a pod: heartbeats, and takes every assignment."""
+    """A process of a pod: heartbeats, and takes every assignment but the next few that it `ignores`."""
 
     connection: NatsConnection
     name: str
@@ -62,6 +62,7 @@ class FakePod:
     page_actors: int = 2
     term: int = 0
     refuses_below: int = 0
+    ignores: int = 0
     mute: bool = False
     state: PodState = "ready"
     subscriptions: list[Subscription] = field(default_factory=list[Subscription])
@@ -107,6 +108,9 @@ class FakePod:
         if self.mute or assignment.boot_id != self.boot_id:
             return
         self.heard.append(assignment)
+        if self.ignores:
+            self.ignores -= 1
+            return
         current = assignment.term >= self.term
         self.term = max(self.term, assignment.term)
         verdicts = [self._take(item) if current else "stale" for item in assignment.items]

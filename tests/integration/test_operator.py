@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import pytest
 from aiohttp import web
@@ -19,6 +20,7 @@ from aether_nats.journal import Journal
 from aether_nats.link import RECONNECT_DELAY_MAX_S
 from aether_nats.streams import ensure_streams
 from aether_operator.cluster import assignments
+from aether_operator.handlers import control_plane
 from aether_operator.planning.snapshot import FINALIZER
 from tests.fake_apiserver.server import Fault
 from tests.integration.operator_stage import NAMESPACE, SETTINGS, staged
@@ -192,6 +194,48 @@ async def test_a_deleted_actor_is_released(nats_server: EmbeddedServer) -> None:
         await stage.until(lambda: pod.held == {})
 
 
+@pytest.mark.parametrize("how", ["conflict", "not found"])
+async def test_an_actor_that_is_gone_before_its_placement_was_written_is_released_when_the_deletion_shows(nats_server: EmbeddedServer, how: str) -> None:
+    def is_write(request: web.Request) -> bool:
+        return request.method == "PATCH" and request.path.endswith("/actors/alice/status")
+
+    async with staged(nats_server) as stage:
+        pod = await stage.add_pod("a")
+        stage.api.holds = is_write
+        await stage.add_actor("alice")
+        await stage.until(lambda: "alice" in pod.held)
+        last = stage.actor("alice")
+        await stage.api.remove(ACTORS.path(NAMESPACE, "alice"), silently=True)
+        stage.api.faults += [Fault(is_write, 404, times=1_000_000)] if how == "not found" else []
+
+        await stage.api.let_go()
+        await stage.until(lambda: sum(map(is_write, stage.api.requests)) >= 2)
+        object_at(last, "metadata")["resourceVersion"] = str(stage.api.documents.resource_version + 1)
+        await stage.api.send_event("DELETED", last)
+
+        await stage.until(lambda: pod.held == {})
+
+
+async def test_an_adoption_that_was_not_answered_is_repeated_only_for_actors_that_are_still_there(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assignments, "ANSWER_TIMEOUT_S", 0.5)
+    async with staged(nats_server) as stage:
+        for name in ("alice", "bob"):
+            await stage.add_actor(name)
+        await stage.until(lambda: stage.reason_of("bob") == "NoReadyPods")
+        pod = await stage.add_pod("a")
+        pod.ignores = 1
+
+        def adopted() -> list[list[str]]:
+            return [[item.name for item in assignment.items] for assignment in pod.heard if assignment.items[0].action == "adopt"]
+
+        await stage.until(lambda: adopted() == [["alice", "bob"]])
+        await stage.api.remove(ACTORS.path(NAMESPACE, "alice"))
+        await stage.until(lambda: len(adopted()) == 3)
+
+        assert adopted()[1:] == [["bob"]] * 2, "the new pod's introduction, and the second try"
+        assert list(pod.held) == ["bob"]
+
+
 async def test_a_purge_releases_buries_the_events_and_lets_the_resource_go(nats_server: EmbeddedServer) -> None:
     async with staged(nats_server) as stage:
         pod = await stage.add_pod("a")
@@ -222,6 +266,38 @@ async def test_a_purge_does_not_wait_for_a_pod_that_does_not_answer(nats_server:
 
         await stage.until(lambda: value_at(stage.actor("alice"), "metadata", "finalizers") == [])
         assert pod.held, "it never heard of its release, and the tombstone fences it"
+
+
+async def test_nothing_is_taken_for_purged_while_the_pool_may_keep_its_events_on_another_nats(nats_server: EmbeddedServer) -> None:
+    def name_servers(url: str) -> Callable[[JsonObject], None]:
+        return lambda pool: object_at(pool, "spec").update({"nats": {"url": url}})
+
+    async with staged(nats_server) as stage:
+        await stage.change(ACTOR_POOLS.path(NAMESPACE, "default"), name_servers("nats://elsewhere:4222"))
+        await stage.add_actor("alice", deletionPolicy="Purge")
+        await stage.until(lambda: bool(value_at(stage.actor("alice"), "metadata", "finalizers")))
+
+        await stage.change(ACTORS.path(NAMESPACE, "alice"), lambda actor: actor["metadata"].update({"deletionTimestamp": "2026-01-01T00:00:01Z"}))  # type: ignore[union-attr]  # metadata is an object
+        await stage.until(lambda: "pool default may keep the events on another NATS" in stage.message_of("alice"))
+        assert value_at(stage.actor("alice"), "metadata", "finalizers") == [FINALIZER]
+
+        await stage.change(ACTOR_POOLS.path(NAMESPACE, "default"), name_servers(""))
+        await stage.until(lambda: value_at(stage.actor("alice"), "metadata", "finalizers") == [])
+
+
+async def test_a_pool_says_that_its_ready_pods_are_not_heard_until_one_is(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reason() -> str:
+        return next((text_at(item, "reason") for item in objects_at(stage.api.documents.objects[ACTOR_POOLS.path(NAMESPACE, "default")], "status", "conditions")), "")
+
+    monkeypatch.setattr(control_plane, "RESYNC_S", 0.2)
+    async with staged(nats_server) as stage:
+        metadata: JsonObject = {"namespace": NAMESPACE, "name": "a", "uid": "uid-of-a", "labels": {"aether.flowmade.one/pool": "default"}}
+        await stage.api.put(PODS.path(NAMESPACE, "a"), {"metadata": metadata, "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
+        await stage.until(lambda: reason() == "NotHeard")
+
+        await stage.add_pod("a")
+
+        await stage.until(lambda: reason() == "PodsNotReady")
 
 
 async def test_an_actor_that_purges_starts_once_its_finalizer_is_allowed_and_says_so_before(nats_server: EmbeddedServer) -> None:

@@ -3,6 +3,7 @@
 A message is for one process (pod UID and boot id) and carries at most `ITEMS_MAX` changes; its answer tells the fate of each.
 An answer that does not come changes nothing: the status follows all the same, and the pod finds its actors by its own watch. In a rollout
 that is the usual end of a pod: it lets all of its actors go by itself and is gone while they are still handed over, a few at a time.
+A second try leaves out what was decided otherwise meanwhile: an actor that was deleted and released must not come back.
 A `stale` item names the epoch that the pod knows, which becomes the floor of the next plan.
 
 A message carries the leader's term, and pods refuse those of a lower one. A pod that knows of a higher term has heard another leader, so
@@ -12,8 +13,8 @@ ours is over. Nothing is sent once the tenure has run out, whatever was under wa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from aether_api import logs
 from aether_api.control import RELEASE_WAIT_S, Action, Assignment, AssignmentItem, AssignmentReply, decode_assignment_reply, encode
@@ -40,19 +41,27 @@ TRIES_MAX: Final = 2
 UNANSWERED: Final = (RequestTimeout, NoResponders, Disconnected, Backpressure, InvalidEnvelope)
 
 
+class Lookout(Protocol):
+    """Whoever knows what became of a plan while it was carried out: the observer."""
+
+    def is_departing(self, uid: PodUid) -> bool:
+        """Return whether a pod goes or is gone."""
+        ...
+
+    def find_current(self, pod: PodView, items: Sequence[AssignmentItem]) -> Sequence[AssignmentItem]:
+        """Return the changes that still stand."""
+        ...
+
+
 class Assigner:
     """Sends assignments and notes what the answers teach."""
 
-    def __init__(self, connection: NatsConnection, leadership: Leadership, memory: Memory, *, is_departing: Callable[[PodUid], bool]) -> None:
-        """Make an assigner for one term of leadership.
-
-        Args:
-            is_departing: tells of a pod that it goes or is gone, as it is known when an answer did not come: it may have begun since the plan.
-        """
+    def __init__(self, connection: NatsConnection, leadership: Leadership, memory: Memory, lookout: Lookout) -> None:
+        """Make an assigner for one term of leadership."""
         self._connection = connection
         self._leadership = leadership
         self._memory = memory
-        self._is_departing = is_departing
+        self._lookout = lookout
 
     async def send(self, pod: PodView, items: Sequence[AssignmentItem]) -> bool:
         """Tell a pod's process the changes, and return whether it answered all of them.
@@ -66,17 +75,20 @@ class Assigner:
         return answered
 
     async def _send_batch(self, pod: PodView, items: Sequence[AssignmentItem]) -> bool:
-        payload = encode(Assignment(self._leadership.term, pod.uid, pod.boot_id, tuple(items)))
         subject = assign_subject(pod.namespace, PoolName(pod.pool), pod.uid)
         for tries_left in reversed(range(TRIES_MAX)):
             self._leadership.check()
+            payload = encode(Assignment(self._leadership.term, pod.uid, pod.boot_id, tuple(items)))
             try:
                 answer = await self._connection.request(subject, payload, timeout_s=ANSWER_TIMEOUT_S)
                 self._learn(pod, decode_assignment_reply(answer.payload))
                 return True
             except UNANSWERED as exc:
-                level = logging.DEBUG if tries_left or self._is_departing(pod.uid) else logging.WARNING
+                level = logging.DEBUG if tries_left or self._lookout.is_departing(pod.uid) else logging.WARNING
                 logger.log(level, "a pod did not answer an assignment", extra={logs.POD: pod.name, logs.COUNT: len(items), logs.REASON: str(exc)})
+            items = self._lookout.find_current(pod, items)
+            if not items:
+                return True
         return False
 
     def _learn(self, pod: PodView, reply: AssignmentReply) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Generic, TypeVar
 
+from aether_api.control import AssignmentItem
 from aether_api.errors import InternalError
 from aether_api.identity import BootId, Epoch, PodUid
 from aether_kube.client import KubeClient
@@ -36,6 +37,7 @@ from aether_operator.cluster.records import (
     parse_pool,
     parse_replica_set,
 )
+from aether_operator.cluster.scopes import EVERYWHERE, Scope, Scopes
 from aether_operator.manifests.pool import POOL_LABEL
 from aether_operator.planning.claims import Claim, place_as_claimed, raise_floors
 from aether_operator.planning.damping import is_damped
@@ -95,42 +97,25 @@ class Listeners:
     pool_later: Callable[[ObjectKey], None] = lambda _: None
 
 
-class AnyInformer(Protocol):
-    """What can be asked of an informer of any kind."""
-
-    @property
-    def synced(self) -> asyncio.Event:
-        """Set once the collection was listed."""
-        ...
-
-    def health(self) -> InformerHealth:
-        """Return how the link is."""
-        ...
-
-    async def run(self) -> None:
-        """Keep the copy until cancelled."""
-        ...
-
-
 class Collection(Generic[T]):
-    """One kind of object over all watched namespaces."""
+    """One kind of object over all watched namespaces of which everything was listed."""
 
-    def __init__(self, informers: list[Informer[T]]) -> None:
+    def __init__(self, informers: Mapping[Scope, Informer[T]], is_listed: Callable[[Scope], bool]) -> None:
         """Join the informers of the namespaces, or the one of all of them."""
-        self.informers = informers
+        self._informers = informers
+        self._is_listed = is_listed
 
     def __iter__(self) -> Iterator[T]:
         """Iterate over all objects."""
-        for informer in self.informers:
-            yield from informer.store.values()
+        for scope, informer in self._informers.items():
+            if self._is_listed(scope):
+                yield from informer.store.values()
 
     def get(self, key: ObjectKey) -> T | None:
         """Return one object."""
-        for informer in self.informers:
-            found = informer.store.get(key)
-            if found is not None:
-                return found
-        return None
+        scope = EVERYWHERE if EVERYWHERE in self._informers else key.namespace
+        informer = self._informers.get(scope)
+        return informer.store.get(key) if informer is not None and self._is_listed(scope) else None
 
 
 class Observer:
@@ -143,20 +128,19 @@ class Observer:
             scopes: namespaces to watch, or None alone for all.
         """
         self._client = client
-        self._scopes = scopes
+        self._scopes = Scopes(scopes)
+        self._scopes.on_listed = self._on_listed
         self._heartbeats = heartbeats
         self._windows = windows
         self._motion = motion
         self._memory = Memory()
         self._leads = False
-        self._informers: list[tuple[str, AnyInformer]] = []
         self.actors = self._collect(ACTORS, parse_actor, self._on_actor)
         self.pods = self._collect(PODS, parse_pod, self._on_pod, POOL_LABEL)
         self.models = self._collect(ACTOR_MODELS, parse_model, self._on_model)
         self.pools = self._collect(ACTOR_POOLS, parse_pool, self._on_pool)
         self.deployments = self._collect(DEPLOYMENTS, parse_deployment, self._on_deployment, POOL_LABEL)
         self.revisions = self._collect(REPLICA_SETS, parse_replica_set, self._on_revision, POOL_LABEL)
-        self._watches: tuple[AnyInformer, ...] = (*self.actors.informers, *self.pods.informers)
         self._listeners = Listeners()
         self.nats_since_s: Callable[[], float | None] = lambda: None
         self.awake_since_s: Callable[[], float] = lambda: 0.0
@@ -164,8 +148,8 @@ class Observer:
     async def run(self) -> None:
         """Keep the informers until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for name, informer in self._informers:
-                tasks.create_task(informer.run(), name=f"informer of {name}")
+            for kind, informer in self._scopes.informers():
+                tasks.create_task(informer.run(), name=f"informer of {kind.plural}")
             tasks.create_task(self._forget_pods(), name="forgetting of pods")
 
     def begin(self, memory: Memory, listeners: Listeners) -> None:
@@ -177,27 +161,28 @@ class Observer:
         self._memory, self._listeners, self._leads = Memory(), Listeners(), False
 
     async def wait_synced(self) -> None:
-        """Wait until every collection was listed once."""
-        for _, informer in self._informers:
-            await informer.synced.wait()
+        """Wait until every collection was listed once, but those of namespaces that refuse us while others do not."""
+        await self._scopes.wait_listed()
 
     def health(self) -> Mapping[str, list[InformerHealth]]:
         """Return how the informers are, by kind."""
         found: dict[str, list[InformerHealth]] = {}
-        for name, informer in self._informers:
-            found.setdefault(name, []).append(informer.health())
+        for kind, informer in self._scopes.informers():
+            found.setdefault(kind.plural, []).append(informer.health())
         return found
 
     def links(self) -> Links:
-        """Return since when our own links are up: NATS, and the watches of Actors and Pods."""
-        since = [informer.health().healthy_since_s for informer in self._watches]
-        up = [moment for moment in since if moment is not None]
-        return Links(self.nats_since_s(), max(up) if len(up) == len(since) else None, self.awake_since_s())
+        """Return since when our own links are up: NATS, and the watches of Actors and Pods, where the namespace does not refuse us."""
+        return Links(self.nats_since_s(), self._scopes.healthy_since_s(ACTORS, PODS), self.awake_since_s())
+
+    def _links_to(self, pod: PodRecord, links: Links) -> Links:
+        """Return our links as they count for one pod: nothing is known of those in a namespace that refuses us."""
+        return replace(links, kube_since_s=None) if self._scopes.is_lost(pod.key.namespace) else links
 
     def verdicts(self) -> Mapping[PodUid, Verdict]:
         """Return the verdicts on all pods now."""
         links, now_s = self.links(), time.monotonic()
-        return {pod.uid: judge_pod(pod.facts, self._heartbeats.see(pod.uid).pulse, links, now_s=now_s, windows=self._windows) for pod in self.pods}
+        return {pod.uid: judge_pod(pod.facts, self._heartbeats.see(pod.uid).pulse, self._links_to(pod, links), now_s=now_s, windows=self._windows) for pod in self.pods}
 
     def is_settled(self) -> bool:
         """Return whether our own links were up for a full window."""
@@ -219,7 +204,7 @@ class Observer:
     def find_silent(self) -> list[Suspect]:
         """Return the pods that should have been heard by now."""
         links, now_s = self.links(), time.monotonic()
-        silent = [pod for pod in self.pods if is_silent(self._heartbeats.see(pod.uid).pulse, links, now_s=now_s, windows=self._windows)]
+        silent = [pod for pod in self.pods if is_silent(self._heartbeats.see(pod.uid).pulse, self._links_to(pod, links), now_s=now_s, windows=self._windows)]
         return [Suspect(pod.key.namespace, pod.uid) for pod in silent]
 
     def snapshot(self, now_ms: int) -> Snapshot:
@@ -247,8 +232,24 @@ class Observer:
 
     def count_actors(self, pool: ObjectKey) -> int:
         """Return how many Actors are placed on the pool's pods, as the API server knows it."""
-        uids = {pod.uid for pod in self.pods if pod.key.namespace == pool.namespace and pod.pool == pool.name}
+        uids = {pod.uid for pod in self._pods_of(pool)}
         return sum(1 for actor in self.actors if actor.home is not None and actor.home.pod_uid in uids)
+
+    def is_unheard(self, pool: ObjectKey) -> bool:
+        """Return whether a pool has ready pods of which none was ever heard, though all should have been by now."""
+        links, now_s = self.links(), time.monotonic()
+        pulses = [(self._heartbeats.see(pod.uid).pulse, self._links_to(pod, links)) for pod in self._pods_of(pool) if pod.ready]
+        return bool(pulses) and all(pulse.heard_s is None and is_silent(pulse, known, now_s=now_s, windows=self._windows) for pulse, known in pulses)
+
+    def is_out_of_reach(self, pool: ObjectKey, nats_url: str) -> bool:
+        """Return whether a pool may use another NATS than ours: its ready pods are not heard, or it names other servers and no pod shows that they are ours."""
+        record = self.pools.get(pool)
+        url = record.spec.nats.url if record is not None and record.spec is not None else ""
+        is_shown = any(self._heartbeats.see(pod.uid).pulse.heard_s is not None for pod in self._pods_of(pool))
+        return self.is_unheard(pool) or (url not in ("", nats_url) and not is_shown)
+
+    def _pods_of(self, pool: ObjectKey) -> list[PodRecord]:
+        return [pod for pod in self.pods if pod.key.namespace == pool.namespace and pod.pool == pool.name]
 
     def view_pods(self) -> list[PodView]:
         """Return all pods as they are judged now."""
@@ -275,6 +276,20 @@ class Observer:
             deletion_cost=pod.deletion_cost,
         )
 
+    def find_current(self, pod: PodView, items: Sequence[AssignmentItem]) -> list[AssignmentItem]:
+        """Return the changes that still stand: releases, and adoptions of Actors that exist and are placed there at that epoch."""
+        claimants = self._find_claimants(ObjectKey(pod.namespace, item.name) for item in items)
+        return [item for item in items if item.action == "release" or self._holds(pod, item, claimants)]
+
+    def _holds(self, pod: PodView, item: AssignmentItem, claimants: Mapping[PodUid, PodView]) -> bool:
+        actor = self.actors.get(ObjectKey(pod.namespace, item.name))
+        home = self._locate(actor, claimants).home if actor is not None and actor.uid == item.uid else None
+        return home is not None and (home.pod_uid, home.epoch) == (pod.uid, item.epoch)
+
+    def _find_claimants(self, keys: Iterable[ObjectKey]) -> Mapping[PodUid, PodView]:
+        """Return the pods by which claims on these Actors are judged; none if there is no claim."""
+        return {pod.uid: pod for pod in self.view_pods()} if any(key in self._memory.claims for key in keys) else {}
+
     def _locate(self, actor: ActorView, pods: Mapping[PodUid, PodView]) -> ActorView:
         """Return an Actor as it was decided, or as a pod holds it if no status tells yet."""
         return place_as_claimed(self._memory.overlay.apply(actor), self._memory.claims.get(actor.key), pods)
@@ -295,10 +310,19 @@ class Observer:
         memory.purge_problems = {key: problem for key, problem in memory.purge_problems.items() if key in actors}
 
     def _collect(self, kind: ResourceKind, parse: Callable[[JsonObject], T], on_change: Callable[[Change[T]], None], label_selector: str = "") -> Collection[T]:
-        selections = [Selection(kind, scope, label_selector=label_selector) for scope in self._scopes]
-        informers = [Informer(self._client, selection, parse=parse, on_change=on_change) for selection in selections]
-        self._informers += [(kind.plural, informer) for informer in informers]
-        return Collection(informers)
+        selections = {scope: Selection(kind, scope, label_selector=label_selector) for scope in self._scopes}
+        informers = {scope: Informer(self._client, selection, parse=parse, on_change=on_change) for scope, selection in selections.items()}
+        for scope, informer in informers.items():
+            self._scopes.add(scope, kind, informer)
+        return Collection(informers, self._scopes.is_listed)
+
+    def _on_listed(self) -> None:
+        """Tell of what is shown only now."""
+        self._listeners.plan()
+        for model in self.models:
+            self._listeners.model(model.key)
+        for pool in self.pools:
+            self._listeners.pool(pool.key)
 
     def _on_actor(self, change: Change[ActorView]) -> None:
         if change.new is None:
@@ -316,8 +340,7 @@ class Observer:
             raise InternalError(f"a deletion of {change.key} without the Actor")
         if not self._leads:
             return
-        pods = {pod.uid: pod for pod in self.view_pods()} if change.key in self._memory.claims else {}
-        last = self._locate(change.old, pods)
+        last = self._locate(change.old, self._find_claimants([change.key]))
         self._memory.overlay.drop(change.key)
         self._memory.claims.pop(change.key, None)
         if last.home is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from aether_api.errors import AetherError, InternalError, KubeConflict, KubeNotFound, PermanentError
+from aether_api.errors import AetherError, InternalError, KubeConflict, KubeNotFound, PermanentError, StreamUnavailable
 from aether_api.identity import ActorId, Epoch
 from aether_kube.client import KubeClient
 from aether_kube.documents import JsonObject, text_at, value_at
@@ -64,16 +64,18 @@ class JetStreamPurger:
 class Purges:
     """Finalizers to change and histories to delete, by Actor."""
 
-    def __init__(self, client: KubeClient, purger: Purger, memory: Memory, replan: Callable[[], None]) -> None:
+    def __init__(self, client: KubeClient, purger: Purger, memory: Memory, replan: Callable[[], None], *, is_out_of_reach: Callable[[ObjectKey], bool]) -> None:
         """Make the work; `queue` is to be run.
 
         Args:
             replan: asked for when a purge failed in a new way, so that its condition says so.
+            is_out_of_reach: tells of a pool that its histories may lie where the purger does not look.
         """
         self._client = client
         self._purger = purger
         self._memory = memory
         self._replan = replan
+        self._is_out_of_reach = is_out_of_reach
         self._pending: dict[ObjectKey, FinalizerChange | Purge] = {}
         self.queue: KeyedQueue[ObjectKey] = KeyedQueue("finalizer", self._handle, workers=WORKERS)
 
@@ -90,7 +92,7 @@ class Purges:
             return
         try:
             if isinstance(work, Purge):
-                await self._purger.purge(work.identity, epoch=work.epoch)
+                await self._purge(work)
             await self._set_finalizer(key, work.actor.uid, wanted=isinstance(work, FinalizerChange) and work.wanted)
         except InternalError:
             raise
@@ -100,6 +102,15 @@ class Purges:
         self._memory.purge_problems.pop(key, None)
         if self._pending.get(key) is work:
             del self._pending[key]
+
+    async def _purge(self, work: Purge) -> None:
+        pool = work.actor.pool_key
+        if self._is_out_of_reach(pool):
+            raise StreamUnavailable(
+                f"pool {pool.name} may keep the events on another NATS: its spec.nats names other servers or another account than the operator's, as none of its "
+                "pods is heard; correct spec.nats, or start a pod that is heard"
+            )
+        await self._purger.purge(work.identity, epoch=work.epoch)
 
     def _note(self, work: FinalizerChange | Purge, error: AetherError) -> None:
         """Keep why an actor does not go, or start, for its condition; a conflict is over before anybody could read of it."""

@@ -5,8 +5,9 @@ write therefore names the resourceVersion that it was built on; where that is no
 write built anew: with the phase and `Ready=Unknown` while the owner is silent, without them once it has spoken for this epoch.
 
 Writes wait by name, so a newer decision takes the place of an older one, and a decision that no longer stands is not written.
-Failures come back; what the API server refuses for good (the resource is gone, or its epoch is higher than the cache knew) is
-given up, and the next plan decides anew on what the caches then show.
+Failures come back; what the API server refuses for good (its epoch is higher than the cache knew) is given up, and the next plan
+decides anew on what the caches then show. A resource that is gone is none of that: the decision stands until the cache shows the deletion,
+since only by it the pod that was told to adopt is known, and told to release.
 """
 
 from __future__ import annotations
@@ -88,8 +89,7 @@ class StatusWriter:
         latest = self._find(actor.key) or actor
         for _ in range(REBUILDS_MAX):
             if latest.uid != actor.uid:
-                self._overlay.drop(actor.key, status)
-                return False
+                raise _build_gone(actor)
             try:
                 return await self._apply_once(latest, status)
             except KubeConflict:
@@ -101,9 +101,8 @@ class StatusWriter:
         path = ACTORS.path(actor.key.namespace, actor.key.name, "status")
         try:
             answer = await self._client.apply(path, document, field_manager=MANAGER)
-        except KubeNotFound:
-            self._overlay.drop(actor.key, status)
-            return False
+        except KubeNotFound as exc:
+            raise _build_gone(actor) from exc
         except KubeInvalid as exc:
             self._overlay.drop(actor.key, status)
             logger.warning("a status was refused and is decided anew", extra={logs.NAMESPACE: actor.key.namespace, logs.ACTOR_ID: actor.key.name, logs.REASON: str(exc)})
@@ -141,6 +140,10 @@ def build_status_document(actor: ActorView, status: DesiredStatus, *, now: datet
         content["placement"] = {"pod": status.placement.pod, "podUID": status.placement.pod_uid, "epoch": int(status.placement.epoch)}
     document["status"] = content
     return document
+
+
+def _build_gone(actor: ActorView) -> KubeUnavailable:
+    return KubeUnavailable(f"{actor.key.namespace}/{actor.key.name} of UID {actor.uid} is gone, which does not show yet")
 
 
 def has_spoken(actor: ActorView, status: DesiredStatus) -> bool:

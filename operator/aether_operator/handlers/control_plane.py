@@ -57,9 +57,11 @@ class ControlPlane:
         self._recorder = KubeEventRecorder(client, Reporter(REPORTER, settings.namespace))
         self._detector = Detector(connection, outlook.heartbeats, observer, on_change=self.wake, ping_timeout_s=settings.ping_timeout_s)
         self._statuses = StatusWriter(client, memory.overlay, self._recorder, find=observer.actors.get, replan=self.wake)
-        self._purges = Purges(client, JetStreamPurger(connection, leadership.check), memory, self.wake)
+        self._purges = Purges(
+            client, JetStreamPurger(connection, leadership.check), memory, self.wake, is_out_of_reach=lambda pool: observer.is_out_of_reach(pool, settings.nats_url)
+        )
         self._costs = DeletionCosts(client)
-        assigner = Assigner(connection, leadership, memory, is_departing=observer.is_departing)
+        assigner = Assigner(connection, leadership, memory, observer)
         self._executor = Executor(assigner, self._statuses, self._purges, memory, self.wake, costs=self._costs)
         self._survey = Survey(connection, leadership, memory, observer, self.wake)
         self._reconciler = Reconciler(observer, self._survey, self._executor, self._wanted, check=leadership.check)

@@ -11,8 +11,9 @@ kopf writes nothing to our objects: no finalizers, no annotations, no Events.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -35,6 +36,22 @@ STOP_TIMEOUT_S: Final = 5.0
 
 KOPF_REQUEST_TIMEOUT_S: Final = 30.0
 """Seconds for kopf's own calls: its default of five minutes would hide a dead API server from the log."""
+
+KOPF_BACKOFFS_S: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 30.0)
+"""Seconds between kopf's tries of one call: its default, and then the last one for ever. Half a minute is how late a change of a pool may be
+seen once the API server is back."""
+
+
+class EndlessBackoffs:
+    """Delays in seconds between the tries of a call; kopf iterates over them anew for each.
+
+    Where they end it gives the call up, and for an answer of 5xx or 403 the whole operator: an API server that is ill for a minute would end
+    all replicas at once.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        """Iterate over the delays of one call, without an end."""
+        return itertools.chain(KOPF_BACKOFFS_S, itertools.repeat(KOPF_BACKOFFS_S[-1]))
 
 
 class Stopped(Exception):
@@ -120,6 +137,7 @@ def build_kopf_settings(settings: OperatorSettings) -> kopf.OperatorSettings:
     chosen.peering.standalone = True
     chosen.scanning.disabled = bool(settings.watch_namespaces)
     chosen.networking.request_timeout = KOPF_REQUEST_TIMEOUT_S
+    chosen.networking.error_backoffs = EndlessBackoffs()
     # Unused as long as all handlers are on.event, and named all the same: a change of these later would run handlers again.
     chosen.persistence.finalizer = f"{GROUP}/kopf"
     chosen.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)

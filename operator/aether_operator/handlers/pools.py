@@ -48,17 +48,22 @@ WORKERS: Final = 4
 
 READY: Final = "Ready"
 _OWNED: Final = (READY,)
+_NOT_HEARD: Final = (
+    "pods are ready, but the operator hears none of them over NATS, so they get no actors; pools must use the servers and the account of the operator: "
+    "correct spec.nats.url, or leave it empty, and name in spec.nats.credentialsSecret credentials of that account that may send heartbeats"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """How a pool is: what its Deployment counts, its actors, what hinders it, and why Kubernetes makes no more pods."""
+    """How a pool is: what its Deployment counts, its actors, what hinders it, why Kubernetes makes no more pods, and that none is heard."""
 
     replicas: int = 0
     ready_replicas: int = 0
     actors: int = 0
     problem: str = ""
     refusal: str = ""
+    unheard: bool = False
 
 
 class PoolKeeper:
@@ -90,6 +95,7 @@ class PoolKeeper:
             actors=observer.count_actors(key),
             problem=problem,
             refusal=deployment.refusal if deployment is not None else "",
+            unheard=observer.is_unheard(key),
         )
         await self._write(record, state)
 
@@ -193,6 +199,8 @@ def judge_pool(record: PoolRecord, state: PoolState) -> Condition:
         return _condition(record, "False", "Hindered", state.problem)
     if wanted == 0:
         return _condition(record, "False", "ScaledToZero", "spec.replicas is 0, so no actor of this pool runs")
+    if state.unheard:
+        return _condition(record, "False", "NotHeard", _NOT_HEARD)
     if state.ready_replicas < wanted and state.refusal:
         return _condition(
             record,

@@ -23,10 +23,20 @@ SECRET_PATTERN: Final = r"^([a-z0-9]([a-z0-9.\-]{0,251}[a-z0-9])?)?$"
 
 
 class NatsReference(TypedByPeople):
-    """Which NATS the pods use; what is left out comes from the operator's own settings."""
+    """How the pods reach NATS: the servers and the account of the operator, which hears, assigns and purges over one connection of its own."""
 
-    url: str = Field(default="", description="Server URLs, comma separated; empty takes the operator's.", pattern=NATS_URL_PATTERN, max_length=1024)
-    credentials_secret: str = Field(default="", description="Secret of the pool's namespace with the key nats.creds; empty means none.", pattern=SECRET_PATTERN, max_length=253)
+    url: str = Field(
+        default="",
+        description="Server URLs, comma separated: other addresses of the NATS that the operator uses; empty takes the operator's.",
+        pattern=NATS_URL_PATTERN,
+        max_length=1024,
+    )
+    credentials_secret: str = Field(
+        default="",
+        description="Secret of the pool's namespace with the key nats.creds: credentials of the operator's account; empty means none.",
+        pattern=SECRET_PATTERN,
+        max_length=253,
+    )
 
 
 class ActorPoolSpec(TypedByPeople):
@@ -37,7 +47,7 @@ class ActorPoolSpec(TypedByPeople):
     actors_per_pod: int = Field(default=10_000, ge=1, le=1_000_000, description="Most actors that one pod may hold.")
     resources: dict[str, Any] = Field(default_factory=dict, description="Requests and limits of the runtime container, as in a pod.")
     pod_template: dict[str, Any] = Field(default_factory=dict, description="Merged over the pod template that the operator makes: metadata and spec, containers by name.")
-    nats: NatsReference = Field(default_factory=NatsReference, description="Which NATS the pods use.")
+    nats: NatsReference = Field(default_factory=NatsReference, description="How the pods reach NATS, whose servers and account they share with the operator.")
 
 
 class ActorPoolStatus(ReturnedByCluster):

@@ -15,7 +15,7 @@ from aether_kube.backoff import Backoff
 from aether_kube.client import KubeClient
 from aether_kube.connection import anonymous_connection
 from aether_kube.documents import JsonObject, text_at
-from aether_kube.informer import Informer, InformerTiming, Selection
+from aether_kube.informer import REFUSALS_MIN, Informer, InformerTiming, Selection
 from aether_kube.kinds import ACTORS
 from aether_kube.store import Change, ChangeKind, ObjectKey
 from tests.fake_apiserver import FakeApiServer, Fault
@@ -380,6 +380,21 @@ async def test_every_refusal_of_a_list_is_outlived() -> None:
         server.faults.append(Fault(is_list, 200, body=b"{}"))
         async with following(server) as follower:
             await follower.until_holds(a="good")
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_a_link_that_is_refused_again_and_again_says_so_until_it_works(status: int) -> None:
+    def is_refused(follower: Following) -> bool:
+        return follower.informer.health().refused
+
+    async with FakeApiServer() as server:
+        server.faults += [*[Fault(is_list, status)] * (REFUSALS_MIN - 1), Fault(is_list, 503), Fault(is_list, status), Fault(is_list, 503), Fault(is_list, 503)]
+        refused: list[bool] = []
+        async with following(server) as follower:
+            follower.informer.on_health = lambda: refused.append(is_refused(follower))
+            await follower.until_watching()
+
+        assert refused[: REFUSALS_MIN + 4] == [False] * REFUSALS_MIN + [True] * 3 + [False]
 
 
 async def test_a_list_is_due_after_some_time_even_when_all_is_well() -> None:

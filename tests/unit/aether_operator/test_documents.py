@@ -125,6 +125,7 @@ def test_a_pool_is_ready_when_all_its_pods_are() -> None:
     assert reason(pool(), PoolState(2, 2, 5)) == ("True", "PodsReady")
     assert reason(pool(), PoolState(2, 1, 5)) == ("False", "PodsNotReady")
     assert reason(pool(), PoolState(2, 1, 5, refusal="exceeded quota")) == ("False", "PodsRefused")
+    assert reason(pool(), PoolState(2, 2, 5, unheard=True)) == ("False", "NotHeard")
     assert reason(pool(0), PoolState()) == ("False", "ScaledToZero")
     assert reason(pool(), PoolState(2, 2, 5, "no streams")) == ("False", "Hindered")
     assert reason(pool(2, "spec.x: wrong"), PoolState()) == ("False", "InvalidSpec")
