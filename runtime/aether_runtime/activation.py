@@ -97,7 +97,8 @@ class Activation:
     @property
     def reminders(self) -> Mapping[str, str]:
         """The reminders in force, with their tokens."""
-        return self._history.reminders
+        history = self._history
+        return history.reminders if not history.fired else {name: token for name, token in history.reminders.items() if history.is_in_force(name, token)}
 
     @property
     def is_ready(self) -> bool:

@@ -253,6 +253,8 @@ class DurableInbox:
             choice = choose_tick(found.tick, [other for other in later if isinstance(other, DurableCommand)], self._now_s())
             if isinstance(choice, Drop):
                 self.dropped += 1
+                if found.tick.missed == "skip":
+                    vm.skip_tick(found.tick)
                 logger.debug("a tick is not run", extra={logs.ACTOR_ID: str(actor), logs.NAME: found.tick.name, logs.REASON: choice.why})
                 return True
         return await self._run_command(vm, found, message)

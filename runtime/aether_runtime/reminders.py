@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from aether_api import logs
@@ -19,6 +20,8 @@ from aether_api.messages import Reply, build_error, format_time
 from aether_nats.schedules import Reminder
 from aether_runtime.answers import build_moving
 from aether_runtime.core.group import Group, Waiting
+from aether_runtime.core.history import History
+from aether_runtime.core.reminders import find_fired
 from aether_runtime.ports import ReminderStore
 
 logger = logging.getLogger(__name__)
@@ -29,13 +32,19 @@ RETRY_S: Final = 0.2
 REMAKE_TRIES: Final = 300
 """Tries to make a schedule again, a minute of them: as long as an election takes at its worst."""
 
+ENDS_MAX: Final = 256
+"""One-shots that fired before, whose ends one commit carries: some KB of headers. The others wait for the next one."""
+
 Named = tuple[str, str]
 """Name and token of a schedule."""
 
 
-def choose_changes(group: Group, in_force: Mapping[str, str], token: str) -> dict[str, str]:
-    """Return what the commit says of reminders: its token for each that it sets, none for each that it ends."""
-    return {name: token if reminder else "" for name, (reminder, _) in group.reminders.items() if reminder or name in in_force}
+def choose_changes(group: Group, history: History, token: str) -> dict[str, str]:
+    """Return what the commit says of reminders: its token for each that it sets, none for each that it ends or that has fired."""
+    fired = find_fired({**history.fired, **group.fired}, history.reminders)
+    return dict.fromkeys(islice(fired, ENDS_MAX), "") | {
+        name: token if reminder else "" for name, (reminder, _) in group.reminders.items() if reminder or name in history.reminders
+    }
 
 
 def find_ended(group: Group, in_force: Mapping[str, str]) -> list[Named]:

@@ -20,9 +20,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-import msgspec
-
 from aether_api import logs
+from aether_api.durable import Tick
 from aether_api.envelope import Commit, StoredCommit
 from aether_api.errors import EventInvalid, Reason, VersionConflictError, reason_of
 from aether_api.identity import Epoch
@@ -33,10 +32,9 @@ from aether_runtime.activation import Activation
 from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_quarantine, describe_replay
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
 from aether_runtime.core.history import Position
-from aether_runtime.core.reminders import format_changes
 from aether_runtime.permits import Permit
 from aether_runtime.ports import DesiredActor
-from aether_runtime.reminders import choose_changes, end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
+from aether_runtime.reminders import end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
 from aether_runtime.replays import ReplayWatch
 from aether_runtime.snapshotter import SnapshotMark
 from aether_runtime.vm_reading import Tail, answer_repeats, fold_announced, read_history, read_tail
@@ -140,6 +138,11 @@ class VirtualMachine(Activation):
         self.phase, self.reason, self.message = ActorPhase.PASSIVE, "Passive", message
         self._report()
 
+    def skip_tick(self, tick: Tick) -> None:
+        """Note that a tick came too late to be run: a one-shot is over then."""
+        if not tick.recurring:
+            self._history.note_fired({tick.name: tick.token})
+
     def take_model(self, model: Model) -> None:
         """Decide with another model of equal fold from the next group on."""
         self._history.model = model
@@ -220,8 +223,8 @@ class VirtualMachine(Activation):
         try:
             position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, group.time)
             self._history.accept(position, int(group.time_s), group.digests, group.state)
-            if commit.inbox or group.reminders:
-                self._history.note_durable(commit.inbox, commit.reminders)
+            if commit.inbox or commit.reminders:
+                self._history.note_durable(commit.inbox, commit.reminders, group.fired)
                 self._after_scheduled(commit, group)
         except Exception as exc:
             self._send([(item, build_unknown(item)) for item in group.members])
@@ -319,6 +322,7 @@ class VirtualMachine(Activation):
         if tail is None:
             return
         if tail.holds(commit.id):
+            self._history.note_fired(group.fired)
             self._after_scheduled(commit, group)
             self._send_committed(group)
             self._conflicts = 0
@@ -335,7 +339,6 @@ class VirtualMachine(Activation):
     async def _append_scheduled(self, commit: Commit, group: Group) -> None:
         """Make the schedules of a group, then append its commit: a reminder in force then always has a schedule."""
         group.ended = find_ended(group, self._history.reminders)
-        commit = msgspec.structs.replace(commit, reminders=format_changes(choose_changes(group, self._history.reminders, commit.id)))
         try:
             failed = await make_schedules(self._services.reminders, self.desired.actor, group, commit.id, is_stopping=lambda: self._stopping)
             if not failed:
@@ -365,6 +368,7 @@ class VirtualMachine(Activation):
             return
         if tail.end == "same":
             self._send(group.answers)
+            self._history.note_fired(group.fired)
             self._conflicts = 0
         elif tail.end == "moved":
             self._decide_again(group)

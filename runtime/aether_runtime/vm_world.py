@@ -11,7 +11,9 @@ from aether_api.identity import ActorId
 from aether_model.model import Model
 from aether_runtime.core.group import Group, Now
 from aether_runtime.core.history import History
+from aether_runtime.core.reminders import format_changes
 from aether_runtime.ports import ActorReport, CommitLog, DesiredActor, ReminderStore, Spawn
+from aether_runtime.reminders import choose_changes
 from aether_runtime.replays import Replays
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.tally import Tally
@@ -80,10 +82,11 @@ def build_label(model: Model) -> str:
 
 
 def build_commit(group: Group, history: History, desired: DesiredActor, services: VmServices) -> Commit:
-    """Return the commit of a group that was decided on the history as it is; its reminders come later."""
-    position = history.position
+    """Return the commit of a group that was decided on the history as it is; the schedules of its reminders come later."""
+    position, id = history.position, services.new_id()
+    has_changes = group.reminders or group.fired or history.fired
     return Commit(
-        id=services.new_id(),
+        id=id,
         actor=desired.actor,
         expected_sequence=position.sequence,
         first_version=position.version + 1,
@@ -95,4 +98,5 @@ def build_commit(group: Group, history: History, desired: DesiredActor, services
         payload=join_events(group.encoded),
         incarnation=position.incarnation,
         inbox="" if group.inbox is None else str(group.inbox),
+        reminders=format_changes(choose_changes(group, history, id)) if has_changes else "",
     )

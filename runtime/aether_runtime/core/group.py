@@ -74,6 +74,7 @@ class Group(msgspec.Struct):
         bytes: of the events so far; at most `bytes_max`.
         inbox: how far the group settles the actor's durable commands; None if not at all.
         reminders: what becomes of reminders, by name: a new one, or None for its end; with the command that wants it.
+        fired: one-shots whose commands store nothing, by name with their tokens; the group's commit ends them, or the next one.
         ended: names and tokens of the schedules that are of no more use once the group is committed.
     """
 
@@ -94,6 +95,7 @@ class Group(msgspec.Struct):
     bytes_max: int = 0
     inbox: InboxPosition | None = None
     reminders: dict[str, tuple[Reminder | None, Waiting]] = {}
+    fired: dict[str, str] = {}
     ended: list[tuple[str, str]] = []
 
     @property
@@ -175,15 +177,19 @@ def _take_durable(group: Group, history: History, item: Waiting, now: Now) -> bo
         group.immediate.append((item, Reply("noop", group.version, message="it is settled already", command_id=item.command.id)))
         return True
     tick = entry.tick
-    if tick is not None and (tick.name in group.reminders or history.reminders.get(tick.name) != tick.token):
+    if tick is not None and (tick.name in group.reminders or tick.name in group.fired or not history.is_in_force(tick.name, tick.token)):
         group.answers.append((item, Reply("noop", group.version, reason=REMINDER_GONE, message="its reminder is not in force", command_id=item.command.id)))
+        tick = None
     elif not _take(group, history, item, now):
         return False
     outcome = group.answers[-1][1].outcome if len(group.answers) > answered else "error"
     if outcome != "error":
         group.inbox = entry.position
-    if outcome == "accepted" and tick is not None and not tick.recurring:
-        group.reminders.setdefault(tick.name, (None, item))
+    if tick is not None and not tick.recurring:
+        if outcome == "accepted":
+            group.reminders.setdefault(tick.name, (None, item))
+        elif outcome != "error":
+            group.fired[tick.name] = tick.token
     return True
 
 

@@ -18,7 +18,7 @@ from aether_api.envelope import StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
 from aether_api.messages import normalise_time, parse_second
 from aether_model.model import Model, State
-from aether_runtime.core.reminders import NO_REMINDERS, fold_changes, no_reminders
+from aether_runtime.core.reminders import NO_REMINDERS, find_fired, fold_changes, no_reminders
 from aether_runtime.core.window import KEPT_MIN, WINDOW_S, CommandWindow, hash_command_id
 
 
@@ -66,6 +66,8 @@ class History:
     Attributes:
         inbox: how far it has settled its durable commands.
         reminders: names with the tokens under which they are in force; replaced, never changed in place.
+        fired: those of `reminders` that are one-shots and have fired, though nothing was stored of it: the next commit of this VM ends
+            them. It is in no snapshot, and replaced like them.
         forgotten: commits whose commands nobody needs to know any more, since a long past is folded.
     """
 
@@ -75,6 +77,7 @@ class History:
     window: CommandWindow = field(default_factory=CommandWindow)
     inbox: InboxPosition = NO_INBOX
     reminders: Mapping[str, str] = field(default_factory=no_reminders)
+    fired: Mapping[str, str] = field(default_factory=no_reminders)
     forgotten: Forgotten = NOTHING_FORGOTTEN
 
     @classmethod
@@ -132,6 +135,7 @@ class History:
                 state = apply(state, event.type, bytes(event.data), time=time, version=version, schema_version=event.schema_version)
             if commit.inbox or commit.reminders:
                 self.inbox, self.reminders = self._read_durable(commit.inbox, commit.reminders)
+                self.note_fired({})
         except (InvalidEnvelope, PermanentError) as exc:
             raise EventInvalid(f"sequence {commit.sequence}, versions {commit.first_version} to {commit.last_version}: {exc}") from exc
         self.state = state
@@ -154,9 +158,19 @@ class History:
         distinct = dict.fromkeys(command_id for command_id in command_ids if command_id)
         self.window.add_digests(map(hash_command_id, distinct), sequence, second)
 
-    def note_durable(self, inbox: str, reminders: str) -> None:
-        """Move inbox and reminders on as an accepted commit of ours says."""
+    def note_fired(self, fired: Mapping[str, str]) -> None:
+        """Remember one-shots, by name with their tokens, whose commands were run and stored nothing."""
+        if fired or self.fired:
+            self.fired = find_fired({**self.fired, **fired}, self.reminders) or NO_REMINDERS
+
+    def is_in_force(self, name: str, token: str) -> bool:
+        """Tell whether a reminder is in force under a token, and has not fired for good."""
+        return self.reminders.get(name) == token and self.fired.get(name) != token
+
+    def note_durable(self, inbox: str, reminders: str, fired: Mapping[str, str]) -> None:
+        """Move inbox and reminders on as an accepted commit of ours says; `fired` are the one-shots of its group."""
         self.inbox, self.reminders = self._read_durable(inbox, reminders)
+        self.note_fired(fired)
 
     def _read_durable(self, inbox: str, reminders: str) -> tuple[InboxPosition, Mapping[str, str]]:
         return parse_inbox_position(inbox) if inbox else self.inbox, fold_changes(self.reminders, reminders) if reminders else self.reminders
@@ -165,7 +179,7 @@ class History:
         self.state = self.model.initial_state()
         self.window = CommandWindow()
         self.inbox = parse_inbox_position(commit.inbox) if commit.inbox else NO_INBOX
-        self.reminders = NO_REMINDERS
+        self.reminders = self.fired = NO_REMINDERS
         self.position = Position(0, commit.sequence, NO_COMMITS.appended(commit.sequence), commit.incarnation, commit.id, "")
 
 

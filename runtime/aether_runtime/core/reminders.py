@@ -5,7 +5,8 @@ whose commit was refused leaves a schedule behind that nobody stands for: its ti
 At worst a tick comes in vain, never is one lost.
 
 A commit says what it does to reminders as `name:token` pairs; an empty token ends one. A one-shot ends with the commit of
-its own command.
+its own command; where that stored nothing it has fired all the same, and the actor's next commit, whatever it is of, ends it in
+the log. A VM that comes before that commit takes it for one in force, which does no harm: its schedule is gone.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ def fold_changes(reminders: Mapping[str, str], text: str) -> Mapping[str, str]:
     """
     merged = {**reminders, **parse_changes(text)}
     return {name: token for name, token in merged.items() if token} or NO_REMINDERS
+
+
+def find_fired(fired: Mapping[str, str], reminders: Mapping[str, str]) -> dict[str, str]:
+    """Return the one-shots among `fired` that the log still holds in force, with their tokens; others were set again, or ended."""
+    return {name: token for name, token in fired.items() if reminders.get(name) == token}
 
 
 def format_changes(changes: Mapping[str, str]) -> str:

@@ -66,6 +66,10 @@ async def run_durable(pod: Pod, vm: VirtualMachine, wish: Command, sequence: int
     return call.reply
 
 
+def build_tick(vm: VirtualMachine, name: str = "morning") -> Tick:
+    return Tick(name, vm.reminders[name], "late", "2026-07-01T12:01:00Z", recurring=False)
+
+
 class Rig:
     """One pod on a log in memory."""
 
@@ -260,6 +264,71 @@ async def test_a_one_shot_ends_with_the_commit_of_its_command() -> None:
     assert dict(vm.reminders) == {}
     again = await run_durable(rig.pod, vm, command("Ring", "tick again"), 51, tick)
     assert (again.outcome, again.reason, vm.get_version()) == ("noop", REMINDER_GONE, 2)
+
+
+@pytest.mark.parametrize("name", ["Refuse", "Ignore"])
+async def test_a_one_shot_whose_command_stores_nothing_ends_with_the_next_commit(name: str) -> None:
+    rig = Rig()
+    vm = await rig.start()
+    await run_commands(rig.pod, vm, command("Set", after_s=60))
+    tick = build_tick(vm)
+    assert (await run_durable(rig.pod, vm, command(name, "tick"), 50, tick)).outcome in ("rejected", "noop")
+    assert (dict(vm.reminders), dict((await rig.start(epoch=2)).reminders)) == ({}, {"morning": tick.token}), "the log knows nothing of it yet"
+    again = await run_durable(rig.pod, vm, command("Ring", "tick again"), 51, tick)
+    assert (again.reason, vm.get_version()) == (REMINDER_GONE, 1)
+    await run_commands(rig.pod, vm, command("Ring"))
+    assert [commit.reminders for commit in await rig.commits()] == [f"morning:{tick.token}", "morning:"]
+    await run_commands(rig.pod, vm, command("Ring", "later"))
+    assert [commit.reminders for commit in await rig.commits()][2:] == [""]
+    assert dict(vm.reminders) == dict((await rig.start(epoch=2)).reminders) == {}
+
+
+@pytest.mark.parametrize("fate", [Fate.HELD, Fate.STORED_ACK_LOST])
+async def test_the_end_of_a_one_shot_that_stores_nothing_may_be_in_the_commit_of_its_own_group(fate: Fate) -> None:
+    rig = Rig(Fate.STORED, Fate.HELD, fate)
+    vm = await rig.start()
+    await run_commands(rig.pod, vm, command("Set", after_s=60))
+    tick = build_tick(vm)
+    await send_alone(rig.pod, vm, command("Ring", "before"))
+    refused, other = send_durable(rig.pod, vm, command("Refuse"), 50, tick), rig.pod.send(vm, command("Ring"))
+    rig.events.release()
+    await settle(rig.pod, until=lambda: len(rig.events.appends) == 3)
+    rig.events.release()
+    await settle(rig.pod, until=lambda: bool(other.answers))
+    assert (refused.reply.outcome, [commit.reminders for commit in await rig.commits()][1:]) == ("rejected", ["", "morning:"])
+    assert dict(vm.reminders) == dict((await rig.start(epoch=2)).reminders) == {}
+
+
+async def test_a_reminder_that_is_set_again_after_its_one_shot_was_refused_stays_in_force() -> None:
+    rig = Rig()
+    vm = await rig.start()
+    await run_commands(rig.pod, vm, command("Set", after_s=60))
+    await run_durable(rig.pod, vm, command("Refuse", "tick"), 50, build_tick(vm))
+    await run_commands(rig.pod, vm, command("Set", "again", after_s=60), command("Ring"))
+    assert list(vm.reminders) == ["morning"]
+    assert dict(vm.reminders) == dict((await rig.start(epoch=2)).reminders)
+    assert (await run_durable(rig.pod, vm, command("Ring", "tick again"), 51, build_tick(vm))).outcome == "accepted"
+
+
+async def test_a_tick_whose_command_fails_keeps_its_reminder() -> None:
+    rig = Rig()
+    vm = await rig.start()
+    await run_commands(rig.pod, vm, command("Set", after_s=60))
+    assert (await run_durable(rig.pod, vm, command("Fail", "tick"), 50, build_tick(vm))).outcome == "error"
+    assert list(vm.reminders) == ["morning"], "its command is tried again"
+
+
+async def test_one_shots_that_fired_by_the_hundred_end_with_several_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.reminders.ENDS_MAX", 2)
+    rig = Rig()
+    vm = await rig.start()
+    names = [f"r{number}" for number in range(5)]
+    await run_commands(rig.pod, vm, *(command("Set", name, name=name, after_s=60) for name in names))
+    for sequence, name in enumerate(names, 50):
+        vm.skip_tick(build_tick(vm, name)) if name == "r0" else await run_durable(rig.pod, vm, command("Refuse", f"tick of {name}"), sequence, build_tick(vm, name))
+    for left in (3, 1, 0):
+        await run_commands(rig.pod, vm, command("Ring", f"{left} left"))
+        assert (dict(vm.reminders), len((await rig.start(epoch=2)).reminders)) == ({}, left)
 
 
 async def test_a_recurring_reminder_stays_in_force() -> None:
