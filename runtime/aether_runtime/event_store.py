@@ -8,7 +8,8 @@ actor learns of them as of every foreign commit. Rules:
   saved. Without it the events follow whatever is there.
 - All events of one call are one commit: all or nothing.
 - A lost ack is the log's business: the identical commit is sent again until it is stored or refused, and after a refusal all
-  commits since are searched for it. Only a time-out leaves the outcome unknown; the actor's version tells it later.
+  commits since are searched for it. Only a time-out leaves the outcome unknown, unless no append was begun by then; the actor's
+  version tells it later.
 - The version cache makes `get_latest_version` and a first append cheap. It is a hint, fed by what is read and saved here, by
   `update_version_cache`, and by `follow`, which listens to the event bus.
 
@@ -21,7 +22,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -29,7 +30,7 @@ from weakref import WeakValueDictionary
 
 from aether_api import logs
 from aether_api.envelope import Event, StoredCommit
-from aether_api.errors import EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, RetryableError, VersionConflictError
+from aether_api.errors import Disconnected, EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, RetryableError, VersionConflictError
 from aether_api.identity import NO_EPOCH, ActorId, Epoch, check_id, check_name
 from aether_model.model import Model
 from aether_nats.connection import NatsConnection
@@ -47,7 +48,7 @@ from aether_runtime.core.version_cache import KnownActor, VersionCache
 from aether_runtime.ports import CommitLog, SnapshotStore
 from aether_runtime.replay import replay
 from aether_runtime.replays import ReplayWatch
-from aether_runtime.vm_reading import RETRY_S, read_tail
+from aether_runtime.vm_reading import RETRY_S, Tail, read_tail
 
 logger = logging.getLogger(__name__)
 
@@ -70,16 +71,46 @@ class EventStoreSettings:
     actors_max: int = 10_000
 
 
+@dataclass(slots=True)
+class _Save:
+    """One call.
+
+    Attributes:
+        may_be_saved: an append was begun, and its outcome is not known.
+    """
+
+    actor: ActorId
+    events: Sequence[NewEvent]
+    expected_version: int | None
+    may_be_saved: bool = False
+
+    def describe(self, why: str) -> str:
+        """Return what is said of it when it is given up."""
+        if not self.may_be_saved:
+            return f"{self.actor}: nothing was saved: {why}"
+        return f"{self.actor}: {len(self.events)} events may or may not be saved: {why}. Look at its version before saving them again"
+
+
 class EventStore:
     """Saves and reads events of the actors of one namespace; `open` makes one, any number of tasks may use it."""
 
-    def __init__(self, log: CommitLog, snapshots: SnapshotStore, namespace: str, *, models: Iterable[Model] = (), settings: EventStoreSettings | None = None) -> None:
-        """Use `log`; with `models`, only events that the actor's model can apply are saved, and only for actors of these models."""
+    def __init__(
+        self,
+        log: CommitLog,
+        snapshots: SnapshotStore,
+        namespace: str,
+        *,
+        models: Iterable[Model] = (),
+        settings: EventStoreSettings | None = None,
+        is_closed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Use `log`, until `is_closed`; with `models`, only events that the actor's model can apply are saved, and only for actors of these models."""
         self._log = log
         self._snapshots = snapshots
         self._namespace = namespace
         self._models = {model.name: model for model in models}
         self._settings = settings or EventStoreSettings()
+        self._is_closed = is_closed
         self._writer = check_id(self._settings.writer)
         self._cache = VersionCache(self._settings.actors_max)
         self._locks: WeakValueDictionary[ActorId, asyncio.Lock] = WeakValueDictionary()
@@ -94,7 +125,7 @@ class EventStore:
         """
         layout = await ensure_streams(connection, check_name("namespace", namespace))
         js = JetStream(connection)
-        return cls(Journal(js, layout.partitions), JetStreamSnapshotStore(js), namespace, models=models, settings=settings)
+        return cls(Journal(js, layout.partitions), JetStreamSnapshotStore(js), namespace, models=models, settings=settings, is_closed=lambda: connection.is_closed)
 
     # Writing.
 
@@ -114,19 +145,24 @@ class EventStore:
             EventInvalid: an event is none, or the model cannot apply it, and nothing was saved; or the actor's log is broken.
             ModelInvalid: the store has models, but not the actor's.
             CommitTooLarge: they do not fit into one message; nothing was saved. Save fewer at once.
-            RequestTimeout: the log did not answer for `timeout_s`, and they may be saved; the actor's version tells.
+            RequestTimeout: the log did not answer for `timeout_s`. The message says whether nothing was saved, since it could not even be
+                read, or whether they may be saved; then the actor's version tells.
+            Disconnected: the connection was closed, so that waiting is in vain; the message says the same.
         """
         self._check_namespace(actor)
         if not events:
             return ()
+        save = _Save(actor, events, expected_version)
         try:
             async with asyncio.timeout(self._settings.timeout_s), self._writing(actor):
-                return (await self._save(actor, events, expected_version)).events
+                return (await self._save(save)).events
         except TimeoutError as exc:
-            message = f"{actor}: {len(events)} events may or may not be saved: no answer within {self._settings.timeout_s:g} s. Look at its version before saving them again"
-            raise RequestTimeout(message) from exc
+            raise RequestTimeout(save.describe(f"no answer within {self._settings.timeout_s:g} s")) from exc
+        except Disconnected as exc:
+            raise Disconnected(save.describe(str(exc))) from exc
 
-    async def _save(self, actor: ActorId, events: Sequence[NewEvent], expected_version: int | None) -> PlannedCommit:
+    async def _save(self, save: _Save) -> PlannedCommit:
+        actor, events, expected_version = save.actor, save.events, save.expected_version
         known, history = await self._read_past(actor, expected_version)
         attempted = history.position.version if expected_version is None else expected_version
         for _ in range(ATTEMPTS_MAX):
@@ -134,20 +170,22 @@ class EventStore:
                 break
             attempted = history.position.version
             planned = plan_commit(actor, history, events, Writer(self._writer, known.epoch), commit_id=secrets.token_hex(8), now_s=time.time())
-            if await self._append(planned, known, history):
+            if await self._append(save, planned, known, history):
                 return planned
             known, history = await self._read_past(actor, expected_version)
         raise VersionConflictError(str(actor), attempted, history.position.version)
 
-    async def _append(self, planned: PlannedCommit, known: KnownActor, history: History) -> bool:
+    async def _append(self, save: _Save, planned: PlannedCommit, known: KnownActor, history: History) -> bool:
         """Append a commit; returns False if another one came first, which the history then holds, unless the log began anew."""
         actor = planned.commit.actor
+        self._check_open()
+        save.may_be_saved = True
         try:
             planned.accept(history, await self._log.append(planned.commit))
             is_stored = True
         except VersionConflictError:
-            tail = await read_tail(history, actor, self._log, may_be_empty=False, is_stopping=lambda: False)
-            is_stored = tail.holds(planned.commit.id)
+            tail = await self._read_tail(history, actor, may_be_empty=False)
+            is_stored = save.may_be_saved = tail.holds(planned.commit.id)
             known.epoch = tail.head.epoch if tail.head is not None else known.epoch
             if tail.end == "other":
                 self._cache.forget(actor)
@@ -163,7 +201,7 @@ class EventStore:
             told = known.version
             if not known.is_behind and expected_version in (None, told):
                 return known, known.history
-            tail = await read_tail(known.history, actor, self._log, may_be_empty=True, is_stopping=lambda: False)
+            tail = await self._read_tail(known.history, actor, may_be_empty=True)
             if tail.end != "other":
                 known.version = known.history.position.version if known.version == told else known.version  # unless it was told more meanwhile
                 known.epoch = tail.head.epoch if tail.head is not None else known.epoch
@@ -185,8 +223,19 @@ class EventStore:
                     history, epoch = replayed.history, replayed.epoch
                 return KnownActor(history.position.version, history, epoch), history
             except RetryableError as exc:
+                self._check_open()
                 logger.debug("reading the log has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
                 await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
+
+    async def _read_tail(self, history: History, actor: ActorId, *, may_be_empty: bool) -> Tail:
+        tail = await read_tail(history, actor, self._log, may_be_empty=may_be_empty, is_stopping=self._is_closed)
+        if tail.end == "unread":
+            self._check_open()
+        return tail
+
+    def _check_open(self) -> None:
+        if self._is_closed():
+            raise Disconnected("the connection is closed; open another one, and a store on it")
 
     async def _read_end(self, actor: ActorId) -> tuple[History, Epoch]:
         try:

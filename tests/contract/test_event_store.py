@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 from msgspec.structs import replace
 
-from aether_api.envelope import encode_event, join_events
-from aether_api.errors import EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, VersionConflictError
+from aether_api.envelope import Commit, encode_event, join_events
+from aether_api.errors import Disconnected, EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, VersionConflictError
 from aether_api.identity import Epoch, parse_actor_id
 from aether_api.messages import format_time
 from aether_model.model import Model
@@ -283,6 +283,43 @@ async def test_an_ack_that_never_comes_leaves_the_outcome_unknown_and_the_store_
     log.choose = lambda commit: Fate.STORED
     await store.save_event(ALICE, OPENED, expected_version=0)
     assert await store.get_latest_version(ALICE) == 1
+
+
+async def test_a_save_that_could_not_even_read_the_log_says_that_nothing_was_saved(rig: Rig) -> None:
+    log = FaultyCommitLog(rig.log)
+    log.away = True
+    store = EventStore(log, MemorySnapshotStore(), "default", settings=EventStoreSettings(timeout_s=0.05))
+    with pytest.raises(RequestTimeout, match="nothing was saved: no answer within"):
+        await store.save_event(ALICE, OPENED)
+    assert log.appends == []
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_save_on_a_closed_connection_fails_at_once(is_known: bool, rig: Rig) -> None:
+    log, closed = FaultyCommitLog(rig.log), asyncio.Event()
+    store = EventStore(log, MemorySnapshotStore(), "default", is_closed=closed.is_set)
+    if is_known:
+        await store.save_event(ALICE, OPENED)
+    closed.set()
+    log.away = True
+    async with asyncio.timeout(5):
+        for expected_version in (None, 1):
+            with pytest.raises(Disconnected, match="nothing was saved: the connection is closed"):
+                await store.save_event(ALICE, deposited(1), expected_version=expected_version)
+    assert len(log.appends) == is_known
+
+
+async def test_a_connection_that_is_closed_after_a_refusal_leaves_the_outcome_unknown() -> None:
+    def choose(commit: Commit) -> Fate:
+        closed.set()
+        log.away = True
+        return Fate.STORED_ACK_LOST
+
+    log, closed = FaultyCommitLog(MemoryCommitLog(), choose), asyncio.Event()
+    store = EventStore(log, MemorySnapshotStore(), "default", is_closed=closed.is_set)
+    async with asyncio.timeout(5):
+        with pytest.raises(Disconnected, match="may or may not be saved: the connection is closed"):
+            await store.save_event(ALICE, OPENED)
 
 
 # Reading what is broken.
