@@ -2,7 +2,7 @@
 
 A message is for one process (pod UID and boot id) and carries at most `ITEMS_MAX` changes; its answer tells the fate of each.
 An answer that does not come changes nothing: the status follows all the same, and the pod finds its actors by its own watch. In a rollout
-that is the usual end of a pod: it lets all of its actors go by itself and is gone while they are still handed over, a few at a time.
+a pod that ran out of time is gone while its last actors are still handed over, a few at a time.
 A second try leaves out what was decided otherwise meanwhile: an actor that was deleted and released must not come back.
 A `stale` item names the epoch that the pod knows, which becomes the floor of the next plan.
 
