@@ -104,12 +104,9 @@ class _FastClient(StrictClient):
             await self._process_op_err(error)
 
     async def close(self) -> None:
-        """End for good, with all tasks, also when this is given up while the last bytes wait for a slow socket."""
+        """End for good."""
         self._is_ending = True
-        try:
-            await super().close()
-        finally:
-            self.end_tasks()
+        await super().close()
 
     async def _attempt_reconnect(self) -> None:
         self._events.down()

@@ -130,9 +130,7 @@ class StrictClient(Client):
 
     async def _connect_to_server(self, s: Srv) -> None:
         """Dial; the try before this one may have come far before it failed."""
-        self.end_tasks()
-        if self._transport is not None:
-            self._transport.close()  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
+        self._end_try()
         await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:
@@ -140,12 +138,22 @@ class StrictClient(Client):
         try:
             await super()._process_connect_init()
         except BaseException:
-            if self._transport is not None:
-                self._transport.close()  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
+            self._end_try()
             raise
 
-    def end_tasks(self) -> None:
-        """End what works on the socket."""
+    async def close(self) -> None:
+        """End for good, with all tasks, also when this is given up while the last bytes wait for a slow socket."""
+        try:
+            await super().close()
+        finally:
+            self._end_tasks()
+
+    def _end_try(self) -> None:
+        self._end_tasks()
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
+
+    def _end_tasks(self) -> None:
         for name in TASK_NAMES:
             task = cast("asyncio.Task[None] | None", getattr(self, name, None))
             if task is not None and task is not asyncio.current_task():
