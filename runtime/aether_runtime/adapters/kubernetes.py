@@ -152,7 +152,7 @@ def build_conditions(report: ActorReport) -> tuple[Condition, ...]:
         conditions.append(_condition(report, "Quarantined", True, report.reason, report.message))
     if report.snapshot_problem:
         problem = report.snapshot_problem
-        conditions.append(Condition(type=problem.condition, status="True", reason=problem.condition, message=_cut(problem.message), observed_generation=report.desired.generation))
+        conditions.append(_condition(report, problem.condition, True, problem.condition, problem.message))
     if report.fenced_by:
         conditions.append(_condition(report, "Fenced", True, report.reason, report.message))
     return tuple(conditions)

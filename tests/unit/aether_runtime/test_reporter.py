@@ -264,27 +264,17 @@ async def test_nothing_is_written_of_an_actor_that_was_given_away_while_its_repo
     assert len(sink.tried) == WRITES_AT_ONCE
 
 
-async def test_a_report_that_cannot_be_made_harms_no_other() -> None:
-    sink = Sink(ValueError("no text of the API server's"))
+@pytest.mark.parametrize("failure", [KubeInvalid("no"), ValueError("no text of the API server's")], ids=["refused", "not made"])
+async def test_a_write_that_fails_for_good_harms_no_other_and_is_said_again_when_the_status_was_overwritten(failure: Exception) -> None:
+    sink = Sink(failure)
     reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
     reporter.report(build_report("alice"))
     reporter.report(build_report("bob"))
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reporter.run())
         await until(lambda: sink.written)
-        running.cancel()
-    assert ([report.desired.actor.id for report in sink.written], reporter.refused, reporter.dirty) == (["bob"], 1, 0)
-
-
-async def test_a_refused_write_harms_no_other_and_is_said_again_when_the_status_was_overwritten() -> None:
-    sink = Sink(KubeInvalid("no"))
-    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
-    reporter.report(build_report("alice"))
-    reporter.report(build_report("bob"))
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(reporter.run())
-        await until(lambda: sink.written)
-        assert [report.desired.actor.id for report in sink.written] == ["bob"]
+        await turn()
+        assert ([report.desired.actor.id for report in sink.written], reporter.refused, reporter.dirty) == (["bob"], 1, 0)
         reporter.see(build_report("alice").desired.actor, ShownStatus(2, ActorPhase.SCHEDULED))
         await until(lambda: len(sink.written) == 2)
         running.cancel()
