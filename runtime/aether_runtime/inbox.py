@@ -36,6 +36,7 @@ from aether_runtime.core.group import InboxEntry, Waiting
 from aether_runtime.core.inbox import Grave, count_try, explain_poison, judge, repeat_after_s
 from aether_runtime.core.reminders import REMINDER_GONE, Drop, choose_tick
 from aether_runtime.ports import InboxStore, ReminderStore
+from aether_runtime.single_flight import SingleFlight
 from aether_runtime.vm import VirtualMachine
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ class DurableInbox:
         self._runtime = runtime
         self._now_s = now_s or time.time  # looked up when it is needed, so that a simulation can be of another time
         self._incarnation = 0
-        self._draining: dict[ActorId, bool] = {}
-        self._waking: dict[ActorId, bool] = {}
+        self._drains = SingleFlight("inbox", self._drain, runtime.spawn)
+        self._wakes = SingleFlight("wake", self._wake, runtime.spawn, at_most=WAKES_MAX)
         self._asleep: list[ActorId] = []
         self._any_asleep = asyncio.Event()
         self._proven: set[ActorId] = set()
@@ -118,14 +119,10 @@ class DurableInbox:
 
     def drain(self, actor: ActorId) -> None:
         """Run what waits for an actor that lives here; if that is under way, look once more afterwards."""
-        if actor in self._draining:
-            self._draining[actor] = True
-            return
-        self._draining[actor] = False
         vm = self._runtime.registry.get(actor)
         if vm is not None:
             vm.draining = True  # so that it does not fall asleep before the drain begins
-        self._runtime.spawn(self._drain(actor), f"inbox {actor}")
+        self._drains.begin(actor)
 
     def count_done(self) -> dict[str, int]:
         """Return how many messages are done with, by result."""
@@ -146,27 +143,13 @@ class DurableInbox:
         if vm is not None and vm.is_ready:
             self.drain(actor)
         elif vm is None:
-            self._begin_wake(actor)
+            self._wakes.begin(actor)
         # One that is starting looks into its inbox when it is ready.
 
-    def _begin_wake(self, actor: ActorId) -> None:
-        """Follow a hint, after the one that is being followed for the same actor: what came since may not have been seen."""
-        if actor in self._waking:
-            self._waking[actor] = True
-        elif len(self._waking) < WAKES_MAX:
-            self._waking[actor] = False
-            self._runtime.spawn(self._wake(actor), f"wake {actor}")
-
     async def _wake(self, actor: ActorId) -> None:
-        try:
-            while True:
-                self._waking[actor] = False
-                if not await self._hint(actor):
-                    await self._activate(actor)
-                if not self._waking[actor]:
-                    return
-        finally:
-            del self._waking[actor]
+        """Follow a hint."""
+        if not await self._hint(actor):
+            await self._activate(actor)
 
     async def _hint(self, actor: ActorId) -> bool:
         """Tell the actor's live VM, here or elsewhere; False if there is none."""
@@ -245,16 +228,9 @@ class DurableInbox:
     # One drain.
 
     async def _drain(self, actor: ActorId) -> None:
-        try:
-            while True:
-                self._draining[actor] = False
-                vm = self._runtime.registry.get(actor)
-                if vm is not None:
-                    await self._drain_vm(vm)
-                if not self._draining[actor]:
-                    return
-        finally:
-            del self._draining[actor]
+        vm = self._runtime.registry.get(actor)
+        if vm is not None:
+            await self._drain_vm(vm)
 
     async def _drain_vm(self, vm: VirtualMachine) -> None:
         """Run everything that waits, in order, for as long as the VM takes commands; it stays awake meanwhile."""

@@ -44,6 +44,7 @@ from aether_runtime.reporter import Reporter
 from aether_runtime.router import Router
 from aether_runtime.runtime_config import RuntimeConfig, RuntimePorts
 from aether_runtime.runtime_message import RuntimeMessage, send_until
+from aether_runtime.single_flight import SingleFlight
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.vm import VirtualMachine
 from aether_runtime.vm_world import VmListener, VmServices
@@ -72,7 +73,7 @@ class Runtime(VmListener):
         self._fenced: dict[ActorId, Epoch] = {}
         self._failures: dict[ActorId, Failures] = {}
         self._paused: set[ActorId] = set()
-        self._converging: dict[ActorId, bool] = {}
+        self._converging = SingleFlight("converge", self._take_next_step, self.spawn)
         self._progressed: dict[ActorId, VirtualMachine] = {}
         self._permits = Permits(config.recovery_permits)
         self._tasks: asyncio.TaskGroup | None = None
@@ -456,21 +457,7 @@ class Runtime(VmListener):
 
     def _touch(self, actor: ActorId) -> None:
         """Look at an actor soon, or once more if somebody is looking at it now."""
-        if actor in self._converging:
-            self._converging[actor] = True
-            return
-        self._converging[actor] = False
-        self.spawn(self._converge(actor), f"converge {actor}")
-
-    async def _converge(self, actor: ActorId) -> None:
-        try:
-            while True:
-                self._converging[actor] = False
-                await self._take_next_step(actor)
-                if not self._converging[actor]:
-                    return
-        finally:
-            del self._converging[actor]
+        self._converging.begin(actor)
 
     async def _take_next_step(self, actor: ActorId) -> None:
         desired, vm = self.registry.desired.get(actor), self.registry.get(actor)
