@@ -20,6 +20,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping
 from functools import partial
+from itertools import takewhile
 from typing import Final
 
 from aether_api import logs
@@ -46,8 +47,8 @@ TURNS_SHARE: Final = 4.0
 the operator, which has no budget: with one for both, 10,000 new actors took 200 s to be seen ready, twice as long as all other writes."""
 
 HELD_S: Final = 30.0
-"""Seconds for which a report waits for its placement to be shown: the operator writes thousands in that time. Then it is tried all the same, since the
-watch may be cut."""
+"""Seconds for which a report waits for its placement to be shown: the operator writes thousands in that time. Then the resource is looked up, since the watch
+may be cut or the resource gone."""
 
 TICK_S: Final = 0.1
 """Seconds between looks at what has become quiet."""
@@ -89,7 +90,7 @@ class ReportQueue:
             self._versions[actor] = (report, first_s, now_s)
 
     def hold(self, actor: ActorId, now_s: float) -> None:
-        """Keep reports of an actor back until `show`, or for `HELD_S`."""
+        """Keep reports of an actor back until `show`."""
         versions = self._versions.pop(actor, None)
         waiting = self._urgent.pop(actor, None) or (versions[0] if versions is not None else None)
         self._held.setdefault(actor, (now_s, waiting))
@@ -100,10 +101,13 @@ class ReportQueue:
         if report is not None:
             self.put(report, now_s)
 
-    def show_overdue(self, now_s: float) -> None:
-        """Let go what was held for too long."""
-        while self._held and now_s - next(iter(self._held.values()))[0] >= HELD_S:
-            self.show(next(iter(self._held)), now_s)
+    def take_overdue(self, now_s: float) -> list[ActorId]:
+        """Return the actors that were held for `HELD_S`, and hold them for as long again."""
+        overdue = list(takewhile(lambda actor: now_s - self._held[actor][0] >= HELD_S, self._held))
+        for actor in overdue:
+            self._held[actor] = (now_s, self._held[actor][1])
+            self._held.move_to_end(actor)
+        return overdue
 
     def forget(self, actor: ActorId) -> None:
         """Drop everything about an actor that this process no longer holds."""
@@ -228,6 +232,10 @@ class Reporter:
             self._queue.show(actor, self._loop.time())
             self._wake.set()
 
+    def take_overdue(self) -> list[ActorId]:
+        """Return the actors whose placement was not shown for `HELD_S`, each once in that time."""
+        return self._queue.take_overdue(self._loop.time())
+
     def forget(self, actor: ActorId) -> None:
         """Write nothing more about an actor; a write under way is left alone, and what becomes of it no longer counts."""
         self._queue.forget(actor)
@@ -275,7 +283,6 @@ class Reporter:
     def _take_due(self) -> ActorReport | None:
         """Return what shall be written now, within the budgets."""
         now_s, budget = self._loop.time(), self._budget_per_s()
-        self._queue.show_overdue(now_s)
         if self._turns.has_room(now_s, budget * TURNS_SHARE) and (turn := self._queue.take_turn(self._writing)) is not None:
             self._turns.spend()
             return turn

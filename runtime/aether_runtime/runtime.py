@@ -46,6 +46,7 @@ from aether_runtime.runtime_config import RuntimeConfig, RuntimePorts
 from aether_runtime.runtime_message import RuntimeMessage, send_until
 from aether_runtime.single_flight import SingleFlight
 from aether_runtime.snapshotter import Snapshotter
+from aether_runtime.unshown import UnshownPlacements
 from aether_runtime.vm import VirtualMachine
 from aether_runtime.vm_world import VmListener, VmServices
 
@@ -83,6 +84,7 @@ class Runtime(VmListener):
         self.presence = Presence(ports.connection, config.namespace, config.pool, config.pod, pod_name=config.pod_name, held=lambda: len(self.registry.desired))
         self._reporter = Reporter(ports.sink, budget_per_s=self._status_budget)
         self._assignments = Assignments(ports.connection, config.namespace, config.pod, self.registry, self, spawn=self.spawn)
+        self._unshown = UnshownPlacements(ports.source, config.pod.uid, self.registry, self._reporter, self)
         self._held = HeldActors(ports.connection, config.namespace, config.pod, self.registry, self._assignments)
         self.passivation = Passivation(config.sleep, self)
         self.router = Router(ports.connection, ports.source, self)
@@ -226,6 +228,7 @@ class Runtime(VmListener):
             self._tasks = tasks
             self._create_task(self._ports.source.run(self), "source of actors")
             self._create_task(self._reporter.run(), "reporter")
+            self._create_task(self._unshown.run(), "placements that are not shown")
             self._create_task(self.presence.run(), "presence")
             self._create_task(self.passivation.run(), "passivation")
             self._create_task(self.followers.run(), "followers")

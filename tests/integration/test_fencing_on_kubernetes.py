@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from aether_operator.cluster.records import parse_actor
 from aether_operator.cluster.statuses import MANAGER, build_status_document
 from aether_operator.planning.snapshot import Placed
 from aether_operator.planning.statuses import build_placed_status, build_unplaced_status, suspended
+from aether_runtime import reporter, unshown
 from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource, build_desired
 from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Home, ShownStatus
 from tests.cluster.cluster import Cluster
@@ -271,3 +273,20 @@ async def test_a_pod_that_hears_of_its_placement_before_the_resource_shows_it_se
 
         assert is_ready(early, actor)
     assert fenced.read(name)["status"]["reportedEpoch"] == 5
+
+
+async def test_a_pod_lets_an_actor_go_that_was_deleted_while_it_was_given_to_it(fenced: Fenced, name: str, nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter, "HELD_S", 1.0)
+    monkeypatch.setattr(unshown, "LOOK_EVERY_S", 0.2)
+    actor, pod = parse_actor_id(fenced.namespace, "account", name), fenced.add_pod("given")
+    given = replace(build_desired(Actor.model_validate(fenced.read(name))), epoch=Epoch(5))
+    async with running(fenced, nats_server, pod) as (late, reports):
+        late.runtime.on_assign(given)
+        await until(lambda: is_ready(late, actor))
+        await asyncio.sleep(2.0)  # its resource is there, though it does not show the placement yet
+        assert is_ready(late, actor)
+
+        fenced.kubectl("delete", "actor", name)
+        await until(lambda: actor not in late.runtime.registry.desired and late.runtime.registry.get(actor) is None)
+
+    assert reports.refused == []

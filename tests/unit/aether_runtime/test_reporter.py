@@ -112,15 +112,16 @@ def test_what_is_held_is_written_when_it_is_shown_and_only_its_newest_state() ->
     assert drain(queue, 1.0) == [build_report()]
 
 
-def test_what_is_held_for_too_long_is_tried_all_the_same() -> None:
+def test_what_is_held_for_too_long_is_overdue_once_in_that_time_and_held_on() -> None:
     queue = ReportQueue()
     for number in range(3):
         queue.hold(build_report(f"a{number}").desired.actor, float(number))
         queue.put(build_report(f"a{number}"), float(number))
 
-    queue.show_overdue(HELD_S + 1)
+    overdue = [[actor.id for actor in queue.take_overdue(now_s)] for now_s in (HELD_S - 0.5, HELD_S + 1, HELD_S + 1.5, HELD_S + 2, 2 * HELD_S + 1)]
 
-    assert [report.desired.actor.id for report in drain(queue, HELD_S + 1)] == ["a0", "a1"]
+    assert overdue == [[], ["a0", "a1"], [], ["a2"], ["a0", "a1"]]
+    assert (drain(queue, 2 * HELD_S + 1), len(queue)) == ([], 3)
 
 
 class Sink:
