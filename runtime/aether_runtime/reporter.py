@@ -203,6 +203,7 @@ class Reporter:
         self._writing: dict[ActorId, ActorReport] = {}
         self._queue = ReportQueue(self._writing)
         self._written_at: dict[ActorId, int] = {}
+        self._seen_at: dict[ActorId, int] = {}
         self._unjudged: dict[ActorId, ShownStatus] = {}
         self._shown: dict[ActorId, Epoch] = {}
         self._awaited: dict[ActorId, Epoch] = {}
@@ -243,10 +244,14 @@ class Reporter:
         self._awaited.pop(actor, None)
         self._writing.pop(actor, None)
         self._written_at.pop(actor, None)
+        self._seen_at.pop(actor, None)
         self._unjudged.pop(actor, None)
 
     def see(self, actor: ActorId, shown: ShownStatus) -> None:
         """Write an actor's status again if it tells something else than our last write, and that later."""
+        if shown.revision < self._seen_at.get(actor, 0):
+            self._written_at.pop(actor, None)  # etcd was restored from a backup, and counts on from there
+        self._seen_at[actor] = shown.revision
         self._unjudged[actor] = shown
         if actor not in self._writing:
             self._judge(actor)

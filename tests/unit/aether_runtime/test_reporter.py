@@ -300,6 +300,26 @@ async def test_a_status_is_repeated_only_if_it_was_overwritten_after_our_write()
     assert sink.written == [build_report(), build_report()]
 
 
+async def test_a_status_that_was_restored_from_a_backup_is_covered_though_its_revision_is_lower_than_that_of_our_write() -> None:
+    sink = Sink()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    actor = build_report().desired.actor
+    reporter.report(build_report(version=6))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        await until(lambda: sink.written)
+        reporter.report(build_report(phase=ActorPhase.PASSIVE, version=7))
+        await until(lambda: len(sink.written) == 2)
+        reporter.see(actor, ShownStatus(2, ActorPhase.PASSIVE, version=7, snapshot_version=0, reported_epoch=1))
+        await turn()
+        assert len(sink.written) == 2
+
+        reporter.see(actor, ShownStatus(1, ActorPhase.READY, version=6, snapshot_version=0, reported_epoch=1))
+        await until(lambda: len(sink.written) == 3)
+        running.cancel()
+    assert sink.written[-1] == build_report(phase=ActorPhase.PASSIVE, version=7)
+
+
 async def test_an_older_status_of_our_own_that_arrives_late_is_covered_again() -> None:
     """A write that was given up may reach the API server after the newer one, which was sent over another connection."""
     sink = Sink()
