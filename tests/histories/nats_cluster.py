@@ -8,6 +8,7 @@ the system can do it.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import tempfile
 import time
@@ -71,6 +72,17 @@ class Member:
         if process is not None:
             process.kill()
             process.wait()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the process stand still for the length of a `with` block; its sockets stay open."""
+        if self.process is None:
+            raise StreamUnavailable(f"server {self.name} of the cluster is not running")
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End the process in order, or by force; harmless while it is down."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from aether_api.control import (
@@ -35,6 +35,7 @@ from aether_nats.settings import NatsSettings
 from aether_operator.handlers.candidate import Candidate
 from aether_operator.settings import OperatorSettings
 from tests.fake_apiserver.server import FakeApiServer
+from tests.histories.cluster import connected
 
 NAMESPACE = "shop"
 HEARTBEAT_S = 0.05
@@ -144,9 +145,10 @@ class FakePod:
 class Stage:
     """One test's cluster."""
 
-    def __init__(self, api: FakeApiServer, nats: EmbeddedServer, connection: NatsConnection, tasks: asyncio.TaskGroup, *, settings: OperatorSettings) -> None:
+    def __init__(self, api: FakeApiServer, nats: NatsSettings, connection: NatsConnection, opened: AsyncExitStack, tasks: asyncio.TaskGroup, *, settings: OperatorSettings) -> None:
         self.api = api
-        self.nats = nats
+        self._opened = opened
+        self._nats = nats
         self.connection = connection
         self.tasks = tasks
         self._settings = settings
@@ -161,14 +163,12 @@ class Stage:
             await asyncio.wait({self._operator})  # its cancellation must not become ours
 
     async def _run_operator(self) -> None:
-        connection = await NatsConnection.open(NatsSettings(servers=(self.nats.url,)))
-        try:
+        async with connected(self._nats, "operator") as connection:
             await Candidate(self._settings, anonymous_connection(self.api.url), connection).run()
-        finally:
-            await connection.close()
 
-    async def add_pod(self, name: str) -> FakePod:
-        connection = await NatsConnection.open(NatsSettings(servers=(self.nats.url,)))
+    async def add_pod(self, name: str, nats: NatsSettings | None = None) -> FakePod:
+        """Start a pod; it finds NATS as the operator does, unless told otherwise."""
+        connection = await self._opened.enter_async_context(connected(nats or self._nats))
         pod = FakePod(connection, name)
         self.tasks.create_task(pod.run(), name=name)
         metadata: JsonObject = {"namespace": NAMESPACE, "name": name, "uid": pod.uid, "labels": {"aether.flowmade.one/pool": "default"}}
@@ -218,18 +218,18 @@ def _document(name: str) -> JsonObject:
 
 
 @asynccontextmanager
-async def staged(nats_server: EmbeddedServer, *, operator: bool = True, settings: OperatorSettings = SETTINGS) -> AsyncGenerator[Stage, None]:
+async def staged(nats: EmbeddedServer | NatsSettings, *, operator: bool = True, settings: OperatorSettings = SETTINGS) -> AsyncGenerator[Stage, None]:
     """Set a cluster up within the test's own task, which a TaskGroup needs and a fixture does not give."""
-    async with FakeApiServer() as api:
-        connection = await NatsConnection.open(NatsSettings(servers=(nats_server.url,)))
+    found = nats if isinstance(nats, NatsSettings) else NatsSettings(servers=(nats.url,))
+    async with FakeApiServer() as api, AsyncExitStack() as opened:
+        connection = await opened.enter_async_context(connected(found))
         await api.put(ACTOR_MODELS.path(NAMESPACE, "account"), {**_document("account"), "spec": MODEL})
         await api.put(ACTOR_POOLS.path(NAMESPACE, "default"), {**_document("default"), "spec": {"replicas": 2}})
         async with _cancelled_at_the_end() as tasks:
-            made = Stage(api, nats_server, connection, tasks, settings=settings)
+            made = Stage(api, found, connection, opened, tasks, settings=settings)
             if operator:
                 await made.start_operator()
             yield made
-        await connection.close()
 
 
 @asynccontextmanager

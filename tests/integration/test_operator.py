@@ -135,10 +135,10 @@ async def test_an_outage_of_nats_moves_nobody(nats_server: EmbeddedServer) -> No
         await stage.until(lambda: stage.pod_of("alice") != "")
         before = stage.actor("alice")["status"]
 
-        await stage.nats.stop()
+        await nats_server.stop()
         await stage.until(lambda: not stage.connection.is_connected)
         await asyncio.sleep(3 * SETTINGS.suspect_after_s)  # longer than any silence that counts while the link is up
-        await stage.nats.run()
+        await nats_server.run()
         await stage.until(lambda: stage.connection.is_connected)
         await asyncio.sleep(1.5 * settings.detection_window_s)  # the full window after which silence counts again
 

@@ -4,12 +4,16 @@ Silence alone proves nothing, since the fault may be ours: nobody is declared de
 to NATS and to the API server were up for a full detection window, and then only with a second witness, a failed ping or the
 Pod object itself. What the API server says of a Pod (gone, finished, deleted without grace) is proof enough.
 
+If not one pod is heard, a ping is no witness either: the server that we are connected to may be cut off from the servers of the pods
+(routes between NATS servers break apart from everything else, or the others hang), and nobody is left who could take an actor anyway.
+
 A changed boot id means that the process before is dead; what it held is told anew to the one that came (`introduced`).
 Prior art: SWIM's suspicion; and wasmCloud, whose operator once deleted every host when its own bus was out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from aether_api.control import PodState
@@ -80,12 +84,32 @@ class Links:
         return max(self.nats_since_s, self.kube_since_s, self.awake_since_s)
 
 
-def judge_pod(facts: PodFacts, pulse: Pulse, links: Links, *, now_s: float, windows: Windows) -> Verdict:
-    """Return the verdict on a pod whose object exists."""
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of one pod whose object exists; `links` are ours, as they count for this pod."""
+
+    facts: PodFacts
+    pulse: Pulse
+    links: Links
+
+
+def judge_pods(pods: Collection[Evidence], *, now_s: float, windows: Windows) -> list[Verdict]:
+    """Return the verdicts on all pods of a cluster, in their order."""
+    nobody_heard = not any(pod.pulse.heard_s is not None and now_s - pod.pulse.heard_s < windows.suspect_after_s for pod in pods)
+    return [judge_pod(pod, now_s=now_s, windows=windows, nobody_heard=nobody_heard) for pod in pods]
+
+
+def judge_pod(pod: Evidence, *, now_s: float, windows: Windows, nobody_heard: bool = False) -> Verdict:
+    """Return the verdict on one pod.
+
+    Args:
+        nobody_heard: no pod of the cluster is heard at present.
+    """
+    facts, pulse, links = pod.facts, pod.pulse, pod.links
     if facts.finished or facts.grace_s == 0:
         return "dead"
     if is_silent(pulse, links, now_s=now_s, windows=windows):
-        witness = facts.process_down or _ping_failed(pulse)
+        witness = facts.process_down or (_ping_failed(pulse) and not nobody_heard)
         return "dead" if witness and links.are_settled(now_s, windows) else _while_unsure(pulse)
     if pulse.heard_s is None:
         return "starting"

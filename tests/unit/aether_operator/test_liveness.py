@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from aether_operator.planning.liveness import Links, PodFacts, Pulse, Windows, is_departing, judge_pod
+from aether_operator.planning.liveness import Evidence, Links, PodFacts, Pulse, Windows, is_departing, judge_pod, judge_pods
 from aether_operator.planning.snapshot import Verdict
 
 WINDOWS = Windows(suspect_after_s=1.0, detection_window_s=5.0)
@@ -18,7 +18,7 @@ UNANSWERED = replace(SILENT, ping_failed_s=99.5)
 
 
 def verdict(facts: PodFacts, pulse: Pulse, links: Links = UP) -> Verdict:
-    return judge_pod(facts, pulse, links, now_s=NOW_S, windows=WINDOWS)
+    return judge_pod(Evidence(facts, pulse, links), now_s=NOW_S, windows=WINDOWS)
 
 
 def test_a_pod_that_was_just_heard_is_alive() -> None:
@@ -84,3 +84,23 @@ def test_a_pod_that_goes_is_departing_though_it_is_suspected_or_dead_by_now(puls
 def test_a_pod_whose_process_falls_silent_without_a_word_is_not_departing(pulse: Pulse) -> None:
     assert not is_departing(PodFacts(), pulse)
     assert not is_departing(PodFacts(process_down=True), pulse)
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        pytest.param([UNANSWERED], "suspect", id="nobody is heard"),
+        pytest.param([Pulse(seen_s=10.0)], "suspect", id="one that was never heard shows nothing"),
+        pytest.param([UNANSWERED, HEARD], "dead", id="another one is heard"),
+    ],
+)
+def test_a_ping_is_no_witness_while_not_one_pod_is_heard(others: list[Pulse], expected: Verdict) -> None:
+    pods = [Evidence(PodFacts(), pulse, UP) for pulse in (UNANSWERED, *others)]
+
+    assert judge_pods(pods, now_s=NOW_S, windows=WINDOWS)[0] == expected
+
+
+def test_while_not_one_pod_is_heard_kubernetes_is_a_witness_still() -> None:
+    pods = [Evidence(facts, UNANSWERED, UP) for facts in (PodFacts(process_down=True), PodFacts(grace_s=0), PodFacts(finished=True), PodFacts())]
+
+    assert judge_pods(pods, now_s=NOW_S, windows=WINDOWS) == ["dead", "dead", "dead", "suspect"]

@@ -13,7 +13,6 @@ import pytest
 from aiohttp import web
 
 from aether_api.control import Heartbeat
-from aether_api.identity import PodUid
 from aether_kube import informer
 from aether_kube.client import KubeClient
 from aether_kube.connection import anonymous_connection
@@ -78,10 +77,8 @@ class Looking:
     def is_linked(self) -> bool:
         return self.observer.links().kube_since_s is not None
 
-    def condemn(self, uid: str) -> None:
-        """Let a pod be heard once, long ago, and not answer a ping since."""
+    def hear(self, uid: str) -> None:
         self.heartbeats.take(Heartbeat(uid, "boot", uid, "ready", 0))
-        self.heartbeats.note_failed_ping(PodUid(uid), time.monotonic() + 1)
 
 
 @asynccontextmanager
@@ -97,9 +94,11 @@ async def looking(server: FakeApiServer) -> AsyncGenerator[Looking, None]:
             running.cancel()
 
 
-async def put_pod(server: FakeApiServer, namespace: str) -> None:
+async def put_pod(server: FakeApiServer, namespace: str, *, ended: bool = False) -> None:
     metadata: JsonObject = {"namespace": namespace, "name": "a", "uid": f"uid-{namespace}", "labels": {"aether.flowmade.one/pool": "default"}}
-    await server.put(PODS.path(namespace, "a"), {"metadata": metadata, "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
+    state: JsonObject = {"terminated": {}} if ended else {"running": {}}
+    status: JsonObject = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [{"name": "runtime", "state": state}]}
+    await server.put(PODS.path(namespace, "a"), {"metadata": metadata, "status": status})
 
 
 async def put_actor(server: FakeApiServer, namespace: str) -> None:
@@ -130,11 +129,11 @@ async def test_nobody_waits_for_a_namespace_that_refuses_us_and_it_is_told_once(
 async def test_a_namespace_that_refuses_us_later_spares_its_own_pods_only() -> None:
     async with FakeApiServer() as server:
         for namespace in (LOST, SHOP):
-            await put_pod(server, namespace)
+            await put_pod(server, namespace, ended=True)
         async with looking(server) as here:
             await here.observer.wait_synced()
             for namespace in (LOST, SHOP):
-                here.condemn(f"uid-{namespace}")
+                here.hear(f"uid-{namespace}")
             await here.until(lambda: set(here.observer.verdicts().values()) == {"dead"})
 
             await here.lose(LOST)
