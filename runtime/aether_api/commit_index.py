@@ -122,6 +122,20 @@ def decode_index(n: int, text: str) -> CommitIndex:
     return CommitIndex(n, text)
 
 
+def decode_short_index(n: int, text: str) -> list[int] | None:
+    """Return the sequences of the commits before commit `n`, oldest first, where its header names each of them; None where it names blocks.
+
+    Raises:
+        InvalidEnvelope: as `decode_index`.
+    """
+    if n >= RADIX:
+        return None
+    found = _decode_sequences(text)
+    if len(found) != n:
+        raise InvalidEnvelope(f"the index of commit {n} names {len(found)} commits, which does not fit its ordinal")
+    return found[::-1]
+
+
 def inner_blocks(block: Block, index: CommitIndex) -> Iterator[Block]:
     """Yield what lies inside `block` before its last commit, newest first, from that commit's own `index`."""
     for inner in index.blocks():

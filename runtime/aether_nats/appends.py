@@ -1,7 +1,7 @@
 """Appends under way: sent again until their outcome is known, and stored together where each write ends with an fsync.
 
 An append whose outcome is unknown (time-out, 503, lost link) is sent again, byte for byte, until the server says stored or
-refused: `Appends` does that for every single one.
+refused, or nobody can send any more because the connection was closed: `Appends` does that for every single one.
 
 A server with `sync_interval: always` fsyncs once for each message, and a stream waits for it: 1,200 appends a second, however
 many wait. An atomic batch (ADR-50) is one write, so `BatchedAppends` lets few go at once and stores those that wait meanwhile
@@ -144,6 +144,9 @@ class Appends:
         append.may_be_stored |= unknown and sent
         if isinstance(error, WrongLastSequence) or not (unknown or append.may_be_stored):
             append.outcome.set_exception(_translate(append.commit, error))
+            return
+        if self._connection.is_closed:
+            append.outcome.set_exception(Disconnected(f"the connection was closed before the outcome of an append for {append.commit.actor} was known"))
             return
         self.resent += sent
         logger.debug("the outcome of an append is unknown, sending it again", extra={logs.ACTOR_ID: str(append.commit.actor), logs.REASON: str(error)})

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import nats.aio.client
@@ -173,6 +174,14 @@ class FastLink:
             self._cork(b"HPUB %b %d %d\r\nNATS/1.0\r\n%b\r\n%b\r\n" % (route, size, size + len(payload), headers, payload))
         else:
             self._cork(b"PUB %b %d\r\n%b\r\n" % (route, len(payload), payload))
+
+    def publish_each(self, subject: str, reply: str, payloads: Sequence[bytes]) -> None:
+        """Queue short messages of one subject for the next write, or raise `Backpressure`."""
+        route = f"{subject} {reply}".encode()
+        lines = b"".join([b"PUB %b %d\r\n%b\r\n" % (route, len(payload), payload) for payload in payloads])
+        if self._corked_bytes + self._buffered_bytes + len(lines) > self._settings.pending_bytes_max:
+            self._check_room(len(lines))
+        self._cork(lines)
 
     def respond(self, reply: bytes, payload: bytes) -> None:
         """Queue an answer for the next write, or raise `Backpressure`."""

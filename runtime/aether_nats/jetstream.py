@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, NoResponders, StreamUnavailable
+from aether_api.errors import InvalidEnvelope, JetStreamError, NoResponders, StreamUnavailable
 from aether_nats.connection import REQUEST_TIMEOUT_S, NatsConnection
 from aether_nats.jetstream_wire import (
     CODE_END_OF_BATCH,
@@ -39,7 +39,6 @@ from aether_nats.jetstream_wire import (
     stored_of,
 )
 from aether_nats.message import Message
-from aether_nats.requests import Exchange
 
 API: Final = "$JS.API"
 
@@ -175,20 +174,15 @@ class JetStream:
             raise
         return True
 
-    async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[StoredMessage | None]:
-        """Read messages by their sequences, pipelined, in the order of `sequences`."""
-        subject, found = f"{API}.DIRECT.GET.{stream}", list[StoredMessage | None]()
+    async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[Message]:
+        """Read messages by their sequences, pipelined, and return the answers for `stored_of`, in the order in which they come."""
+        subject, found = f"{API}.DIRECT.GET.{stream}", list[Message]()
         for start in range(0, len(sequences), READS_IN_FLIGHT_MAX):
-            window = sequences[start : start + READS_IN_FLIGHT_MAX]
-            reads = _Reads(subject, len(window), asyncio.get_running_loop().create_future())
+            questions = [b'{"seq":%d}' % sequence for sequence in sequences[start : start + READS_IN_FLIGHT_MAX]]
             try:
-                for place, sequence in enumerate(window):
-                    self._connection.begin(_Read(reads, place), b'{"seq":%d}' % sequence, b"", self._timeout_s)
-                found += await reads.done
+                found += await self._connection.request_each(subject, questions, self._timeout_s)
             except NoResponders as exc:
                 raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
-            finally:
-                reads.done.cancel()
         return found
 
     async def multi_last(self, stream: str, subjects: Iterable[str]) -> list[StoredMessage]:
@@ -256,50 +250,6 @@ class JetStream:
         except NoResponders as exc:
             raise StreamUnavailable("JetStream does not answer: is it enabled on the server and for this account?") from exc
         return decode_answer(message, decoder)
-
-
-class _Reads:
-    """Several reads by sequence that somebody awaits together."""
-
-    __slots__ = ("done", "found", "missing", "subject")
-
-    def __init__(self, subject: str, count: int, done: asyncio.Future[list[StoredMessage | None]]) -> None:
-        self.subject = subject
-        self.missing = count
-        self.found: list[StoredMessage | None] = [None] * count
-        self.done = done
-
-    def fail(self, error: AetherError) -> None:
-        """Give all of them up."""
-        if not self.done.done():
-            self.done.set_exception(error)
-
-
-class _Read(Exchange):
-    """One of them."""
-
-    __slots__ = ("place", "reads")
-
-    def __init__(self, reads: _Reads, place: int) -> None:
-        super().__init__(reads.subject)
-        self.reads = reads
-        self.place = place
-
-    def take(self, message: Message) -> bool:
-        """Note the message; the last one to come ends the waiting."""
-        reads = self.reads
-        try:
-            reads.found[self.place] = stored_of(message)
-        except AetherError as exc:
-            reads.fail(exc)
-        reads.missing -= 1
-        if not reads.missing and not reads.done.done():
-            reads.done.set_result(reads.found)
-        return True
-
-    def fail(self, error: AetherError) -> None:
-        """Give all of them up."""
-        self.reads.fail(error)
 
 
 def _read_batch(answer: list[Message]) -> tuple[list[StoredMessage], int]:

@@ -86,8 +86,8 @@ class Journal:
     def append(self, commit: Commit) -> asyncio.Future[int]:
         """Store a commit and return the future of its sequence; cancel the future to give up.
 
-        The future fails with `VersionConflictError` (another commit stands there, perhaps this very one), `CommitTooLarge`,
-        or `JetStreamError`; in the last two cases nothing was stored.
+        The future fails with `VersionConflictError` (another commit stands there, perhaps this very one), `CommitTooLarge`
+        or `JetStreamError`, with which nothing was stored, or `Disconnected`, if the connection was closed before anybody knew.
         """
         subject, partition = self._place(commit.actor)
         return self._appends.begin(commit, subject, partition)

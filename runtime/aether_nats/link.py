@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
@@ -93,6 +93,9 @@ class Link(Protocol):
 
     def publish(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
         """Queue a message for the socket, or raise `Backpressure`."""
+
+    def publish_each(self, subject: str, reply: str, payloads: Sequence[bytes]) -> None:
+        """Queue short messages of one subject, all or none, or raise `Backpressure`."""
 
     def respond(self, reply: bytes, payload: bytes) -> None:
         """Queue an answer, or raise `Backpressure`."""

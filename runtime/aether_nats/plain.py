@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -88,11 +89,14 @@ class PlainLink:
 
     def publish(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
         """Queue a message, or raise `Backpressure`."""
-        pending = self._queued_bytes + self._client.pending_data_size
-        if pending + len(payload) > self._settings.pending_bytes_max:
-            raise Backpressure(f"{pending} bytes wait for the NATS socket, {len(payload)} more do not fit; slow down")
-        self._queued_bytes += len(payload)
-        self._queue(_Publish(subject, reply, headers, payload))
+        self._check_room(len(payload))
+        self._queue_publish(subject, reply, headers, payload)
+
+    def publish_each(self, subject: str, reply: str, payloads: Sequence[bytes]) -> None:
+        """Queue short messages of one subject, or raise `Backpressure`."""
+        self._check_room(sum(map(len, payloads)))
+        for payload in payloads:
+            self._queue_publish(subject, reply, b"", payload)
 
     def respond(self, reply: bytes, payload: bytes) -> None:
         """Queue an answer, or raise `Backpressure`."""
@@ -122,6 +126,15 @@ class PlainLink:
 
     def abort(self) -> None:
         """Do nothing: nats-py offers no way to drop its socket."""
+
+    def _check_room(self, wanted: int) -> None:
+        pending = self._queued_bytes + self._client.pending_data_size
+        if pending + wanted > self._settings.pending_bytes_max:
+            raise Backpressure(f"{pending} bytes wait for the NATS socket, {wanted} more do not fit; slow down")
+
+    def _queue_publish(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
+        self._queued_bytes += len(payload)
+        self._queue(_Publish(subject, reply, headers, payload))
 
     def _queue(self, operation: _Operation) -> None:
         self._operations.append(operation)

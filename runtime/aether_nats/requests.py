@@ -93,6 +93,31 @@ class _Many(Exchange):
             self.future.set_exception(error)
 
 
+class _Each(Exchange):
+    """Several questions with one reply each."""
+
+    __slots__ = ("collected", "future", "left")
+
+    def __init__(self, subject: str, count: int, future: asyncio.Future[list[Message]]) -> None:
+        super().__init__(subject)
+        self.future = future
+        self.left = count
+        self.collected: list[Message] = []
+
+    def take(self, message: Message) -> bool:
+        self.collected.append(message)
+        self.left -= 1
+        if self.left:
+            return False
+        if not self.future.done():
+            self.future.set_result(self.collected)
+        return True
+
+    def fail(self, error: AetherError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
 class RequestTable:
     """The requests of one connection that wait for replies; it is the subscriber to their inbox."""
 
@@ -125,6 +150,11 @@ class RequestTable:
         """Register a request whose replies end with a status message, which is the last of the list."""
         future: asyncio.Future[list[Message]] = self._loop.create_future()
         return self.register(_Many(subject, future), timeout_s), future
+
+    def add_each(self, subject: str, count: int, timeout_s: float) -> tuple[str, asyncio.Future[list[Message]]]:
+        """Register `count` questions and return their reply subject and the future of all replies, in the order of their coming."""
+        future: asyncio.Future[list[Message]] = self._loop.create_future()
+        return self.register(_Each(subject, count, future), timeout_s), future
 
     def register(self, exchange: Exchange, timeout_s: float) -> str:
         """Register a request and return its reply subject."""

@@ -22,7 +22,8 @@ class CommitLog(Protocol):
     """The log of commits; `aether_nats.journal.Journal` states the rules of each method."""
 
     def append(self, commit: Commit) -> asyncio.Future[int]:
-        """Store a commit; the future gives its sequence or fails with `VersionConflictError`, `CommitTooLarge` or a permanent error."""
+        """Store a commit; the future gives its sequence or fails with `VersionConflictError`, `CommitTooLarge`, a permanent error,
+        or, when nobody can find out any more whether it is stored, with `Disconnected`."""
         ...
 
     async def read_head(self, actor: ActorId) -> StoredCommit | None:

@@ -23,7 +23,7 @@ from typing import Final
 from aether_api import logs
 from aether_api.durable import Tick
 from aether_api.envelope import Commit, StoredCommit
-from aether_api.errors import EventInvalid, Reason, VersionConflictError, reason_of
+from aether_api.errors import Disconnected, EventInvalid, Reason, VersionConflictError, reason_of
 from aether_api.identity import Epoch
 from aether_api.messages import build_error
 from aether_api.v1alpha1 import ActorPhase
@@ -297,7 +297,7 @@ class VirtualMachine(Activation):
         """Settle a group that was not stored, or of which nobody knows; a root like `decide`."""
         try:
             error = None if outcome.cancelled() else outcome.exception()
-            if error is None:
+            if error is None or isinstance(error, Disconnected):
                 self._send([(item, build_unknown(item)) for item in group.members])
                 return self._release_step()
             if isinstance(error, VersionConflictError):

@@ -16,7 +16,7 @@ from aether_api.identity import Epoch, parse_actor_id
 from aether_api.subjects import event_subject
 from aether_nats.connection import NatsConnection
 from aether_nats.jetstream import JetStream
-from aether_nats.jetstream_wire import StoredMessage
+from aether_nats.jetstream_wire import StoredMessage, stored_of
 from aether_nats.journal import Journal
 from aether_nats.message import Message
 from aether_nats.requests import Exchange
@@ -46,6 +46,7 @@ class ScriptedConnection:
         self.script = list(script)
         self.at_once = at_once
         self.sent: list[tuple[str, bytes, bytes]] = []
+        self.is_closed = False
 
     def begin(self, exchange: Exchange, payload: bytes, headers: bytes, timeout_s: float) -> None:
         if self.at_once is not None:
@@ -82,6 +83,15 @@ async def test_after_an_unknown_outcome_a_refusal_is_a_conflict() -> None:
     journal, _ = build_scripted(RequestTimeout("late"), WRONG_SEQUENCE)
     with pytest.raises(VersionConflictError):
         await journal.append(build_commit())
+
+
+async def test_an_append_of_which_nobody_knows_is_given_up_when_the_connection_is_closed() -> None:
+    journal, connection = build_scripted(RequestTimeout("late"), Disconnected("down"))
+    outcome = journal.append(build_commit())
+    connection.is_closed = True
+    with pytest.raises(Disconnected, match="was closed before the outcome"):
+        await outcome
+    assert len(connection.sent) == 1
 
 
 async def test_a_link_that_is_down_is_waited_for() -> None:
@@ -150,11 +160,11 @@ class BentJetStream(JetStream):
     asked: Sequence[int] = ()
     """Sequences that were read one by one."""
 
-    async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[StoredMessage | None]:
+    async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[Message]:
         """Answer as a replica that has not caught up."""
         self.asked = [*self.asked, *sequences]
         found = await super().messages_by_sequence(stream, sequences)
-        return [None if message is not None and message.sequence in self.hidden else message for message in found]
+        return [message for message in found if (stored := stored_of(message)) is None or stored.sequence not in self.hidden]
 
     async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:
         """Answer as a replica that has not caught up."""
@@ -308,6 +318,6 @@ async def test_what_a_publisher_forges_of_the_servers_own_headers_does_not_count
 
     async def read_place() -> list[tuple[int, str]]:
         found = await rig.js.messages_by_sequence("AETHER_default_EVT_0", [1])
-        return [(message.sequence, message.subject) for message in found if message]
+        return [(message.sequence, message.subject) for message in map(stored_of, found) if message]
 
     await until_equal(read_place, [(1, event_subject(ALICE, 1))])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
 
-from aether_api.errors import InvalidEnvelope, VersionConflictError
+from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, VersionConflictError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_api.subjects import event_stream, event_subject
 from aether_model.model import Model
@@ -206,6 +206,30 @@ async def test_what_is_saved_while_the_server_is_away_waits_for_it(models: list[
             assert not save.done()
             await nats_server.run()
         assert save.result().version == 1
+
+
+async def test_a_save_whose_append_is_under_way_is_over_when_the_connection_is_closed(nats_server: EmbeddedServer) -> None:
+    async with connected(nats_server.url) as connection:
+        store = await EventStore.open(connection, NAMESPACE)
+        await store.save_event(ALICE, OPENED)
+        await nats_server.kill()
+        await _until(lambda: not connection.is_connected)
+        async with asyncio.TaskGroup() as tasks:
+            save = tasks.create_task(_error_of(store.save_event(ALICE, DEPOSITED)), name="save")
+            await asyncio.sleep(0.5)
+            assert not save.done()
+            await connection.close()
+        error = save.result()
+    assert isinstance(error, Disconnected), error
+    assert "may or may not be saved" in str(error)
+
+
+async def _error_of(save: Coroutine[None, None, object]) -> AetherError | None:
+    try:
+        await save
+    except AetherError as exc:
+        return exc
+    return None
 
 
 async def _until(condition: Callable[[], bool]) -> None:

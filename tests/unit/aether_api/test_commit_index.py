@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aether_api.commit_index import NO_COMMITS, RADIX, Block, CommitIndex, decode_index, inner_blocks
+from aether_api.commit_index import NO_COMMITS, RADIX, Block, CommitIndex, decode_index, decode_short_index, inner_blocks
 from aether_api.errors import InvalidEnvelope
 
 COMMITS = 5_000
@@ -111,6 +111,19 @@ def test_whatever_text_arrives_either_decodes_to_a_full_cover_or_is_refused(n: i
     blocks = list(index.blocks())
     assert sum(block.last - block.first + 1 for block in blocks) == n
     assert sorted((block.sequence for block in blocks), reverse=True) == [block.sequence for block in blocks]
+
+
+def test_a_short_index_names_every_commit_by_itself_and_a_longer_one_is_left_to_its_blocks() -> None:
+    sequences, indexes = build_log()
+    for n in range(RADIX):
+        assert decode_short_index(n, indexes[n].text) == list(sequences[:n])
+    assert decode_short_index(RADIX, indexes[RADIX].text) is None
+
+
+@pytest.mark.parametrize(("n", "text"), [(0, "5"), (2, "5"), (1, "5.2"), (2, "5.9"), (1, "x!")])
+def test_a_short_index_that_does_not_fit_is_refused(n: int, text: str) -> None:
+    with pytest.raises(InvalidEnvelope):
+        decode_short_index(n, text)
 
 
 def test_inner_blocks_stop_at_the_border_of_their_block() -> None:

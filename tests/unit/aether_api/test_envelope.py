@@ -19,9 +19,9 @@ from aether_api.envelope import (
     build_source,
     build_tombstone,
     decode_commit,
-    decode_commit_in_run,
     decode_events,
     decode_fields,
+    decode_found_commit,
     encode_commit,
     encode_event,
     encode_fields,
@@ -159,13 +159,13 @@ def test_the_quick_ways_to_read_a_commit_agree_with_the_slow_one(incarnation: in
     *lines, last = quick.split(b"\r\n")[1:-2]
     slow = b"\r\n".join([headers.FIRST_LINE, last, *lines, b"", b""])
     assert decode_commit(20, quick, commit.payload) == decode_commit(20, slow, commit.payload)
-    assert decode_commit_in_run(slow, commit.payload) is None
-    assert decode_commit_in_run(quick[:-2] + DIRECT_GET + b"\r\n", commit.payload) == decode_commit(20, slow, commit.payload)
+    assert decode_found_commit(slow, commit.payload) is None
+    assert decode_found_commit(quick[:-2] + DIRECT_GET + b"\r\n", commit.payload) == decode_commit(20, slow, commit.payload)
 
 
 @given(damaged(AS_READ))
 def test_whatever_became_of_a_commit_it_is_read_alike_in_every_way_or_refused(raw: bytes) -> None:
-    in_run = decode_commit_in_run(raw, b"[]")
+    in_run = decode_found_commit(raw, b"[]")
     try:
         commit = decode_commit(in_run.sequence if in_run else 20, raw, b"[]")
     except InvalidEnvelope:

@@ -704,26 +704,38 @@ async def test_a_model_of_another_fold_keeps_snapshots_of_its_own() -> None:
     assert (heir.snapshot.version, heir.get_state()["balance"]) == (0, 300)
 
 
+class Failing(FaultyCommitLog):
+    """A log whose appends fail with an error, until it is mended."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(MemoryCommitLog())
+        self.error: Exception | None = error
+
+    def append(self, commit: Commit) -> asyncio.Future[int]:
+        if self.error is None:
+            return super().append(commit)
+        outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        outcome.set_exception(self.error)
+        return outcome
+
+
 @pytest.mark.parametrize("error", [CommitTooLarge("too large"), JetStreamError(503, 10023, "no space")])
 async def test_an_append_that_fails_for_good_is_answered_and_the_actor_goes_on(error: Exception) -> None:
-    class Failing(FaultyCommitLog):
-        fail = True
-
-        def append(self, commit: Commit) -> asyncio.Future[int]:
-            if not self.fail:
-                return super().append(commit)
-            outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            outcome.set_exception(error)
-            return outcome
-
-    events = Failing(MemoryCommitLog())
+    events = Failing(error)
     pod = Pod("a", events)
     vm = await pod.start()
     reply = (await run_commands(pod, vm, OPEN))[0]
     assert reply.outcome == "error"
     assert "nothing was stored" in reply.message
-    events.fail = False
+    events.error = None
     assert outcomes(await run_commands(pod, vm, OPEN)) == [("accepted", 1, "")]
+
+
+async def test_callers_of_an_append_whose_connection_was_closed_learn_that_nobody_knows() -> None:
+    pod = Pod("a", Failing(Disconnected("the connection was closed")))
+    vm = await pod.start()
+    reply = (await run_commands(pod, vm, OPEN))[0]
+    assert (reply.outcome, reply.reason) == ("error", Reason.UNKNOWN)
 
 
 @pytest.mark.parametrize("command", [deposit("d1"), withdraw("w1", 100)], ids=["recover", "confirm"])
