@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -24,7 +26,7 @@ from aether_api.errors import AetherError, InvalidEnvelope
 from aether_api.identity import ActorId
 from aether_api.subjects import stored_subject
 from aether_nats.announcement import decode_announced, read_sequence
-from aether_nats.connection import NatsConnection, Subscription
+from aether_nats.connection import NatsConnection
 from aether_nats.message import Message
 from aether_runtime.ports import Heads
 from aether_runtime.registry import VMRegistry
@@ -45,6 +47,39 @@ RECHECK_S: Final = 0.2
 """Seconds until a VM that was busy when its news came is looked at again: what it was busy with mostly brought it the news."""
 
 
+class Follower:
+    """The subscription of one VM that took over: few bytes, and no timer of its own, since a pod may take over ten thousand at once.
+
+    Attributes:
+        until_s: monotonic time at which it ends.
+    """
+
+    __slots__ = ("_take", "sid", "until_s", "vm")
+
+    def __init__(self, sid: int, vm: VirtualMachine, until_s: float, take: Callable[[VirtualMachine, Message], None]) -> None:
+        self.sid = sid
+        self.vm = vm
+        self.until_s = until_s
+        self._take = take
+
+    @property
+    def queue(self) -> str:
+        """No queue group: whoever follows hears everything."""
+        return ""
+
+    @property
+    def subject(self) -> str:
+        """The announcements of the VM's actor."""
+        return stored_subject(self.vm.get_actor_id())
+
+    def __call__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
+        """Hand an announcement over."""
+        try:
+            self._take(self.vm, Message(subject, reply, raw_headers, payload))
+        except Exception:  # the read loop supervises callbacks: one that raises must not end the connection
+            logger.exception("an announcement could not be taken; the heads are compared in a minute", extra={logs.NAME: self.subject})
+
+
 class Followers:
     """Watches the logs of one process's VMs.
 
@@ -59,7 +94,9 @@ class Followers:
         self._registry = registry
         self._compare_every_s = compare_every_s
         self._loop = asyncio.get_running_loop()
-        self._followed: dict[ActorId, Subscription] = {}
+        self._followed: dict[ActorId, Follower] = {}
+        self._by_end: deque[Follower] = deque()
+        self._take = self._on_stored  # bound once, not once for each follower
         self._announced: dict[VirtualMachine, int] = {}
         self._due = asyncio.Event()
         connection.on_reconnect(self._due.set)
@@ -71,8 +108,11 @@ class Followers:
         """Follow the announcements of a VM that took over, and look once at what came since its replay."""
         actor = vm.get_actor_id()
         self._unfollow(actor)
-        subscription = self._followed[actor] = self._connection.subscribe(stored_subject(actor), lambda message: self._on_stored(vm, message))
-        self._loop.call_later(FOLLOW_S, self._unfollow, actor, subscription)
+        follower = self._followed[actor] = Follower(self._connection.next_sid(), vm, self._loop.time() + FOLLOW_S, self._take)
+        self._connection.attach(follower)
+        if not self._by_end:
+            self._loop.call_at(follower.until_s, self._end_due)
+        self._by_end.append(follower)
         self._loop.call_soon(vm.look_again)
 
     async def run(self) -> None:
@@ -132,9 +172,17 @@ class Followers:
             vm.look_again()
         self._loop.call_later(RECHECK_S, self._catch_up, vm)
 
-    def _unfollow(self, actor: ActorId, subscription: Subscription | None = None) -> None:
-        """End a subscription, unless another VM's has taken its place."""
-        found = self._followed.get(actor)
-        if found is not None and subscription in (None, found):
-            del self._followed[actor]
-            found.unsubscribe()
+    def _end_due(self) -> None:
+        """End the subscriptions whose time is over, unless another VM's has taken their place."""
+        by_end = self._by_end
+        while by_end and by_end[0].until_s <= self._loop.time():
+            follower = by_end.popleft()
+            if self._followed.get(follower.vm.get_actor_id()) is follower:
+                self._unfollow(follower.vm.get_actor_id())
+        if by_end:
+            self._loop.call_at(by_end[0].until_s, self._end_due)
+
+    def _unfollow(self, actor: ActorId) -> None:
+        follower = self._followed.pop(actor, None)
+        if follower is not None:
+            self._connection.stop_subscription(follower, keep_handler=False)
