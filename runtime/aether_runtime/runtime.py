@@ -249,7 +249,8 @@ class Runtime(VmListener):
         if self._tasks is None:
             work.close()
         else:
-            self._create_task(_supervise(work, name), name)
+            task = self._create_task(_supervise(work, name), name)
+            task.add_done_callback(lambda _: work.close())  # cancelled before its first step it leaves the work as it was, which Python complains of
 
     def _create_task(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         if self._tasks is None:

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeVarTuple
 
 from aether_api import logs
 from aether_api.durable import Tick
@@ -41,6 +41,8 @@ from aether_runtime.vm_reading import Tail, answer_repeats, fold_announced, read
 from aether_runtime.vm_world import build_commit
 
 logger = logging.getLogger(__name__)
+
+Ts = TypeVarTuple("Ts")
 
 MAILBOX_MAX: Final = 1024
 """Commands that may wait for one actor: four full groups, some 100 ms of work; more would only time out."""
@@ -152,7 +154,7 @@ class VirtualMachine(Activation):
         """Read the log once more if nothing is under way: a former owner may have appended after our replay."""
         if self.is_ready and not self._busy:
             self._busy = True
-            self._spawn(self._follow(), "follow")
+            self._spawn("follow", self._follow)
 
     async def stop(self, *, snapshot: bool = True) -> None:
         """Finish the step under way, answer what waits with "moving", take a snapshot. Bounded; a repeat waits for the first one's end."""
@@ -212,7 +214,7 @@ class VirtualMachine(Activation):
         try:
             commit = build_commit(group, self._history, self.desired, self._services)
             if group.reminders:
-                return self._spawn(self._append_scheduled(commit, group), "reminders")
+                return self._spawn("reminders", self._append_scheduled, commit, group)
             self._append_commit(commit, group)
         except Exception as exc:
             self._mailbox[:0] = group.members
@@ -265,12 +267,12 @@ class VirtualMachine(Activation):
             if group.immediate:
                 self._send(group.immediate)
             if group.repeats:
-                self._spawn(answer_repeats(self.desired.actor, self._services.events, group.repeats), "repeats")
+                self._spawn("repeats", answer_repeats, self.desired.actor, self._services.events, group.repeats)
             if group.answers:
                 self._busy = True
                 if group.encoded:
                     return group
-                self._spawn(self._confirm(group), "confirm")
+                self._spawn("confirm", self._confirm, group)
                 return None
         self._become_idle()
         return None
@@ -302,7 +304,7 @@ class VirtualMachine(Activation):
                 return self._release_step()
             if isinstance(error, VersionConflictError):
                 self._tally.conflicts += 1
-                return self._spawn(self._recover(commit, group), "recover")
+                return self._spawn("recover", self._recover, commit, group)
             self._end_schedules(find_made(group, commit.id))
             self._send([(item, build_error(reason_of(error), f"nothing was stored: {error}", command_id=item.command.id, version=self.get_version())) for item in group.members])
             self._release_step()
@@ -355,11 +357,11 @@ class VirtualMachine(Activation):
         """End the schedules that a commit replaced; make anew what came due before the commit was there."""
         self._end_schedules(group.ended)
         if group.reminders and is_overdue(group, self._services.now().unix_s):
-            self._spawn(remake_schedules(self._services.reminders, self.desired.actor, group, commit.id), "reminders")
+            self._spawn("reminders", remake_schedules, self._services.reminders, self.desired.actor, group, commit.id)
 
     def _end_schedules(self, schedules: list[tuple[str, str]]) -> None:
         if schedules:
-            self._spawn(end_schedules(self._services.reminders, self.desired.actor, schedules), "reminders")
+            self._spawn("reminders", end_schedules, self._services.reminders, self.desired.actor, schedules)
 
     async def _confirm(self, group: Group) -> None:
         """Send answers that store nothing once the log is known not to have moved."""
@@ -418,7 +420,7 @@ class VirtualMachine(Activation):
     def _consider_snapshot(self) -> None:
         if not self._snapshotting and self._services.snapshotter.is_due(self.snapshot, self._history, self.desired):
             self._snapshotting = True
-            self._spawn(self._write_snapshot(), "snapshot")
+            self._spawn("snapshot", self._write_snapshot)
 
     async def _write_snapshot(self) -> None:
         self._snapshotting = True
@@ -460,11 +462,11 @@ class VirtualMachine(Activation):
         self._become_idle()
         self._listener.on_stale(self)
 
-    def _spawn(self, step: Coroutine[None, None, None], name: str) -> None:
-        self._services.spawn(self._guard(step), f"{name} {self.desired.actor}")
+    def _spawn(self, name: str, step: Callable[[*Ts], Coroutine[None, None, None]], *args: *Ts) -> None:
+        self._services.spawn(self._guard(step, *args), f"{name} {self.desired.actor}")
 
-    async def _guard(self, step: Coroutine[None, None, None]) -> None:
+    async def _guard(self, step: Callable[[*Ts], Coroutine[None, None, None]], *args: *Ts) -> None:
         try:
-            await step
+            await step(*args)
         except Exception as exc:
             self.fail(exc)
