@@ -114,11 +114,7 @@ def decode_index(n: int, text: str) -> CommitIndex:
     Raises:
         InvalidEnvelope: the list does not fit `n`, or sequences do not fall.
     """
-    if n < 0:
-        raise InvalidEnvelope(f"no commit has the ordinal {n}")
-    found = len(_decode_sequences(text))
-    if found != sum(_digits_of(n)):
-        raise InvalidEnvelope(f"the index of commit {n} names {found} commits, which does not fit its ordinal")
+    _decode_named(n, text)
     return CommitIndex(n, text)
 
 
@@ -128,12 +124,7 @@ def decode_short_index(n: int, text: str) -> list[int] | None:
     Raises:
         InvalidEnvelope: as `decode_index`.
     """
-    if n >= RADIX:
-        return None
-    found = _decode_sequences(text)
-    if len(found) != n:
-        raise InvalidEnvelope(f"the index of commit {n} names {len(found)} commits, which does not fit its ordinal")
-    return found[::-1]
+    return _decode_named(n, text)[::-1] if n < RADIX else None
 
 
 def inner_blocks(block: Block, index: CommitIndex) -> Iterator[Block]:
@@ -164,6 +155,16 @@ def _digits_of(n: int) -> list[int]:
         n, digit = divmod(n, RADIX)
         digits.append(digit)
     return digits
+
+
+def _decode_named(n: int, text: str) -> list[int]:
+    """Return what the header of commit `n` names, newest first, or raise as `decode_index`."""
+    if n < 0:
+        raise InvalidEnvelope(f"no commit has the ordinal {n}")
+    found = _decode_sequences(text)
+    if len(found) != sum(_digits_of(n)):
+        raise InvalidEnvelope(f"the index of commit {n} names {len(found)} commits, which does not fit its ordinal")
+    return found
 
 
 def _decode_sequences(text: str) -> list[int]:

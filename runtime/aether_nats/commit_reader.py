@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from functools import lru_cache, partial
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from msgspec import structs
@@ -24,7 +23,6 @@ from aether_api.commit_index import Block, decode_short_index, inner_blocks
 from aether_api.envelope import StoredCommit, decode_commit, decode_found_commit
 from aether_api.errors import AetherError, InvalidEnvelope
 from aether_api.identity import ActorId
-from aether_api.subjects import event_stream, event_subject, partition_of
 from aether_nats.deliveries import Unreadable
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage, stored_of
@@ -42,9 +40,6 @@ RUN_COMMITS: Final = 256
 RUN_MIN: Final = 64
 """Commits below which a run gains nothing."""
 
-PLACES_CACHED: Final = 1024
-"""Actors whose place is remembered: those that are read at one time, since a read asks for it several times."""
-
 CLOSE: Final = 16
 """Mean distance of an actor's commits, in messages of the stream, under which they are read in a run (the walk costs 50 ns a message, a
 read by sequence some 5 us)."""
@@ -57,9 +52,10 @@ class CommitReader:
         scans: how often an index was broken.
     """
 
-    def __init__(self, js: JetStream, partitions: int) -> None:
+    def __init__(self, js: JetStream, locate: Callable[[ActorId], tuple[str, str]]) -> None:
+        """Make a reader; `locate` returns the stream and the subject of an actor."""
         self._js = js
-        self._place = lru_cache(PLACES_CACHED)(partial(_place, partitions=partitions))
+        self._locate = locate
         self.scans = 0
 
     async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
@@ -80,7 +76,7 @@ class CommitReader:
 
     async def read_sequences(self, actor: ActorId, sequences: Sequence[int]) -> list[StoredCommit | None]:
         """Read the actor's commits at some sequences; None where nothing stands, or another message."""
-        stream, subject = self._place(actor)
+        stream, subject = self._locate(actor)
         wanted = subject.encode()
         found: dict[int, StoredCommit | None] = {}
         for message in await self._js.messages_by_sequence(stream, sequences):
@@ -105,7 +101,7 @@ class CommitReader:
     async def scan(self, actor: ActorId, after_sequence: int = 0) -> AsyncIterator[Sequence[StoredCommit | Unreadable]]:
         """Yield everything that stands on the actor's subject after a sequence, in order, in batches; counts as a scan."""
         self.scans += 1
-        last = await self._js.message_by_last(*self._place(actor))
+        last = await self._js.message_by_last(*self._locate(actor))
         if last is not None:
             async for found in self._walk_from(actor, after_sequence + 1, last.sequence):
                 yield found
@@ -115,7 +111,7 @@ class CommitReader:
 
         A message of the actor stands at `end`, so a replica that runs out before it is behind, and the leader has what follows.
         """
-        stream, subject = self._place(actor)
+        stream, subject = self._locate(actor)
         while first <= end:
             batch, _ = await self._js.read_batch(stream, subject, first, BATCH_COMMITS)
             if not batch:
@@ -135,7 +131,7 @@ class CommitReader:
 
         The next run is on its way while the caller folds the one before.
         """
-        stream, subject = self._place(actor)
+        stream, subject = self._locate(actor)
         start = 1 if not from_n else await self._find_one(actor, head, from_n)
         pending = self._js.begin_batch(stream, subject, start, RUN_COMMITS) if start else None
         try:
@@ -200,11 +196,6 @@ class CommitReader:
         self.scans += 1
         logger.warning("the commit index is broken, scanning the actor's subject", extra={logs.ACTOR_ID: str(actor), logs.SEQUENCE: head.sequence})
         return [commit.sequence for commit in await self.walk(actor, head.sequence) if commit.incarnation == head.incarnation and commit.n >= from_n]
-
-
-def _place(actor: ActorId, partitions: int) -> tuple[str, str]:
-    """Return the stream and the subject of an actor."""
-    return event_stream(actor.namespace, partition_of(actor, partitions)), event_subject(actor, partitions)
 
 
 def decode_stored(message: StoredMessage) -> StoredCommit:

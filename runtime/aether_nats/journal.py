@@ -30,7 +30,7 @@ from aether_nats.inbox import purge_inbox, read_inbox_end
 from aether_nats.jetstream import JetStream
 
 SUBJECTS_CACHED: Final = 16_384
-"""Actors whose subjects are remembered: hashing a name costs as much as sending its append, and hot actors are few (3 MB)."""
+"""Actors whose subjects are remembered, by reads and appends alike: hashing a name costs as much as sending its append, and hot actors are few (3 MB)."""
 
 PURGE_ATTEMPTS_MAX: Final = 5
 """Tries to place a tombstone while another writer still appends; each lost race means that a live VM made progress."""
@@ -60,7 +60,7 @@ class Journal:
         self.partitions = partitions
         self._js = js
         self._place = lru_cache(SUBJECTS_CACHED)(partial(_place, partitions=partitions))
-        self._reader = CommitReader(reads or js, partitions)
+        self._reader = CommitReader(reads or js, self._locate)
         self._appends = BatchedAppends(js.connection) if batches else Appends(js.connection)
 
     @property
@@ -98,7 +98,7 @@ class Journal:
         Raises:
             InvalidEnvelope: something else than a commit stands there.
         """
-        message = await self._js.message_by_last(event_stream(actor.namespace, partition_of(actor, self.partitions)), event_subject(actor, self.partitions))
+        message = await self._js.message_by_last(*self._locate(actor))
         return None if message is None else decode_stored(message)
 
     async def read_at(self, actor: ActorId, sequence: int) -> StoredCommit | None:
@@ -149,7 +149,7 @@ class Journal:
 
     async def _find_end(self, actor: ActorId) -> _End | None:
         """Return where the actor's log ends, even if it ends with something that is no commit."""
-        message = await self._js.message_by_last(event_stream(actor.namespace, partition_of(actor, self.partitions)), event_subject(actor, self.partitions))
+        message = await self._js.message_by_last(*self._locate(actor))
         if message is None:
             return None
         try:
@@ -161,8 +161,12 @@ class Journal:
 
     async def _delete_before(self, actor: ActorId, sequence: int) -> None:
         """Delete what lies before a tombstone; never the newest but one, since a new life may have begun meanwhile."""
-        stream = event_stream(actor.namespace, partition_of(actor, self.partitions))
-        await self._js.purge(stream, event_subject(actor, self.partitions), before_sequence=sequence)
+        await self._js.purge(*self._locate(actor), before_sequence=sequence)
+
+    def _locate(self, actor: ActorId) -> tuple[str, str]:
+        """Return the stream and the subject of an actor's commits."""
+        subject, partition = self._place(actor)
+        return event_stream(actor.namespace, partition), subject
 
 
 async def purge_actor(connection: NatsConnection, partitions: int, actor: ActorId, *, epoch: Epoch, writer: str) -> None:

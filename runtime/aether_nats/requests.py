@@ -14,6 +14,7 @@ import asyncio
 import secrets
 from abc import ABC, abstractmethod
 from math import inf
+from typing import Generic, TypeVar
 
 from aether_api.errors import AetherError, NoResponders, RequestTimeout
 from aether_api.headers import FIRST_LINE
@@ -26,6 +27,9 @@ STATUS_NO_RESPONDERS = 503
 
 STATUS_AT = len(FIRST_LINE)
 """Where a blank tells that the server speaks itself; a look there is a tenth of reading the status, and a batch has a thousand messages."""
+
+
+_T = TypeVar("_T")
 
 
 class Exchange(ABC):
@@ -51,18 +55,18 @@ class Exchange(ABC):
         """End without a reply: nobody serves the subject, the deadline has passed, or the link is gone."""
 
 
-class _One(Exchange):
-    """A request for one reply."""
+class _Awaited(Exchange, Generic[_T]):
+    """A request whose future somebody awaits, or has given up."""
 
     __slots__ = ("future",)
 
-    def __init__(self, subject: str, future: asyncio.Future[Message]) -> None:
+    def __init__(self, subject: str, future: asyncio.Future[_T]) -> None:
         super().__init__(subject)
         self.future = future
 
-    def take(self, message: Message) -> bool:
+    def settle(self, result: _T) -> bool:
         if not self.future.done():
-            self.future.set_result(message)
+            self.future.set_result(result)
         return True
 
     def fail(self, error: AetherError) -> None:
@@ -70,52 +74,42 @@ class _One(Exchange):
             self.future.set_exception(error)
 
 
-class _Many(Exchange):
+class _One(_Awaited[Message]):
+    """A request for one reply."""
+
+    __slots__ = ()
+
+    def take(self, message: Message) -> bool:
+        return self.settle(message)
+
+
+class _Many(_Awaited[list[Message]]):
     """A request for many replies; a message with a status ends the row."""
 
-    __slots__ = ("collected", "future")
+    __slots__ = ("collected",)
 
     def __init__(self, subject: str, future: asyncio.Future[list[Message]]) -> None:
-        super().__init__(subject)
-        self.future = future
+        super().__init__(subject, future)
         self.collected: list[Message] = []
 
     def take(self, message: Message) -> bool:
         self.collected.append(message)
-        if message.raw_headers[STATUS_AT : STATUS_AT + 1] != b" ":
-            return False
-        if not self.future.done():
-            self.future.set_result(self.collected)
-        return True
-
-    def fail(self, error: AetherError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+        return message.raw_headers[STATUS_AT : STATUS_AT + 1] == b" " and self.settle(self.collected)
 
 
-class _Each(Exchange):
-    """Several questions with one reply each."""
+class _Each(_Many):
+    """Several questions with one reply each; `left` are those without."""
 
-    __slots__ = ("collected", "future", "left")
+    __slots__ = ("left",)
 
     def __init__(self, subject: str, count: int, future: asyncio.Future[list[Message]]) -> None:
-        super().__init__(subject)
-        self.future = future
+        super().__init__(subject, future)
         self.left = count
-        self.collected: list[Message] = []
 
     def take(self, message: Message) -> bool:
         self.collected.append(message)
         self.left -= 1
-        if self.left:
-            return False
-        if not self.future.done():
-            self.future.set_result(self.collected)
-        return True
-
-    def fail(self, error: AetherError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+        return not self.left and self.settle(self.collected)
 
 
 class RequestTable:

@@ -1,8 +1,9 @@
-"""The subscriptions of VMs to their commands: one object of three fields for each, since a pod may hold 100,000."""
+"""The subscriptions of VMs, most of all to their commands: one object of three fields for each, since a pod may hold 100,000."""
 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
@@ -18,42 +19,53 @@ logger = logging.getLogger(__name__)
 DRAIN_TIMEOUT_S: Final = 1.0
 """Seconds for the messages that are on their way to a VM that stops: one round trip, and callers repeat after a second."""
 
-TakeCommand = Callable[[VirtualMachine, bytes, bytes, bytes, bytes], None]
-"""Takes a VM, and subject, reply subject, raw headers and payload of a command to it."""
+TakeMessage = Callable[[VirtualMachine, bytes, bytes, bytes, bytes], None]
+"""Takes a VM, and subject, reply subject, raw headers and payload of a message for it."""
 
 
-class CommandFeed:
-    """What the link calls with each command of one VM."""
+class VmFeed(ABC):
+    """What the link calls with each message of one VM."""
 
-    __slots__ = ("_take", "_vm", "sid")
+    __slots__ = ("_take", "sid", "vm")
 
-    def __init__(self, sid: int, vm: VirtualMachine, take: TakeCommand) -> None:
+    def __init__(self, sid: int, vm: VirtualMachine, take: TakeMessage) -> None:
         self.sid = sid
-        self._vm = vm
+        self.vm = vm
         self._take = take
 
     @property
     def queue(self) -> str:
-        """No queue group: of two VMs of one actor, one may be frozen, and must not swallow half of its commands; the log lets one of them write."""
+        """No queue group: of two VMs of one actor, one may be frozen, and must not swallow half of its messages; the log lets one of them write."""
         return ""
 
     @property
+    @abstractmethod
     def subject(self) -> str:
-        """The commands of the VM's actor; built when the link asks for it, since few bytes are many here."""
-        return command_wildcard(self._vm.desired.actor)
+        """What it listens to; built when the link asks for it, since few bytes are many here."""
 
     def __call__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
-        """Hand a command to its VM."""
+        """Hand a message to its VM."""
         try:
-            self._take(self._vm, subject, reply, raw_headers, payload)
+            self._take(self.vm, subject, reply, raw_headers, payload)
         except Exception:  # the read loop supervises callbacks: one that raises must not end the connection
-            logger.exception("a command could not be taken; it is dropped", extra={logs.NAME: self.subject})
+            logger.exception("a message for an actor could not be taken; it is dropped", extra={logs.NAME: self.subject})
+
+
+class CommandFeed(VmFeed):
+    """The commands of one VM."""
+
+    __slots__ = ()
+
+    @property
+    def subject(self) -> str:
+        """The commands of the VM's actor."""
+        return command_wildcard(self.vm.desired.actor)
 
 
 class CommandFeeds:
     """The feeds of one process, at most one for an actor."""
 
-    def __init__(self, connection: NatsConnection, take: TakeCommand) -> None:
+    def __init__(self, connection: NatsConnection, take: TakeMessage) -> None:
         self._connection = connection
         self._take = take
         self._feeds: dict[ActorId, CommandFeed] = {}

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -28,6 +27,7 @@ from aether_api.subjects import stored_subject
 from aether_nats.announcement import decode_announced, read_sequence
 from aether_nats.connection import NatsConnection
 from aether_nats.message import Message
+from aether_runtime.command_feeds import TakeMessage, VmFeed
 from aether_runtime.ports import Heads
 from aether_runtime.registry import VMRegistry
 from aether_runtime.vm import VirtualMachine
@@ -47,37 +47,23 @@ RECHECK_S: Final = 0.2
 """Seconds until a VM that was busy when its news came is looked at again: what it was busy with mostly brought it the news."""
 
 
-class Follower:
-    """The subscription of one VM that took over: few bytes, and no timer of its own, since a pod may take over ten thousand at once.
+class Follower(VmFeed):
+    """The announcements for one VM that took over: it has no timer of its own, since a pod may take over ten thousand at once.
 
     Attributes:
         until_s: monotonic time at which it ends.
     """
 
-    __slots__ = ("_take", "sid", "until_s", "vm")
+    __slots__ = ("until_s",)
 
-    def __init__(self, sid: int, vm: VirtualMachine, until_s: float, take: Callable[[VirtualMachine, Message], None]) -> None:
-        self.sid = sid
-        self.vm = vm
+    def __init__(self, sid: int, vm: VirtualMachine, take: TakeMessage, until_s: float) -> None:
+        super().__init__(sid, vm, take)
         self.until_s = until_s
-        self._take = take
-
-    @property
-    def queue(self) -> str:
-        """No queue group: whoever follows hears everything."""
-        return ""
 
     @property
     def subject(self) -> str:
         """The announcements of the VM's actor."""
-        return stored_subject(self.vm.get_actor_id())
-
-    def __call__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
-        """Hand an announcement over."""
-        try:
-            self._take(self.vm, Message(subject, reply, raw_headers, payload))
-        except Exception:  # the read loop supervises callbacks: one that raises must not end the connection
-            logger.exception("an announcement could not be taken; the heads are compared in a minute", extra={logs.NAME: self.subject})
+        return stored_subject(self.vm.desired.actor)
 
 
 class Followers:
@@ -108,7 +94,7 @@ class Followers:
         """Follow the announcements of a VM that took over, and look once at what came since its replay."""
         actor = vm.get_actor_id()
         self._unfollow(actor)
-        follower = self._followed[actor] = Follower(self._connection.next_sid(), vm, self._loop.time() + FOLLOW_S, self._take)
+        follower = self._followed[actor] = Follower(self._connection.next_sid(), vm, self._take, self._loop.time() + FOLLOW_S)
         self._connection.attach(follower)
         if not self._by_end:
             self._loop.call_at(follower.until_s, self._end_due)
@@ -137,7 +123,8 @@ class Followers:
             self.behind += 1
             vm.look_again()
 
-    def _on_stored(self, vm: VirtualMachine, message: Message) -> None:
+    def _on_stored(self, vm: VirtualMachine, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
+        message = Message(subject, reply, raw_headers, payload)
         if self._registry.get(vm.get_actor_id()) is not vm:
             return self._unfollow(vm.get_actor_id())
         try:

@@ -30,6 +30,7 @@ from aether_kube.kinds import ACTOR_MODELS, ACTOR_POOLS, ACTORS, PODS
 from aether_kube.lease import LeaseRecord, parse_lease
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.embedded import EmbeddedServer
+from aether_nats.link import RECONNECT_DELAY_MAX_S
 from aether_nats.message import Message
 from aether_nats.settings import NatsSettings
 from aether_operator.handlers.candidate import Candidate
@@ -44,6 +45,9 @@ HEARTBEAT_S = 0.05
 SETTINGS = OperatorSettings(
     suspect_after_s=0.3, ping_timeout_s=0.2, detection_window_s=0.4, lease_retry_s=0.2, watch_namespaces=(NAMESPACE,), hand_overs_at_once=1, rebalance_per_s=0
 )
+PATIENT = SETTINGS.model_copy(update={"detection_window_s": RECONNECT_DELAY_MAX_S})
+"""As in real settings the window is no shorter than a pod may take to come back after us, else some pod is late now and then."""
+
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/aether-system/leases/aether-operator"
 COURTESY = ("/apis/events.k8s.io", "/apis/coordination.k8s.io")
 MODEL: JsonObject = {"commands": {"Open": {"emits": [{"event": "Opened"}]}}, "events": {"Opened": {}}}

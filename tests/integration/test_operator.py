@@ -17,13 +17,12 @@ from aether_kube.kinds import ACTOR_POOLS, ACTORS, DEPLOYMENTS, PODS
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
-from aether_nats.link import RECONNECT_DELAY_MAX_S
 from aether_nats.streams import ensure_streams
 from aether_operator.cluster import assignments
 from aether_operator.handlers import control_plane
 from aether_operator.planning.snapshot import FINALIZER
 from tests.fake_apiserver.server import Fault
-from tests.integration.operator_stage import NAMESPACE, SETTINGS, staged
+from tests.integration.operator_stage import NAMESPACE, PATIENT, SETTINGS, staged
 
 
 async def test_an_actor_is_told_to_its_pod_and_written_to_its_status(nats_server: EmbeddedServer) -> None:
@@ -127,9 +126,7 @@ async def test_actors_of_a_pod_that_falls_silent_move_and_it_is_told_when_it_is_
 
 
 async def test_an_outage_of_nats_moves_nobody(nats_server: EmbeddedServer) -> None:
-    # As in real settings the window is no shorter than a pod may take to come back after us, else some pod is late now and then.
-    settings = SETTINGS.model_copy(update={"detection_window_s": RECONNECT_DELAY_MAX_S})
-    async with staged(nats_server, settings=settings) as stage:
+    async with staged(nats_server, settings=PATIENT) as stage:
         pod, other = await stage.add_pod("a"), await stage.add_pod("b")
         await stage.add_actor("alice")
         await stage.until(lambda: stage.pod_of("alice") != "")
@@ -140,7 +137,7 @@ async def test_an_outage_of_nats_moves_nobody(nats_server: EmbeddedServer) -> No
         await asyncio.sleep(3 * SETTINGS.suspect_after_s)  # longer than any silence that counts while the link is up
         await nats_server.run()
         await stage.until(lambda: stage.connection.is_connected)
-        await asyncio.sleep(1.5 * settings.detection_window_s)  # the full window after which silence counts again
+        await asyncio.sleep(1.5 * PATIENT.detection_window_s)  # the full window after which silence counts again
 
         assert stage.actor("alice")["status"] == before
         assert len(pod.held) + len(other.held) == 1

@@ -8,16 +8,12 @@ from typing import Final
 
 import pytest
 
-from aether_nats.link import RECONNECT_DELAY_MAX_S
 from tests.histories.nats_cluster import NatsCluster
-from tests.integration.operator_stage import SETTINGS, Stage, staged
+from tests.integration.operator_stage import PATIENT, SETTINGS, Stage, staged
 
 pytestmark = pytest.mark.slow
 
 NAMES: Final = ("alice", "bob", "carol", "dave")
-
-PATIENT: Final = SETTINGS.model_copy(update={"detection_window_s": RECONNECT_DELAY_MAX_S})
-"""As in real settings the window is no shorter than a pod may take to come back after us, else some pod is late now and then."""
 
 
 async def place_all(stage: Stage) -> dict[str, object]:

@@ -127,14 +127,7 @@ class CommandWindow:
 
     def add(self, command_id: str, sequence: int, time_s: float) -> None:
         """Note an accepted command and forget some that are too old; `time_s` is the event's unix time and never runs back."""
-        digest = hash_command_id(command_id)
-        shards = self._shards
-        place = digest >> _PLACE_BIT & self._mask
-        shard = shards[place] if place < len(shards) else shards[place & self._mask >> 1]
-        shard += _RECORD.pack(digest, sequence, int(time_s))
-        self._count += 1
-        if self._count >= self._upkeep_at:
-            self._keep_up(int(time_s))
+        self.add_digests((hash_command_id(command_id),), sequence, int(time_s))
 
     def add_digests(self, digests: Iterable[int], sequence: int, second: int) -> None:
         """Do the same for the `hash_command_id` of all commands of one commit."""
