@@ -20,7 +20,7 @@ from aether_api.subjects import heartbeat_wildcard, parse_heartbeat_subject
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
 from aether_operator.planning.damping import STEADY, Flaps, note_flap
-from aether_operator.planning.liveness import Pulse
+from aether_operator.planning.liveness import Pulse, Sounds, Windows
 from aether_operator.planning.snapshot import NO_BOOT
 
 logger = logging.getLogger(__name__)
@@ -41,20 +41,28 @@ class Process:
 class Heartbeats:
     """The processes of all pods."""
 
-    def __init__(self, on_change: Callable[[], None], monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, windows: Windows, on_change: Callable[[], None], monotonic: Callable[[], float] = time.monotonic) -> None:
         """Start with nobody heard.
 
         Args:
+            windows: after which times silence means something.
             on_change: told when a process appears, changes its boot id or its state; not of each heartbeat.
         """
+        self._windows = windows
         self._on_change = on_change
         self._monotonic = monotonic
         self._processes: dict[PodUid, Process] = {}
+        self._sounds = Sounds()
 
     def subscribe(self, connection: NatsConnection, namespaces: Collection[str | None]) -> list[Subscription]:
         """Listen to the heartbeats of the namespaces, None meaning all of them."""
         subjects = [heartbeat_wildcard(namespace) if namespace else heartbeat_wildcard() for namespace in namespaces]
         return [connection.subscribe(subject, self._on_message) for subject in subjects]
+
+    @property
+    def heard_since_s(self) -> float | None:
+        """Since when some pod is heard without a break; None while none is."""
+        return self._sounds.find_since(self._monotonic(), self._windows)
 
     def see(self, uid: PodUid) -> Process:
         """Return what is known of a pod's process, and begin to expect it if it is new."""
@@ -70,6 +78,7 @@ class Heartbeats:
         first, given_up, now_s = known.pulse.heard_s is None, _was_given_up(known.pulse), self._monotonic()
         changed = first or given_up or known.boot_id != boot_id or known.pulse.state != heartbeat.state
         flapped = not first and (given_up or known.boot_id != boot_id)
+        self._sounds = self._sounds.add(now_s, self._windows)
         flaps = note_flap(known.flaps, now_s) if flapped else known.flaps
         self._processes[uid] = Process(replace(known.pulse, heard_s=now_s, state=heartbeat.state), boot_id, flaps)
         if changed:

@@ -41,7 +41,7 @@ from aether_operator.cluster.scopes import EVERYWHERE, Scope, Scopes
 from aether_operator.manifests.pool import POOL_LABEL
 from aether_operator.planning.claims import Claim, place_as_claimed, raise_floors
 from aether_operator.planning.damping import is_damped
-from aether_operator.planning.liveness import Evidence, Links, Windows, is_departing, is_silent, judge_pods
+from aether_operator.planning.liveness import Evidence, Links, Windows, is_departing, is_silent, judge_pod
 from aether_operator.planning.pace import Limits, Pace
 from aether_operator.planning.relevance import matters
 from aether_operator.planning.snapshot import ActorView, ModelView, PodView, PoolView, Snapshot, Verdict
@@ -173,7 +173,7 @@ class Observer:
 
     def links(self) -> Links:
         """Return since when our own links are up: NATS, and the watches of Actors and Pods, where the namespace does not refuse us."""
-        return Links(self.nats_since_s(), self._scopes.healthy_since_s(ACTORS, PODS), self.awake_since_s())
+        return Links(self.nats_since_s(), self._scopes.healthy_since_s(ACTORS, PODS), self.awake_since_s(), self._heartbeats.heard_since_s)
 
     def _links_to(self, pod: PodRecord, links: Links) -> Links:
         """Return our links as they count for one pod: nothing is known of those in a namespace that refuses us."""
@@ -181,10 +181,9 @@ class Observer:
 
     def verdicts(self) -> Mapping[PodUid, Verdict]:
         """Return the verdicts on all pods now."""
-        links, pods = self.links(), list(self.pods)
-        evidence = [Evidence(pod.facts, self._heartbeats.see(pod.uid).pulse, self._links_to(pod, links)) for pod in pods]
-        verdicts = judge_pods(evidence, now_s=time.monotonic(), windows=self._windows)
-        return {pod.uid: verdict for pod, verdict in zip(pods, verdicts, strict=True)}
+        links, now_s = self.links(), time.monotonic()
+        evidence = {pod.uid: Evidence(pod.facts, self._heartbeats.see(pod.uid).pulse, self._links_to(pod, links)) for pod in self.pods}
+        return {uid: judge_pod(known, now_s=now_s, windows=self._windows) for uid, known in evidence.items()}
 
     def is_settled(self) -> bool:
         """Return whether our own links were up for a full window."""

@@ -44,10 +44,9 @@ class Candidate:
         # Three clients: watches last for ever, and neither they nor hung calls of the leader may hold up a renewal.
         self._watching, self._voting = KubeClient(kube), KubeClient(kube)
         self._wakefulness = Wakefulness()
-        heartbeats = Heartbeats(self._on_heartbeats)
-        observer = Observer(
-            self._watching, settings.scopes, heartbeats, Windows(settings.suspect_after_s, settings.detection_window_s), motion=Motion(settings.limits, settings.deletion_costs)
-        )
+        windows = Windows(settings.suspect_after_s, settings.detection_window_s)
+        heartbeats = Heartbeats(windows, self._on_heartbeats)
+        observer = Observer(self._watching, settings.scopes, heartbeats, windows, motion=Motion(settings.limits, settings.deletion_costs))
         observer.nats_since_s = lambda: connection.connected_since
         observer.awake_since_s = lambda: self._wakefulness.since_s
         self._outlook = Outlook(observer, heartbeats)

@@ -4,8 +4,9 @@ Silence alone proves nothing, since the fault may be ours: nobody is declared de
 to NATS and to the API server were up for a full detection window, and then only with a second witness, a failed ping or the
 Pod object itself. What the API server says of a Pod (gone, finished, deleted without grace) is proof enough.
 
-If not one pod is heard, a ping is no witness either: the server that we are connected to may be cut off from the servers of the pods
+While not one pod is heard, a ping is no witness either: the server that we are connected to may be cut off from the servers of the pods
 (routes between NATS servers break apart from everything else, or the others hang), and nobody is left who could take an actor anyway.
+The first that is heard again says nothing of the others, which may be about to come back, too: they have a detection window for it.
 
 A changed boot id means that the process before is dead; what it held is told anew to the one that came (`introduced`).
 Prior art: SWIM's suspicion; and wasmCloud, whose operator once deleted every host when its own bus was out.
@@ -13,11 +14,15 @@ Prior art: SWIM's suspicion; and wasmCloud, whose operator once deleted every ho
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 from aether_api.control import PodState
 from aether_operator.planning.snapshot import Verdict
+
+LULL: Final = 2 / 3
+"""Part of the suspicion time after which all pods together count as unheard: two heartbeats in a row. Less than the whole, since those that are
+cut off together were last heard up to one heartbeat apart, and the first of them must not be given up while the last still counts as heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,11 @@ class Windows:
 
     suspect_after_s: float
     detection_window_s: float
+
+    @property
+    def lull_s(self) -> float:
+        """Seconds without a sound of any pod after which none is heard."""
+        return LULL * self.suspect_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +70,48 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True)
+class Sounds:
+    """When pods are heard, whichever; times are monotonic seconds.
+
+    Attributes:
+        last_s: when one was heard last; None before the first.
+        since_s: since when, up to then, one was heard without a break.
+    """
+
+    last_s: float | None = None
+    since_s: float = 0.0
+
+    def add(self, now_s: float, windows: Windows) -> Sounds:
+        """Return what is known with a sound of now."""
+        return Sounds(now_s, now_s if self.find_since(now_s, windows) is None else self.since_s)
+
+    def find_since(self, now_s: float, windows: Windows) -> float | None:
+        """Return since when some pod is heard; None while none is."""
+        return self.since_s if self.last_s is not None and now_s - self.last_s < windows.lull_s else None
+
+
+@dataclass(frozen=True, slots=True)
 class Links:
     """Since when our own links are up without a break, in monotonic seconds; None while one is down.
 
     Attributes:
         awake_since_s: since when our own event loop runs without a stall, in which nothing could be heard either.
+        heard_since_s: since when some pod is heard, so that NATS carries from pods to us.
     """
 
     nats_since_s: float | None
     kube_since_s: float | None
     awake_since_s: float = 0.0
+    heard_since_s: float | None = None
 
     def are_settled(self, now_s: float, windows: Windows) -> bool:
         """Return whether both were up for a full window."""
         since_s = self.since_s
         return since_s is not None and now_s - since_s >= windows.detection_window_s
+
+    def carry_pings(self, now_s: float, windows: Windows) -> bool:
+        """Return whether a ping would be answered by who lives: some pod was heard for a full window."""
+        return self.heard_since_s is not None and now_s - self.heard_since_s >= windows.detection_window_s
 
     @property
     def since_s(self) -> float | None:
@@ -93,23 +130,13 @@ class Evidence:
     links: Links
 
 
-def judge_pods(pods: Collection[Evidence], *, now_s: float, windows: Windows) -> list[Verdict]:
-    """Return the verdicts on all pods of a cluster, in their order."""
-    nobody_heard = not any(pod.pulse.heard_s is not None and now_s - pod.pulse.heard_s < windows.suspect_after_s for pod in pods)
-    return [judge_pod(pod, now_s=now_s, windows=windows, nobody_heard=nobody_heard) for pod in pods]
-
-
-def judge_pod(pod: Evidence, *, now_s: float, windows: Windows, nobody_heard: bool = False) -> Verdict:
-    """Return the verdict on one pod.
-
-    Args:
-        nobody_heard: no pod of the cluster is heard at present.
-    """
+def judge_pod(pod: Evidence, *, now_s: float, windows: Windows) -> Verdict:
+    """Return the verdict on one pod."""
     facts, pulse, links = pod.facts, pod.pulse, pod.links
     if facts.finished or facts.grace_s == 0:
         return "dead"
     if is_silent(pulse, links, now_s=now_s, windows=windows):
-        witness = facts.process_down or (_ping_failed(pulse) and not nobody_heard)
+        witness = facts.process_down or (_ping_failed(pulse) and links.carry_pings(now_s, windows))
         return "dead" if witness and links.are_settled(now_s, windows) else _while_unsure(pulse)
     if pulse.heard_s is None:
         return "starting"

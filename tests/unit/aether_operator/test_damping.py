@@ -10,6 +10,7 @@ from aether_api.control import Heartbeat
 from aether_api.identity import PodUid
 from aether_operator.cluster.heartbeats import Heartbeats
 from aether_operator.planning.damping import FIRST_S, FORGET_S, LONGEST_S, STEADY, Flaps, is_damped, note_flap
+from aether_operator.planning.liveness import Windows
 from tests.unit.aether_operator.snapshots import actor, planned, pod, snapshot
 
 
@@ -49,7 +50,7 @@ class Pod:
 
     def __init__(self) -> None:
         self.now_s = 1000.0
-        self.heartbeats = Heartbeats(lambda: None, self.clock())
+        self.heartbeats = Heartbeats(Windows(1.0, 5.0), lambda: None, self.clock())
 
     def clock(self) -> Callable[[], float]:
         return lambda: self.now_s

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from aether_operator.planning.liveness import Evidence, Links, PodFacts, Pulse, Windows, is_departing, judge_pod, judge_pods
+from aether_operator.planning.liveness import Evidence, Links, PodFacts, Pulse, Sounds, Windows, is_departing, judge_pod
 from aether_operator.planning.snapshot import Verdict
 
 WINDOWS = Windows(suspect_after_s=1.0, detection_window_s=5.0)
-UP = Links(nats_since_s=0.0, kube_since_s=0.0)
+UP = Links(nats_since_s=0.0, kube_since_s=0.0, heard_since_s=0.0)
 NOW_S = 100.0
 HEARD = Pulse(seen_s=10.0, heard_s=99.9)
 SILENT = Pulse(seen_s=10.0, heard_s=98.0)
@@ -50,13 +50,13 @@ def test_a_pod_that_was_silent_before_we_came_is_dead_once_it_stays_so() -> None
     assert verdict(PodFacts(), Pulse(seen_s=10.0, ping_failed_s=99.0)) == "dead"
 
 
-@pytest.mark.parametrize("links", [Links(None, 0.0), Links(0.0, None), Links(96.0, 0.0), Links(0.0, 96.0), Links(0.0, 0.0, awake_since_s=96.0)])
-def test_nobody_is_dead_by_silence_unless_both_our_links_were_up_for_a_window(links: Links) -> None:
-    assert verdict(PodFacts(), UNANSWERED, links) != "dead"
+@pytest.mark.parametrize("broken", [{"nats_since_s": None}, {"kube_since_s": None}, {"nats_since_s": 96.0}, {"kube_since_s": 96.0}, {"awake_since_s": 96.0}])
+def test_nobody_is_dead_by_silence_unless_both_our_links_were_up_for_a_window(broken: dict[str, float]) -> None:
+    assert verdict(PodFacts(), UNANSWERED, replace(UP, **broken)) != "dead"
 
 
 def test_time_in_which_our_link_was_down_is_not_silence() -> None:
-    assert verdict(PodFacts(), SILENT, Links(99.5, 0.0)) == "alive"
+    assert verdict(PodFacts(), SILENT, replace(UP, nats_since_s=99.5)) == "alive"
 
 
 @pytest.mark.parametrize("facts", [PodFacts(finished=True), PodFacts(grace_s=0)])
@@ -86,21 +86,33 @@ def test_a_pod_whose_process_falls_silent_without_a_word_is_not_departing(pulse:
     assert not is_departing(PodFacts(process_down=True), pulse)
 
 
-@pytest.mark.parametrize(
-    ("others", "expected"),
-    [
-        pytest.param([UNANSWERED], "suspect", id="nobody is heard"),
-        pytest.param([Pulse(seen_s=10.0)], "suspect", id="one that was never heard shows nothing"),
-        pytest.param([UNANSWERED, HEARD], "dead", id="another one is heard"),
-    ],
-)
-def test_a_ping_is_no_witness_while_not_one_pod_is_heard(others: list[Pulse], expected: Verdict) -> None:
-    pods = [Evidence(PodFacts(), pulse, UP) for pulse in (UNANSWERED, *others)]
-
-    assert judge_pods(pods, now_s=NOW_S, windows=WINDOWS)[0] == expected
+@pytest.mark.parametrize(("heard_since_s", "expected"), [(None, "suspect"), (96.0, "suspect"), (95.0, "dead")])
+def test_a_ping_is_no_witness_until_some_pod_was_heard_for_a_window(heard_since_s: float | None, expected: Verdict) -> None:
+    assert verdict(PodFacts(), UNANSWERED, replace(UP, heard_since_s=heard_since_s)) == expected
 
 
-def test_while_not_one_pod_is_heard_kubernetes_is_a_witness_still() -> None:
-    pods = [Evidence(facts, UNANSWERED, UP) for facts in (PodFacts(process_down=True), PodFacts(grace_s=0), PodFacts(finished=True), PodFacts())]
+@pytest.mark.parametrize("facts", [PodFacts(process_down=True), PodFacts(grace_s=0), PodFacts(finished=True)])
+def test_while_not_one_pod_is_heard_kubernetes_is_a_witness_still(facts: PodFacts) -> None:
+    assert verdict(facts, UNANSWERED, replace(UP, heard_since_s=None)) == "dead"
 
-    assert judge_pods(pods, now_s=NOW_S, windows=WINDOWS) == ["dead", "dead", "dead", "suspect"]
+
+def heard_at(*times_s: float) -> Sounds:
+    sounds = Sounds()
+    for time_s in times_s:
+        sounds = sounds.add(time_s, WINDOWS)
+    return sounds
+
+
+def test_before_the_first_sound_nobody_is_heard() -> None:
+    assert heard_at().find_since(NOW_S, WINDOWS) is None
+
+
+def test_some_pod_is_heard_since_the_first_sound_without_a_lull_before_it() -> None:
+    assert heard_at(90.0, 90.6, 91.2).find_since(91.5, WINDOWS) == 90.0
+    assert heard_at(90.0, 90.7, 91.2).find_since(91.5, WINDOWS) == 90.7
+
+
+def test_pods_that_are_cut_off_together_are_unheard_before_the_first_of_them_is_suspected() -> None:
+    first_s, last_s = 90.0, 90.3  # one heartbeat apart
+
+    assert heard_at(first_s, last_s).find_since(first_s + WINDOWS.suspect_after_s, WINDOWS) is None

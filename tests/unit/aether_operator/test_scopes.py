@@ -84,8 +84,9 @@ class Looking:
 @asynccontextmanager
 async def looking(server: FakeApiServer) -> AsyncGenerator[Looking, None]:
     async with KubeClient(anonymous_connection(server.url)) as client, asyncio.TaskGroup() as tasks:
-        heartbeats = Heartbeats(lambda: None)
-        observer = Observer(client, (LOST, SHOP), heartbeats, Windows(0.0, 0.0), motion=Motion(Limits(), writes_costs=False))
+        windows = Windows(0.0, 0.0)
+        heartbeats = Heartbeats(windows, lambda: None)
+        observer = Observer(client, (LOST, SHOP), heartbeats, windows, motion=Motion(Limits(), writes_costs=False))
         observer.nats_since_s = lambda: 0.0
         running = tasks.create_task(observer.run(), name="informers")
         try:
