@@ -61,10 +61,11 @@ def _first(error: Exception) -> Exception:
 
 
 def _calm_libraries(level: str) -> None:
-    """Keep kopf's own progress, and each probe, out of our log unless somebody debugs."""
+    """Keep kopf's own progress, and each probe, out of our log unless somebody debugs; why kopf ended, our own line tells."""
     if level != "DEBUG":
         for name in ("kopf", "aiohttp.access"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger("kopf._core.reactor").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

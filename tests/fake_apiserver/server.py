@@ -151,7 +151,7 @@ class FakeApiServer:
             return _faulty(request, fault)
         if request.method == "GET" and request.query.get("watch"):
             return await self._serve_watch(request)
-        if request.method == "GET" and request.path not in self.documents.objects and "limit" in request.query:
+        if request.method == "GET" and request.path not in self.documents.objects and ("limit" in request.query or self.documents.under(request.path)):
             return self._serve_list(request)
         return await self._serve_call(request)
 
@@ -171,7 +171,7 @@ class FakeApiServer:
             if version < self.documents.forgotten or (request.path, version) not in self._lists:
                 return refusal(410, "Expired", "the provided continue parameter is too old")
             listed = self._lists[request.path, version]
-        end = start + int(request.query["limit"])
+        end = start + int(request.query.get("limit", len(listed)))
         more = end < len(listed)
         if more:
             self._lists[request.path, version] = listed

@@ -12,7 +12,7 @@ from kopf._cogs.clients import api
 from kopf._cogs.clients.auth import APIContext
 
 from aether_kube.kinds import ACTOR_POOLS
-from aether_operator.handlers.lifecycle import build_kopf_settings
+from aether_operator.handlers.shell import build_kopf_settings
 from aether_operator.settings import OperatorSettings
 from tests.fake_apiserver import FakeApiServer, Fault
 
