@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from aether_api.envelope import Commit, StoredCommit
 from aether_api.identity import NO_EPOCH, ActorId, Epoch, PodUid
 from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_api.v1alpha1.actor import RECOVERY_TARGET_DEFAULT_S
+from aether_api.v1alpha1.meta import ConditionStatus
 from aether_nats.deliveries import Unreadable
 from aether_nats.inbox import Tries
 from aether_nats.jetstream_wire import StoredMessage
@@ -216,6 +217,13 @@ class ActorSource(Directory, Protocol):
         ...
 
 
+ToldCondition = tuple[str, ConditionStatus, str]
+"""Type, status and reason of a condition: what programs rely on."""
+
+POD_CONDITIONS: Final = frozenset({"Ready", "Replayed", "Quarantined", "Fenced", "SnapshotTooLarge", "SnapshotImpossible"})
+"""Types of the conditions that pods write; abnormal ones are there only while they are true."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShownStatus:
     """What an actor's resource tells of it.
@@ -223,6 +231,7 @@ class ShownStatus:
     Attributes:
         revision: the resourceVersion that tells it; a higher one is later.
         phase, version, snapshot_version, reported_epoch: fields of the status, None where it has none.
+        conditions: those that pods write, each as type, status and reason.
     """
 
     revision: int
@@ -230,6 +239,7 @@ class ShownStatus:
     version: int | None = None
     snapshot_version: int | None = None
     reported_epoch: int | None = None
+    conditions: frozenset[ToldCondition] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,10 +278,24 @@ class ActorReport:
         """The newest epoch that the pod knows of."""
         return max(self.desired.epoch, self.fenced_by)
 
+    @property
+    def conditions(self) -> list[ToldCondition]:
+        """What the report says in conditions."""
+        ready, reason = self.phase is ActorPhase.READY, self.reason or "Unknown"
+        replayed = ready or self.phase is ActorPhase.PASSIVE
+        told: list[ToldCondition] = [("Ready", "True" if ready else "False", reason), ("Replayed", "True", "Replayed") if replayed else ("Replayed", "False", reason)]
+        if self.phase is ActorPhase.QUARANTINED:
+            told.append(("Quarantined", "True", reason))
+        if self.snapshot_problem:
+            told.append((self.snapshot_problem.condition, "True", self.snapshot_problem.condition))
+        if self.fenced_by:
+            told.append(("Fenced", "True", reason))
+        return told
+
     def agrees_with(self, shown: ShownStatus) -> bool:
         """Whether a status tells the same."""
-        told = (self.phase, self.version, self.snapshot_version, self.told_epoch)
-        return told == (shown.phase, shown.version, shown.snapshot_version, shown.reported_epoch)
+        told = (self.phase, self.version, self.snapshot_version, self.told_epoch, frozenset(self.conditions))
+        return told == (shown.phase, shown.version, shown.snapshot_version, shown.reported_epoch, shown.conditions)
 
 
 class ReportSink(Protocol):

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.cluster
 WAIT_S: Final = 40.0
 """Seconds after which a test that waits has failed: a lease is taken, pods are watched, on a busy machine."""
 
+NOT_READY: Final = {"type": "Ready", "status": "False", "reason": "Nonsense", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+
 POOL: Final = {"apiVersion": "aether.flowmade.one/v1alpha1", "kind": "ActorPool", "metadata": {"name": "default"}, "spec": {"replicas": 0}}
 
 
@@ -259,11 +261,12 @@ async def test_an_actor_restored_from_a_backup_goes_on_at_its_version(fenced: Fe
     "damage",
     [
         [{"op": "remove", "path": "/status/conditions"}],
+        [{"op": "replace", "path": "/status/conditions", "value": [NOT_READY]}],
         [{"op": "remove", "path": "/status/phase"}, {"op": "remove", "path": "/status/version"}, {"op": "remove", "path": "/status/reportedEpoch"}],
         [{"op": "replace", "path": "/status/placement", "value": {"pod": "nobody", "podUID": "none", "epoch": 4_102_444_800_000}}],
         [{"op": "replace", "path": "/status", "value": {"placement": {"pod": "", "podUID": "", "epoch": 4_102_444_800_000}}}],
     ],
-    ids=["no conditions", "no report", "a pod that does not exist", "nothing but a higher epoch"],
+    ids=["no conditions", "other conditions", "no report", "a pod that does not exist", "nothing but a higher epoch"],
 )
 async def test_a_status_that_an_administrator_damages_heals(fenced: Fenced, nats_server: EmbeddedServer, damage: list[dict[str, object]]) -> None:
     async with staged(fenced, nats_server) as stage:
@@ -273,7 +276,7 @@ async def test_a_status_that_an_administrator_damages_heals(fenced: Fenced, nats
 
         await stage.kubectl("patch", "actor", name, "--subresource=status", "--type=json", f"--patch={json.dumps(damage)}")
 
-        after = await stage.until_reads(name, lambda found: is_serving(found, 2) and told(found, "Scheduled").startswith("Scheduled"))
+        after = await stage.until_reads(name, lambda found: is_serving(found, 2) and told(found, "Scheduled").startswith("Scheduled") and told(found, "Ready").startswith("Ready"))
         assert after["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
         assert after["status"]["placement"]["podUID"] == before["status"]["placement"]["podUID"]
         assert (await send(stage.pod, "Deposit", {"amount": 1}, actor)).version == 3

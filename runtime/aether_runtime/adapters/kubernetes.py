@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from aether_api import logs
 from aether_api.errors import InvalidName, KubeForbidden, KubeNotFound, KubeUnavailable
 from aether_api.identity import ActorId, Epoch, PodUid
-from aether_api.v1alpha1 import Actor, ActorModel, ActorPhase, Condition
+from aether_api.v1alpha1 import Actor, ActorModel, Condition
 from aether_kube.client import KubeClient
 from aether_kube.conditions import condition_document, settle_conditions
 from aether_kube.documents import JsonObject, text_at
@@ -24,7 +24,7 @@ from aether_kube.informer import Informer, Selection
 from aether_kube.kinds import ACTOR_MODELS, ACTORS
 from aether_kube.store import Change
 from aether_runtime.adapters.manifests import describe_invalid
-from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, Home, ShownStatus
+from aether_runtime.ports import POD_CONDITIONS, ActorReport, DesiredActor, DesiredListener, Home, ShownStatus, ToldCondition
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,8 @@ def build_desired(actor: Actor) -> DesiredActor:
 def build_shown(actor: Actor) -> ShownStatus:
     """Return what a resource tells of its actor."""
     status = actor.status
-    return ShownStatus(int(actor.metadata.resource_version), status.phase, status.version, status.snapshot_version, status.reported_epoch)
+    conditions: frozenset[ToldCondition] = frozenset((item.type, item.status, item.reason) for item in status.conditions if item.type in POD_CONDITIONS)
+    return ShownStatus(int(actor.metadata.resource_version), status.phase, status.version, status.snapshot_version, status.reported_epoch, conditions)
 
 
 def build_status_document(report: ActorReport, conditions: tuple[Condition, ...]) -> JsonObject:
@@ -141,25 +142,13 @@ def build_status_document(report: ActorReport, conditions: tuple[Condition, ...]
 
 
 def build_conditions(report: ActorReport) -> tuple[Condition, ...]:
-    """Return the conditions that the pod owns; abnormal ones only while they are true."""
-    ready = report.phase is ActorPhase.READY
-    replayed = ready or report.phase is ActorPhase.PASSIVE
-    conditions = [
-        _condition(report, "Ready", ready, report.reason, report.message),
-        _condition(report, "Replayed", replayed, "Replayed" if replayed else report.reason, report.message),
-    ]
-    if report.phase is ActorPhase.QUARANTINED:
-        conditions.append(_condition(report, "Quarantined", True, report.reason, report.message))
-    if report.snapshot_problem:
-        problem = report.snapshot_problem
-        conditions.append(_condition(report, problem.condition, True, problem.condition, problem.message))
-    if report.fenced_by:
-        conditions.append(_condition(report, "Fenced", True, report.reason, report.message))
-    return tuple(conditions)
-
-
-def _condition(report: ActorReport, type: str, status: bool, reason: str, message: str) -> Condition:
-    return Condition(type=type, status="True" if status else "False", reason=reason or "Unknown", message=_cut(message), observed_generation=report.desired.generation)
+    """Return the conditions that the pod owns."""
+    problem, generation = report.snapshot_problem, report.desired.generation
+    messages: dict[str, str] = {problem.condition: problem.message} if problem else {}
+    return tuple(
+        Condition(type=type, status=status, reason=reason, message=_cut(messages.get(type, report.message)), observed_generation=generation)
+        for type, status, reason in report.conditions
+    )
 
 
 def _cut(message: str) -> str:

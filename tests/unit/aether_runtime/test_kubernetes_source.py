@@ -10,6 +10,8 @@ from aether_api.errors import KubeForbidden, KubeInvalid, RetryableError
 from aether_api.identity import Epoch, PodUid, parse_actor_id
 from aether_api.v1alpha1 import Actor, ActorModel, ActorPhase
 from aether_kube.client import KubeClient
+from aether_kube.conditions import condition_document
+from aether_kube.documents import JsonObject
 from aether_kube.store import Change, ObjectKey
 from aether_runtime.adapters.kubernetes import MESSAGE_MAX, KubernetesSink, KubernetesSource, build_conditions, build_desired, build_shown, build_status_document, tell_model
 from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, SnapshotProblem
@@ -80,14 +82,30 @@ def test_a_fenced_pod_reports_the_epoch_that_it_met() -> None:
 
 @pytest.mark.parametrize("report", [build_report(), build_report(ActorPhase.REPLAYING, version=None), build_report(ActorPhase.STOPPING, fenced_by=Epoch(9))])
 def test_a_status_agrees_with_the_report_that_it_holds(report: ActorReport) -> None:
-    shown = build_shown(build_actor(**cast("dict[str, Any]", build_status_document(report, ())["status"])))
+    shown = build_shown(build_actor(**cast("dict[str, Any]", build_status_document(report, build_conditions(report))["status"])))
     assert (shown.revision, report.agrees_with(shown)) == (12, True)
 
 
 @pytest.mark.parametrize("other", [{"phase": "Moving"}, {"phase": None}, {"version": 2}, {"version": None}, {"snapshotVersion": 1}, {"reportedEpoch": 5}], ids="".join)
 def test_the_word_of_the_operator_of_a_former_owner_and_an_older_one_of_our_own_are_recognised(other: dict[str, Any]) -> None:
-    status = cast("dict[str, Any]", build_status_document(build_report(), ())["status"])
+    status = cast("dict[str, Any]", build_status_document(build_report(), build_conditions(build_report()))["status"])
     assert not build_report().agrees_with(build_shown(build_actor(**{**status, **other})))
+
+
+def test_conditions_that_somebody_changed_are_recognised_and_those_of_others_are_none_of_ours() -> None:
+    report = build_report()
+    ready, *others = [condition_document(condition) for condition in build_conditions(report)]
+
+    def agrees(*conditions: JsonObject) -> bool:
+        status = cast("dict[str, Any]", build_status_document(report, build_conditions(report))["status"])
+        return report.agrees_with(build_shown(build_actor(**{**status, "conditions": [*conditions]})))
+
+    assert agrees(ready, *others)
+    assert agrees(ready, *others, {"type": "Scheduled", "status": "True", "reason": "Scheduled", "message": "", "observedGeneration": 1, "lastTransitionTime": ""})
+    assert not agrees(*others)
+    assert not agrees({**ready, "status": "False"}, *others)
+    assert not agrees({**ready, "reason": "PodLost"}, *others)
+    assert not agrees(ready, *others, {**ready, "type": "Quarantined"})
 
 
 class Client:
