@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 from collections.abc import AsyncIterator, Iterator
 
@@ -19,6 +21,24 @@ from tests.simulation.sockets import SocketServer
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("aether", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("aether")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Watch every test that runs in a loop."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.fixturenames.insert(0, "no_socket_left")
+
+
+@pytest.fixture
+async def no_socket_left() -> AsyncIterator[None]:
+    """Fail the test that leaves a connection open; else the one that runs when Python collects it would fail, whichever that is."""
+    yield
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, asyncio.SelectorEventLoop)
+    await asyncio.sleep(0)  # what was just closed ends in the next round
+    left = [transport for transport in loop._transports.values() if transport.get_extra_info("socket").fileno() >= 0]  # type: ignore[attr-defined]  # no public list of them
+    assert not left, "\n".join(f"left open: {transport!r} {transport.get_extra_info('socket')!r}" for transport in left)
 
 
 @pytest.fixture
