@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,15 +18,17 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
+from aether_api.errors import SettingsInvalid
 from aether_api.v1alpha1.meta import GROUP, VERSION
 from aether_kube.documents import JsonObject, JsonValue
 from aether_kube.kinds import ACTOR_MODELS, ACTOR_POOLS
 from aether_kube.store import ObjectKey
 from aether_nats.embedded import EmbeddedServer
-from aether_operator.handlers.shell import ANSWER_TIMEOUT_S, Hooks, keep_kopf
+from aether_operator.handlers.health import serving_health
+from aether_operator.handlers.shell import END_TIMEOUT_S, RESTART_FIRST_S, Hooks, keep_kopf
 from aether_operator.settings import OperatorSettings
 from tests.cluster.processes import find_free_ports
-from tests.fake_apiserver.server import FakeApiServer
+from tests.fake_apiserver.server import FakeApiServer, Fault
 from tests.integration.operator_stage import NAMESPACE, Stage, staged
 
 pytestmark = pytest.mark.slow
@@ -117,34 +118,69 @@ async def test_a_watch_that_ends_with_an_error_ends_kopf_and_not_the_operator(na
         leader = stage.lease.holder, stage.lease.term
 
         await stage.api.send_event("ERROR", UNAVAILABLE)
+        assert await asyncio.to_thread(ask, operator.url) == (200, '{"sickness": []}')
         await until(stage, lambda: all(count_watches_of_kopf(stage.api, path) == 2 for path in paths))
         await stage.add_pod("a")
         await stage.add_actor("alice")
         await until(stage, lambda: stage.pod_of("alice") == "a")
 
         assert (stage.lease.holder, stage.lease.term) == leader
-        assert await asyncio.to_thread(ask, operator.url) == (200, '{"control-plane": "well"}')
         assert await operator.end(signal.SIGTERM) == 0
         assert not leads(stage), "the lease was given back"
 
 
 @asynccontextmanager
-async def kopf_alone(hooks: Hooks, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[str, None]:
-    """Run kopf in this process, and give where it answers probes."""
-    (port,) = find_free_ports(1)
+async def kopf_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[tuple[FakeApiServer, list[tuple[str, ObjectKey]]], None]:
+    """Run kopf in this process, and give what it talks to and what it tells."""
+    told: list[tuple[str, ObjectKey]] = []
+    hooks = Hooks(check_model=lambda key: told.append(("model", key)), check_pool=lambda key: told.append(("pool", key)))
     async with FakeApiServer() as api, asyncio.TaskGroup() as tasks:
         describe_kinds(api)
         (folder / "kubeconfig").write_text(build_kubeconfig(api.url))
         monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(folder / "kubeconfig"))  # read from the environment at its import
         for kind in (ACTOR_MODELS, ACTOR_POOLS):
             await api.put(kind.path(NAMESPACE, "first"), {"metadata": {"namespace": NAMESPACE, "name": "first"}, "spec": {}})
-        keeping = tasks.create_task(keep_kopf(OperatorSettings(watch_namespaces=(NAMESPACE,), health_port=port), hooks))
+        keeping = tasks.create_task(keep_kopf(OperatorSettings(watch_namespaces=(NAMESPACE,)), hooks))
         try:
             async with asyncio.timeout(WAIT_S):
                 await api.until(lambda: count_watches_of_kopf(api, ACTOR_POOLS.path(NAMESPACE)) == 1)
-            yield f"http://127.0.0.1:{port}/healthz"
+            yield api, told
         finally:
             keeping.cancel()
+
+
+async def test_kopf_tells_of_models_and_pools_and_ends_within_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with kopf_alone(tmp_path, monkeypatch) as (_, told), asyncio.timeout(WAIT_S):
+        while len(told) < 2:
+            await asyncio.sleep(0.01)  # they come from kopf's queues, of which nothing tells
+
+    assert {*told} == {("model", ObjectKey(NAMESPACE, "first")), ("pool", ObjectKey(NAMESPACE, "first"))}
+    for thread in threading.enumerate():
+        if thread.name == "kopf":
+            thread.join(1)  # it has told its end, and has that behind it in a moment
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("refusals", [1, 2])
+async def test_kopf_starts_again_after_a_refused_login_though_it_may_hang_in_its_end(refusals: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with kopf_alone(tmp_path, monkeypatch) as (api, _), asyncio.timeout(END_TIMEOUT_S + RESTART_FIRST_S + WAIT_S):
+        api.faults.append(Fault(lambda request: "watch" in request.query, 401, times=refusals))
+        await api.end_watches()
+        await api.until(lambda: not api.faults and sum(request.path == "/apis" for request in api.requests) == 2)
+        await api.until(lambda: api.open_watches >= 2)
+
+
+async def test_the_probe_tells_what_is_wrong_and_its_port_is_free_again_at_the_end() -> None:
+    (port,), sickness = find_free_ports(1), list[str]()
+    for _ in range(2):
+        async with serving_health(port, lambda: sickness):
+            assert await asyncio.to_thread(ask, f"http://127.0.0.1:{port}/healthz") == (200, '{"sickness": []}')
+            sickness.append("the informer of Actors hangs")
+            assert await asyncio.to_thread(ask, f"http://127.0.0.1:{port}/healthz") == (503, '{"sickness": ["the informer of Actors hangs"]}')
+            with pytest.raises(SettingsInvalid, match="AETHER_HEALTH_PORT"):
+                async with serving_health(port, list):
+                    pass
+            sickness.clear()
 
 
 def ask(url: str) -> tuple[int, str]:
@@ -154,31 +190,3 @@ def ask(url: str) -> tuple[int, str]:
             return answer.status, answer.read().decode()
     except HTTPError as refusal:
         return refusal.code, refusal.read().decode()
-
-
-async def test_kopf_tells_of_models_and_pools_and_ends_within_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[str, ObjectKey]] = []
-    hooks = Hooks(check_model=lambda key: seen.append(("model", key)), check_pool=lambda key: seen.append(("pool", key)))
-
-    async with kopf_alone(hooks, tmp_path, monkeypatch), asyncio.timeout(WAIT_S):
-        while len(seen) < 2:
-            await asyncio.sleep(0.01)  # they come from kopf's queues, of which nothing tells
-
-    assert {*seen} == {("model", ObjectKey(NAMESPACE, "first")), ("pool", ObjectKey(NAMESPACE, "first"))}
-    for thread in threading.enumerate():
-        if thread.name == "kopf":
-            thread.join(1)  # it has told its end, and has that behind it in a moment
-            assert not thread.is_alive()
-
-
-def fall_asleep() -> list[str]:
-    time.sleep(ANSWER_TIMEOUT_S + 1)
-    return []
-
-
-@pytest.mark.parametrize("find_sickness", [pytest.param(lambda: ["the informer of Actors hangs"], id="sick"), pytest.param(fall_asleep, id="a loop that stands still")])
-async def test_the_probe_of_a_sick_operator_fails(find_sickness: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with kopf_alone(Hooks(find_sickness=find_sickness), tmp_path, monkeypatch) as url:
-        status, _ = await asyncio.to_thread(ask, url)
-
-    assert status == 500

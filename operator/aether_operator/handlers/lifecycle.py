@@ -1,8 +1,8 @@
 """Starts everything under one supervisor and ends it at a signal; what dies of the candidate takes the process along, because nothing here can do
 without it.
 
-Two halves run side by side. *kopf* is the shell (see `shell`), and stands first, so that probes are answered while NATS is still away.
-*The candidate* is ours: informers, heartbeats, election, and while this process leads planner and writers. It gives the lease back at its end.
+Two halves run side by side. *kopf* is the shell (see `shell`), whose end harms nothing. *The candidate* is ours: informers, heartbeats,
+election, and while this process leads planner and writers; it gives the lease back at its end. Probes are answered while NATS is still away.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from aether_kube.connection import KubeConnection, open_connection
 from aether_nats.connection import NatsConnection
 from aether_nats.settings import NatsSettings
 from aether_operator.handlers.candidate import Candidate
+from aether_operator.handlers.health import serving_health
 from aether_operator.handlers.shell import Hooks, keep_kopf
 from aether_operator.settings import OperatorSettings
 
@@ -35,12 +36,16 @@ async def run_operator(settings: OperatorSettings) -> None:
         ExceptionGroup: a part died; the operator cannot do without it.
     """
     stop, hooks = asyncio.Event(), Hooks()
+
+    def find_sickness() -> list[str]:
+        return hooks.find_sickness()  # which is another one later
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _on_signal, loop, number, stop)
     kube = await open_connection()
     try:
-        async with asyncio.TaskGroup() as parts:
+        async with serving_health(settings.health_port, find_sickness), asyncio.TaskGroup() as parts:
             parts.create_task(_raise_at(stop), name="stop")
             parts.create_task(_run_candidate(settings, kube, hooks), name="candidate")
             parts.create_task(keep_kopf(settings, hooks), name="kopf")
