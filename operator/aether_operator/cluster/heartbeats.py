@@ -59,16 +59,12 @@ class Heartbeats:
         subjects = [heartbeat_wildcard(namespace) if namespace else heartbeat_wildcard() for namespace in namespaces]
         return [connection.subscribe(subject, self._on_message) for subject in subjects]
 
-    @property
-    def heard_since_s(self) -> float | None:
-        """Since when some pod is heard without a break; None while none is."""
-        return self._sounds.find_since(self._monotonic(), self._windows)
-
     def see(self, uid: PodUid) -> Process:
         """Return what is known of a pod's process, and begin to expect it if it is new."""
         known = self._processes.get(uid)
         if known is None:
-            known = self._processes[uid] = Process(Pulse(seen_s=self._monotonic()))
+            now_s = self._monotonic()
+            known = self._processes[uid] = Process(Pulse(seen_s=now_s, sounds_s=self._sounds.measure(now_s, self._windows)))
         return known
 
     def take(self, heartbeat: Heartbeat) -> None:
@@ -80,20 +76,22 @@ class Heartbeats:
         flapped = not first and (given_up or known.boot_id != boot_id)
         self._sounds = self._sounds.add(now_s, self._windows)
         flaps = note_flap(known.flaps, now_s) if flapped else known.flaps
-        self._processes[uid] = Process(replace(known.pulse, heard_s=now_s, state=heartbeat.state), boot_id, flaps)
+        self._processes[uid] = Process(replace(known.pulse, heard_s=now_s, state=heartbeat.state, sounds_s=self._sounds.total_s), boot_id, flaps)
         if changed:
             self._on_change()
 
     def note_failed_ping(self, uid: PodUid, asked_s: float) -> None:
-        """Note that a ping stayed without answer; one that was asked before the last sound says nothing."""
-        known = self._processes.get(uid)
-        if known is not None and (known.pulse.heard_s is None or known.pulse.heard_s < asked_s):
-            self._processes[uid] = replace(known, pulse=replace(known.pulse, ping_failed_s=self._monotonic()))
+        """Note that a ping stayed without answer; one that was asked before the last sound says nothing, nor one while no pod is heard."""
+        known, now_s = self._processes.get(uid), self._monotonic()
+        if known is None or (known.pulse.heard_s is not None and known.pulse.heard_s >= asked_s):
+            return
+        if self._sounds.are_news_of(known.pulse, now_s=now_s, windows=self._windows):
+            self._processes[uid] = replace(known, pulse=replace(known.pulse, ping_failed_s=now_s))
 
     def forget_others(self, existing: Collection[PodUid]) -> None:
         """Forget processes that have no Pod object and were not heard for long."""
         horizon_s = self._monotonic() - FORGET_AFTER_S
-        for uid in [uid for uid, process in self._processes.items() if uid not in existing and _last_sound_s(process.pulse) < horizon_s]:
+        for uid in [uid for uid, process in self._processes.items() if uid not in existing and process.pulse.silent_since_s < horizon_s]:
             del self._processes[uid]
 
     def _on_message(self, message: Message) -> None:
@@ -109,7 +107,3 @@ class Heartbeats:
 
 def _was_given_up(pulse: Pulse) -> bool:
     return pulse.ping_failed_s is not None and pulse.heard_s is not None and pulse.ping_failed_s > pulse.heard_s
-
-
-def _last_sound_s(pulse: Pulse) -> float:
-    return pulse.heard_s if pulse.heard_s is not None else pulse.seen_s

@@ -173,7 +173,7 @@ class Observer:
 
     def links(self) -> Links:
         """Return since when our own links are up: NATS, and the watches of Actors and Pods, where the namespace does not refuse us."""
-        return Links(self.nats_since_s(), self._scopes.healthy_since_s(ACTORS, PODS), self.awake_since_s(), self._heartbeats.heard_since_s)
+        return Links(self.nats_since_s(), self._scopes.healthy_since_s(ACTORS, PODS), self.awake_since_s())
 
     def _links_to(self, pod: PodRecord, links: Links) -> Links:
         """Return our links as they count for one pod: nothing is known of those in a namespace that refuses us."""

@@ -6,7 +6,8 @@ Pod object itself. What the API server says of a Pod (gone, finished, deleted wi
 
 While not one pod is heard, a ping is no witness either: the server that we are connected to may be cut off from the servers of the pods
 (routes between NATS servers break apart from everything else, or the others hang), and nobody is left who could take an actor anyway.
-The first that is heard again says nothing of the others, which may be about to come back, too: they have a detection window for it.
+The first that is heard again says nothing of the others, which may be about to come back, too: so a ping counts if some pod was heard all the
+time since the silent one fell silent, or for a whole detection window of it.
 
 A changed boot id means that the process before is dead; what it held is told anew to the one that came (`introduced`).
 Prior art: SWIM's suspicion; and wasmCloud, whose operator once deleted every host when its own bus was out.
@@ -21,8 +22,11 @@ from aether_api.control import PodState
 from aether_operator.planning.snapshot import Verdict
 
 LULL: Final = 2 / 3
-"""Part of the suspicion time after which all pods together count as unheard: two heartbeats in a row. Less than the whole, since those that are
-cut off together were last heard up to one heartbeat apart, and the first of them must not be given up while the last still counts as heard."""
+"""Part of the suspicion time for which a sound shows that pods are heard: two heartbeats. Less than the whole, since those that are cut off
+together were last heard up to one heartbeat apart, and the first of them must not be given up while the last still counts as heard."""
+
+ROUNDING_S: Final = 1e-6
+"""Seconds by which sums of times may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Windows:
 
     @property
     def lull_s(self) -> float:
-        """Seconds without a sound of any pod after which none is heard."""
+        """Seconds for which a sound of any pod shows that pods are heard."""
         return LULL * self.suspect_after_s
 
 
@@ -60,34 +64,48 @@ class Pulse:
     Attributes:
         seen_s: when its Pod object was first seen by us.
         heard_s: when its last heartbeat or answer came; None before the first.
-        ping_failed_s: when a ping last stayed without answer.
+        ping_failed_s: when a ping last stayed without answer, and that was news of this pod alone.
+        sounds_s: seconds in which any pod had been heard until then, as `Sounds` counts them.
     """
 
     seen_s: float
     heard_s: float | None = None
     ping_failed_s: float | None = None
     state: PodState = "ready"
+    sounds_s: float = 0.0
+
+    @property
+    def silent_since_s(self) -> float:
+        """When the last sound came; before the first, when it was to be expected from."""
+        return self.heard_s if self.heard_s is not None else self.seen_s
 
 
 @dataclass(frozen=True, slots=True)
 class Sounds:
-    """When pods are heard, whichever; times are monotonic seconds.
+    """How long pods were heard, whichever; a clock that stands still while none is.
 
     Attributes:
-        last_s: when one was heard last; None before the first.
-        since_s: since when, up to then, one was heard without a break.
+        last_s: when one was heard last, in monotonic seconds; None before the first.
+        total_s: seconds until then in which one was heard.
     """
 
     last_s: float | None = None
-    since_s: float = 0.0
+    total_s: float = 0.0
 
     def add(self, now_s: float, windows: Windows) -> Sounds:
         """Return what is known with a sound of now."""
-        return Sounds(now_s, now_s if self.find_since(now_s, windows) is None else self.since_s)
+        return Sounds(now_s, self.measure(now_s, windows))
 
-    def find_since(self, now_s: float, windows: Windows) -> float | None:
-        """Return since when some pod is heard; None while none is."""
-        return self.since_s if self.last_s is not None and now_s - self.last_s < windows.lull_s else None
+    def measure(self, now_s: float, windows: Windows) -> float:
+        """Return the seconds in which some pod was heard."""
+        return self.total_s if self.last_s is None else self.total_s + min(now_s - self.last_s, windows.lull_s)
+
+    def are_news_of(self, pulse: Pulse, *, now_s: float, windows: Windows) -> bool:
+        """Return whether a pod is silent alone, so that a ping without answer is news of it and not of the way to all of them."""
+        if self.last_s is None or now_s - self.last_s >= windows.lull_s:
+            return False
+        heard_s = self.measure(now_s, windows) - pulse.sounds_s
+        return heard_s >= min(now_s - pulse.silent_since_s - ROUNDING_S, windows.detection_window_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,22 +114,16 @@ class Links:
 
     Attributes:
         awake_since_s: since when our own event loop runs without a stall, in which nothing could be heard either.
-        heard_since_s: since when some pod is heard, so that NATS carries from pods to us.
     """
 
     nats_since_s: float | None
     kube_since_s: float | None
     awake_since_s: float = 0.0
-    heard_since_s: float | None = None
 
     def are_settled(self, now_s: float, windows: Windows) -> bool:
         """Return whether both were up for a full window."""
         since_s = self.since_s
         return since_s is not None and now_s - since_s >= windows.detection_window_s
-
-    def carry_pings(self, now_s: float, windows: Windows) -> bool:
-        """Return whether a ping would be answered by who lives: some pod was heard for a full window."""
-        return self.heard_since_s is not None and now_s - self.heard_since_s >= windows.detection_window_s
 
     @property
     def since_s(self) -> float | None:
@@ -136,7 +148,7 @@ def judge_pod(pod: Evidence, *, now_s: float, windows: Windows) -> Verdict:
     if facts.finished or facts.grace_s == 0:
         return "dead"
     if is_silent(pulse, links, now_s=now_s, windows=windows):
-        witness = facts.process_down or (_ping_failed(pulse) and links.carry_pings(now_s, windows))
+        witness = facts.process_down or _ping_failed(pulse)
         return "dead" if witness and links.are_settled(now_s, windows) else _while_unsure(pulse)
     if pulse.heard_s is None:
         return "starting"
@@ -152,7 +164,7 @@ def is_silent(pulse: Pulse, links: Links, *, now_s: float, windows: Windows) -> 
     """Return whether a pod should have been heard by now: time in which our own links were down does not count."""
     if links.since_s is None:
         return False
-    listening_since_s = max(pulse.seen_s, links.since_s, pulse.heard_s if pulse.heard_s is not None else pulse.seen_s)
+    listening_since_s = max(pulse.seen_s, links.since_s, pulse.silent_since_s)
     return now_s - listening_since_s >= windows.suspect_after_s
 
 

@@ -55,9 +55,9 @@ class Pod:
     def clock(self) -> Callable[[], float]:
         return lambda: self.now_s
 
-    def beat(self, boot_id: str = "one") -> None:
+    def beat(self, boot_id: str = "one", *, uid: str = "a") -> None:
         self.now_s += 0.3
-        self.heartbeats.take(Heartbeat("a", boot_id, "pod-a", "ready", 0))
+        self.heartbeats.take(Heartbeat(uid, boot_id, f"pod-{uid}", "ready", 0))
 
     @property
     def flaps(self) -> int:
@@ -86,9 +86,19 @@ def test_a_pod_that_is_heard_after_it_was_given_up_flapped_and_one_that_was_only
     pod_.now_s += 60
     pod_.beat()
     late = pod_.flaps
-    asked_s = pod_.now_s + 1
-    pod_.now_s += 2
-    pod_.heartbeats.note_failed_ping(PodUid("a"), asked_s)
+    for _ in range(5):
+        pod_.beat(uid="b")
+    pod_.heartbeats.note_failed_ping(PodUid("a"), pod_.now_s - 0.1)
     pod_.beat()
 
     assert (late, pod_.flaps) == (0, 1)
+
+
+def test_an_outage_in_which_no_pod_is_heard_is_nobodys_flap() -> None:
+    pod_ = Pod()
+    pod_.beat()
+    pod_.now_s += 5
+    pod_.heartbeats.note_failed_ping(PodUid("a"), pod_.now_s - 0.1)
+    pod_.beat()
+
+    assert pod_.flaps == 0

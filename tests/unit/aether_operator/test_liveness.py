@@ -10,7 +10,7 @@ from aether_operator.planning.liveness import Evidence, Links, PodFacts, Pulse, 
 from aether_operator.planning.snapshot import Verdict
 
 WINDOWS = Windows(suspect_after_s=1.0, detection_window_s=5.0)
-UP = Links(nats_since_s=0.0, kube_since_s=0.0, heard_since_s=0.0)
+UP = Links(nats_since_s=0.0, kube_since_s=0.0)
 NOW_S = 100.0
 HEARD = Pulse(seen_s=10.0, heard_s=99.9)
 SILENT = Pulse(seen_s=10.0, heard_s=98.0)
@@ -86,33 +86,56 @@ def test_a_pod_whose_process_falls_silent_without_a_word_is_not_departing(pulse:
     assert not is_departing(PodFacts(process_down=True), pulse)
 
 
-@pytest.mark.parametrize(("heard_since_s", "expected"), [(None, "suspect"), (96.0, "suspect"), (95.0, "dead")])
-def test_a_ping_is_no_witness_until_some_pod_was_heard_for_a_window(heard_since_s: float | None, expected: Verdict) -> None:
-    assert verdict(PodFacts(), UNANSWERED, replace(UP, heard_since_s=heard_since_s)) == expected
+class Pods:
+    """Pods that beat at times of the test, and when a ping of the first of them counts; it beats once, at 0."""
+
+    def __init__(self) -> None:
+        self.sounds = Sounds().add(0.0, WINDOWS)
+        self.silent = Pulse(seen_s=0.0, heard_s=0.0, sounds_s=self.sounds.total_s)
+
+    def hear(self, first_s: float, until_s: float, every_s: float) -> None:
+        """Let another pod beat."""
+        while first_s < until_s:
+            self.sounds = self.sounds.add(first_s, WINDOWS)
+            first_s += every_s
+
+    def is_news(self, now_s: float) -> bool:
+        return self.sounds.are_news_of(self.silent, now_s=now_s, windows=WINDOWS)
 
 
-@pytest.mark.parametrize("facts", [PodFacts(process_down=True), PodFacts(grace_s=0), PodFacts(finished=True)])
-def test_while_not_one_pod_is_heard_kubernetes_is_a_witness_still(facts: PodFacts) -> None:
-    assert verdict(facts, UNANSWERED, replace(UP, heard_since_s=None)) == "dead"
+def test_a_ping_counts_at_once_while_others_are_heard_all_the_time() -> None:
+    pods = Pods()
+    pods.hear(0.3, 1.3, every_s=0.3)
+
+    assert pods.is_news(1.3)
 
 
-def heard_at(*times_s: float) -> Sounds:
-    sounds = Sounds()
-    for time_s in times_s:
-        sounds = sounds.add(time_s, WINDOWS)
-    return sounds
+@pytest.mark.parametrize("others_until_s", [0.0, 0.3], ids=["alone", "with one that was heard a heartbeat later"])
+def test_a_ping_says_nothing_while_nobody_is_heard(others_until_s: float) -> None:
+    pods = Pods()
+    pods.hear(0.3, others_until_s + 0.1, every_s=0.3)
+
+    assert not any(pods.is_news(now_s) for now_s in (1.0, 1.5, 5.0, 60.0))
 
 
-def test_before_the_first_sound_nobody_is_heard() -> None:
-    assert heard_at().find_since(NOW_S, WINDOWS) is None
+@pytest.mark.parametrize("outage_s", [1.1, 1.3, 3.0, 60.0])
+def test_after_a_time_in_which_nobody_was_heard_a_ping_says_nothing_for_a_window(outage_s: float) -> None:
+    pods = Pods()
+    pods.hear(outage_s, outage_s + 6, every_s=0.3)
+    late_s = outage_s + WINDOWS.detection_window_s
+
+    assert not any(pods.is_news(outage_s + 0.1 * tenths) for tenths in range(40))
+    assert pods.is_news(late_s)
 
 
-def test_some_pod_is_heard_since_the_first_sound_without_a_lull_before_it() -> None:
-    assert heard_at(90.0, 90.6, 91.2).find_since(91.5, WINDOWS) == 90.0
-    assert heard_at(90.0, 90.7, 91.2).find_since(91.5, WINDOWS) == 90.7
+@pytest.mark.parametrize(("every", "latest_s"), [(3, 1.0), (6, 1.0), (7, 6.0), (9, 9.0), (15, 13.0)])
+def test_another_pod_that_beats_late_delays_it_by_a_few_windows_at_most(every: int, latest_s: float) -> None:
+    """Times in tenths of a second; a pod that is silent is asked once in a second."""
+    pods = Pods()
+    for tenths in range(1, 200):
+        if not tenths % every:
+            pods.sounds = pods.sounds.add(tenths / 10, WINDOWS)
+        if not tenths % 10 and pods.is_news(tenths / 10):
+            break
 
-
-def test_pods_that_are_cut_off_together_are_unheard_before_the_first_of_them_is_suspected() -> None:
-    first_s, last_s = 90.0, 90.3  # one heartbeat apart
-
-    assert heard_at(first_s, last_s).find_since(first_s + WINDOWS.suspect_after_s, WINDOWS) is None
+    assert tenths / 10 <= latest_s
