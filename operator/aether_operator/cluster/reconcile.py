@@ -2,7 +2,8 @@
 
 It runs on every change, gathered for a moment, and at least every `RESYNC_S`; one task owns it, so no two plans are ever made
 side by side. It rests three times as long as its last turn took, so that planning never takes more than a quarter of the process.
-A plan that breaks a rule ends the process rather than being carried out.
+A plan that breaks a rule ends the process rather than being carried out. Where only moves for the sake of balance are to blame, it is
+carried out without them: no balance is worth an operator that ends, and whose standby makes the same plan and ends as well.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from aether_api import logs
+from aether_api.errors import InternalError
 from aether_operator.cluster.execute import Executor
 from aether_operator.cluster.observe import Observer
 from aether_operator.cluster.survey import Survey
@@ -21,6 +24,7 @@ from aether_operator.planning.checker import check_plan
 from aether_operator.planning.plan import Plan
 from aether_operator.planning.planner import make_plan
 from aether_operator.planning.render import render_plan
+from aether_operator.planning.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +82,7 @@ class Reconciler:
         begun_s = time.monotonic()
         snapshot = self._observer.snapshot(int(time.time() * 1000))
         self._survey.look(snapshot.pods.values())
-        plan = make_plan(snapshot)
-        check_plan(snapshot, plan)
+        plan = make_sound_plan(snapshot)
         self._executor.execute(snapshot, plan)
         self.plans += 1
         _log(plan, time.monotonic() - begun_s)
@@ -91,6 +94,25 @@ class Reconciler:
                 await self._wanted.wait()
         except TimeoutError:
             return
+
+
+def make_sound_plan(snapshot: Snapshot) -> Plan:
+    """Return a plan that breaks no rule: without rebalancing, if it breaks one with it.
+
+    Raises:
+        InternalError: it breaks a rule all the same.
+    """
+    plan = make_plan(snapshot)
+    try:
+        check_plan(snapshot, plan)
+    except InternalError as exc:
+        if not any(change.cause == "Rebalanced" for change in plan.changes):
+            raise
+        # Made anew rather than cut down: budgets, deletion costs and the time of the next plan follow from the moves.
+        plan = make_plan(replace(snapshot, limits=replace(snapshot.limits, rebalance_per_s=0)))
+        check_plan(snapshot, plan)
+        logger.error("nobody is rebalanced, since a plan with it breaks rules that the same plan without it keeps; please report this", extra={logs.REASON: str(exc)})
+    return plan
 
 
 def _log(plan: Plan, duration_s: float) -> None:

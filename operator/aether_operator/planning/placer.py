@@ -46,6 +46,7 @@ class Placer:
         for pod in snapshot.pods.values():
             self._pods[pod.pool_key].append(pod)
         self._kept: set[ObjectKey] = set()
+        self._handing_over: set[ObjectKey] = set()
         self._groups: dict[tuple[str, str, str, Rules], _Group] = {}
         self._crowds = _count_crowds(snapshot, standing)
         self._seats: dict[ObjectKey, Seats] = {}
@@ -68,6 +69,7 @@ class Placer:
                 self._change(actor, pod.name, pod.uid, cause)
                 if handed_over:
                     self.budgets.hand_over(home)
+                    self._handing_over.add(self._snapshot.pods[home].pool_key)
             elif handed_over:
                 self._keep(actor)
             else:
@@ -108,9 +110,11 @@ class Placer:
         self.budgets.rebalance(key, len(moves), goes_on=goes_on)
 
     def _is_calm(self, key: ObjectKey, pool: PoolView) -> bool:
-        """Return whether no pod of the pool is about to go, and nobody waits for the loss of one."""
+        """Return whether no pod of the pool is about to go or just gives actors away, and nobody waits for the loss of one."""
         if self._snapshot.limits.rebalance_per_s <= 0 or not self._snapshot.settled or self.budgets.holds_back(key):
             return False
+        if key in self._handing_over:
+            return False  # the seats that are being left still count, so a pod may look fuller than it is about to be
         living = [pod for pod in self._pods[key] if pod.verdict != "dead"]
         return not any(pod.verdict in ("leaving", "suspect") or pool.replaces(pod) or (pod.hands_over and self._held(pod.uid)) for pod in living)
 

@@ -21,6 +21,8 @@ from aether_operator.planning.snapshot import ActorView, PodView, PoolView, Snap
 from tests.unit.aether_operator.snapshots import POOL, actor, condition_of, executed, loads_of, planned, pod, settled, snapshot
 
 SLOW = Limits(rebalance_per_s=2, mass_moves_per_s=5, hand_overs_at_once=3)
+FAST_POOL = ObjectKey("shop", "fast")
+SSD = Rules(required=(("disk", "ssd"),))
 
 
 def held_by(uid: str, count: int) -> list[ActorView]:
@@ -195,6 +197,26 @@ def test_an_actor_that_waits_for_another_pool_is_not_rebalanced_within_the_old_o
     assert planned(snapshot(waiting, [pod("a"), pod("b")])).changes == ()
 
 
+def test_a_pool_whose_actors_go_to_another_one_is_rebalanced_afterwards() -> None:
+    held = [replace(item, pool="fast") if i < 4 else item for i, item in enumerate(held_by("a", 14))]
+    pools = {POOL: PoolView(100), FAST_POOL: PoolView(100)}
+    before = snapshot([*held, *held_by("b", 1)], [pod("a"), pod("b"), pod("f", pool="fast")], pools=pools)
+
+    plan = planned(before)
+    after, _ = settled(before)
+
+    assert {change.cause for change in plan.changes} == {"PoolChanged"}
+    assert_even({uid: load for uid, load in loads_of(after).items() if uid != "f"})
+
+
+def test_an_actor_that_can_go_nowhere_does_not_keep_its_pool_from_being_rebalanced() -> None:
+    stuck = replace(held_by("a", 21)[-1], rules=SSD)
+
+    plan = planned(snapshot([*held_by("a", 20), stuck], [pod("a"), pod("b")]))
+
+    assert {change.cause for change in plan.changes} == {"Rebalanced"}
+
+
 def test_the_checker_refuses_what_moves_too_fast() -> None:
     lost = snapshot([*held_by("gone", 20), *held_by("lost", 20)], [pod("b")], limits=Limits())
     full = snapshot([*held_by("a", 20)], [pod("a"), pod("b")], limits=Limits())
@@ -261,4 +283,27 @@ def test_rebalancing_ends_and_never_takes_a_move_back(pods: list[tuple[int, bool
     for change in changes:
         visited[change.actor.key].append(change.new.pod_uid)
     assert all(len(set(uids)) == len(uids) for uids in visited.values())
+    assert planned(replace(after, now_s=after.now_s + 100)).is_empty
+
+
+@st.composite
+def uneven_clusters(draw: st.DrawFn) -> Snapshot:
+    """Draw pools with room and pods that live, some of whose actors shall go elsewhere since their pool or what they require was changed."""
+    pods: list[PodView] = []
+    actors: list[ActorView] = []
+    for uid in "abcdef"[: draw(st.integers(2, 6))]:
+        view = pod(uid, pool=draw(st.sampled_from(["default", "default", "fast"])), labels=draw(st.sampled_from([{}, {"disk": "ssd"}])))
+        other_pool = "default" if view.pool == "fast" else "fast"
+        held, moved, bound = draw(st.integers(0, 40)), draw(st.integers(0, 20)), draw(st.integers(0, 20))
+        pods.append(view)
+        actors += [replace(item, pool=other_pool if i < moved else view.pool, rules=SSD if i % 20 < bound else Rules()) for i, item in enumerate(held_by(uid, held))]
+    pools = {key: PoolView(draw(st.sampled_from([30, 100, 1000]))) for key in (POOL, FAST_POOL)}
+    return snapshot(actors, pods, pools=pools, limits=draw(st.sampled_from([SLOW, Limits()])))
+
+
+@given(uneven_clusters())
+def test_actors_that_go_elsewhere_and_even_loads_never_get_in_each_others_way(before: Snapshot) -> None:
+    """Each plan on the way passes the checker, and the way ends."""
+    after, _ = settled(before)
+
     assert planned(replace(after, now_s=after.now_s + 100)).is_empty

@@ -362,6 +362,7 @@ def test_the_checker_refuses_a_pod_that_lacks_a_required_label() -> None:
         check_plan(unlabelled, make_plan(before))
 
 
+CAPACITIES = st.sampled_from([1, 2, 3, 5, 50])
 VERDICTS: list[Verdict] = ["alive", "alive", "alive", "suspect", "dead", "leaving", "starting"]
 
 
@@ -397,7 +398,7 @@ def clusters(draw: st.DrawFn) -> Snapshot:
         )
         for i in range(draw(st.integers(0, 12)))
     ]
-    pools = {POOL: PoolView(draw(st.integers(1, 5))), ObjectKey("shop", "fast"): PoolView(draw(st.integers(1, 5)))}
+    pools = {POOL: PoolView(draw(CAPACITIES)), ObjectKey("shop", "fast"): PoolView(draw(CAPACITIES))}
     problems = {item.key: "no right" for item in actors if draw(st.booleans())}
     return snapshot(actors, pods, pools=pools, settled=draw(st.booleans()), purge_problems=problems)
 
