@@ -2,8 +2,8 @@
 
 - An item that is added while it waits is not added twice; one that is added while it is handled is handled again afterwards.
   So the queue is bounded by the number of names, and the handler, which reads what to do when it begins, misses nothing.
-- A retryable failure comes back after a doubling wait; a permanent one is logged and forgotten until somebody adds it again,
-  which the level-based loops do. Any other error is a bug and ends the queue, and with it the process.
+- A retryable failure comes back after a doubling wait, and never sooner than it asks for; a permanent one is logged and forgotten
+  until somebody adds it again, which the level-based loops do. Any other error is a bug and ends the queue, and with it the process.
 
 Prior art: client-go's work queue.
 """
@@ -109,7 +109,8 @@ class KeyedQueue(Generic[K]):
 
     def _come_back(self, key: K, error: RetryableError) -> None:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        delay_s = self._backoff.delay_s(failures, random.random(), at_least_s=error.retry_after_s)
+        # What the error asks for counts in full, whatever bounds the doubling: it may wait for a person. It is spread, as many are told the same.
+        delay_s = max(self._backoff.delay_s(failures, random.random()), error.retry_after_s * random.uniform(1.0, 1.5))
         level = logging.WARNING if failures % LOUD_AFTER == 0 else logging.DEBUG
         logger.log(level, "work failed and is tried again", extra={logs.KIND: self._name, logs.NAME: _name_of(key), logs.REASON: str(error), logs.COUNT: failures})
         if key not in self._again:

@@ -87,6 +87,22 @@ async def test_a_retryable_failure_comes_back_until_it_succeeds() -> None:
     assert len(queue) == 0
 
 
+async def test_what_a_failure_asks_for_counts_in_full_though_waits_are_bounded() -> None:
+    log, asked_s, at_s = Log(), 20 * FAST.max_s, list[float]()
+
+    async def handle(key: str) -> None:
+        at_s.append(asyncio.get_running_loop().time())
+        await log.note(key)
+        if len(log.handled) < 2:
+            raise KubeUnavailable("somebody has to act first", retry_after_s=asked_s)
+
+    async with running(handle) as queue:
+        queue.add("a")
+        await log.until(2)
+
+    assert at_s[1] - at_s[0] >= asked_s
+
+
 async def test_a_permanent_failure_is_forgotten_until_it_is_added_again() -> None:
     log = Log()
 
