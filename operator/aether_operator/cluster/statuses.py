@@ -5,14 +5,16 @@ write therefore names the resourceVersion that it was built on; where that is no
 write built anew: with the phase and `Ready=Unknown` while the owner is silent, without them once it has spoken for this epoch.
 
 Writes wait by name, so a newer decision takes the place of an older one, and a decision that no longer stands is not written.
-Failures come back; what the API server refuses for good (its epoch is higher than the cache knew) is given up, and the next plan
-decides anew on what the caches then show. A resource that is gone is none of that: the decision stands until the cache shows the deletion,
-since only by it the pod that was told to adopt is known, and told to release.
+Failures come back. What the API server refuses for good comes back, too, after a growing wait: the pods were told, so the decision stands,
+and decided anew at once it would be refused as often as plans can be made. It is given up, and the next plan decides anew, only once the
+cache shows a placement that it cannot follow any more. A resource that is gone is none of that: the decision stands until the cache shows
+the deletion, since only by it the pod that was told to adopt is known, and told to release.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,6 +23,7 @@ from typing import Final
 from aether_api import logs
 from aether_api.errors import KubeConflict, KubeForbidden, KubeInvalid, KubeNotFound, KubeUnavailable
 from aether_api.v1alpha1.meta import Condition
+from aether_kube.backoff import Backoff
 from aether_kube.client import KubeClient
 from aether_kube.conditions import condition_document, settle_conditions
 from aether_kube.documents import JsonObject, object_at
@@ -30,7 +33,7 @@ from aether_kube.store import ObjectKey, resource_version_of
 from aether_operator.cluster.keyed_queue import KeyedQueue
 from aether_operator.cluster.overlay import Overlay
 from aether_operator.cluster.records import parse_actor
-from aether_operator.planning.snapshot import ActorView
+from aether_operator.planning.snapshot import ActorView, Placed
 from aether_operator.planning.statuses import READY, DesiredCondition, DesiredStatus
 
 logger = logging.getLogger(__name__)
@@ -47,24 +50,39 @@ REBUILDS_MAX: Final = 4
 FORBIDDEN_RETRY_S: Final = 10.0
 """Seconds until a forbidden write is tried again: somebody has to act first."""
 
+REFUSED_RETRY: Final = Backoff(first_s=1.0, max_s=180.0)
+"""From a cache that is behind to a resource that breaks the rules of its CRD, which only a person mends: 10,000 of them cost 60 writes a second."""
+
 _QUIET_REASONS: Final = frozenset({"Suspended", "Deleting"})
 
 
 class StatusWriter:
     """Decided statuses on their way to the API server."""
 
-    def __init__(self, client: KubeClient, overlay: Overlay, recorder: KubeEventRecorder, *, find: Callable[[ObjectKey], ActorView | None], replan: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        overlay: Overlay,
+        recorder: KubeEventRecorder,
+        *,
+        find: Callable[[ObjectKey], ActorView | None],
+        replan: Callable[[], None],
+        refused_retry: Backoff = REFUSED_RETRY,
+    ) -> None:
         """Make a writer; `queue` is to be run.
 
         Args:
             find: returns an Actor as the cache shows it, without decisions laid over it.
             replan: asked for when a write was given up.
+            refused_retry: how long a write waits that was refused for good.
         """
         self._client = client
         self._find = find
         self._overlay = overlay
         self._recorder = recorder
         self._replan = replan
+        self._refused_retry = refused_retry
+        self._refusals: dict[ObjectKey, int] = {}
         self._pending: dict[ObjectKey, tuple[ActorView, DesiredStatus]] = {}
         self.queue: KeyedQueue[ObjectKey] = KeyedQueue("status", self._write, workers=WRITES_AT_ONCE)
 
@@ -81,6 +99,7 @@ class StatusWriter:
         actor, status = pending
         if self._overlay.is_current(key, status) and await self._apply(actor, status):
             self._recorder.record(build_kube_event(actor, status))
+        self._refusals.pop(key, None)
         if self._pending.get(key) == pending:
             del self._pending[key]
 
@@ -104,15 +123,31 @@ class StatusWriter:
         except KubeNotFound as exc:
             raise _build_gone(actor) from exc
         except KubeInvalid as exc:
-            self._overlay.drop(actor.key, status)
-            logger.warning("a status was refused and is decided anew", extra={logs.NAMESPACE: actor.key.namespace, logs.ACTOR_ID: actor.key.name, logs.REASON: str(exc)})
-            self._replan()
+            self._take_refusal(actor, status, exc)
             return False
         except KubeForbidden as exc:
             # Rights may be given later, and until then the decision stands: the pods know it.
             raise KubeUnavailable(f"may not write statuses: {exc}", retry_after_s=FORBIDDEN_RETRY_S) from exc
         self._overlay.note_written(actor.key, status, resource_version_of(answer))
         return True
+
+    def _take_refusal(self, actor: ActorView, status: DesiredStatus, exc: KubeInvalid) -> None:
+        """Give a decision up that another one has overtaken.
+
+        Raises:
+            KubeUnavailable: it still stands, and is tried again after a wait that grows with each refusal.
+        """
+        key, seen = actor.key, self._find(actor.key)
+        told = {logs.NAMESPACE: key.namespace, logs.ACTOR_ID: key.name, logs.REASON: str(exc)}
+        if seen is not None and is_overtaken(status, seen.placement):
+            self._overlay.drop(key, status)
+            logger.warning("a status was refused and is decided anew", extra=told)
+            self._replan()
+            return
+        refusals = self._refusals[key] = self._refusals.get(key, 0) + 1
+        wait_s = self._refused_retry.delay_s(refusals, random.random())
+        logger.warning("a status was refused and is tried again later", extra={**told, logs.COUNT: refusals})
+        raise KubeUnavailable(f"the status was refused: {exc}", retry_after_s=wait_s) from exc
 
     async def _read(self, actor: ActorView) -> ActorView:
         """Return the Actor as it is now; one that is gone has no UID."""
@@ -144,6 +179,11 @@ def build_status_document(actor: ActorView, status: DesiredStatus, *, now: datet
 
 def _build_gone(actor: ActorView) -> KubeUnavailable:
     return KubeUnavailable(f"{actor.key.namespace}/{actor.key.name} of UID {actor.uid} is gone, which does not show yet")
+
+
+def is_overtaken(status: DesiredStatus, seen: Placed | None) -> bool:
+    """Return whether a placement that is seen keeps this status from ever being taken: its epoch is no lower, and it is another one."""
+    return seen is not None and seen != status.placement and (status.placement is None or seen.epoch >= status.placement.epoch)
 
 
 def has_spoken(actor: ActorView, status: DesiredStatus) -> bool:
