@@ -3,7 +3,8 @@
 For transitions only: never one for each command or event of an actor. An equal Event (object UID, reason, message) within
 the window becomes a count in the first one's `series`, written at most once in `REPEAT_POST_S`, as Kubernetes' own recorder
 does. Events are a courtesy: they wait in a bounded queue, are posted at a bounded rate, tried a few times, and dropped with
-a count when there is no room or no permission. Nothing waits for them, and losing one loses nothing else.
+a count when there is no room or no permission. Nothing waits for them, and losing one loses nothing else: an Event of which nothing is
+stored is new again when it repeats.
 
 `Aggregator` decides (pure), `KubeEventRecorder` waits and posts.
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from aether_api.errors import KubeAlreadyExists, PermanentError, RetryableError
+from aether_api.errors import AetherError, KubeAlreadyExists, KubeNotFound, PermanentError, RetryableError
 from aether_api.logs import COUNT, KIND, NAME, NAMESPACE, REASON
 from aether_kube.client import KubeClient
 from aether_kube.documents import JsonObject, format_micro_time
@@ -119,7 +120,7 @@ class Aggregator:
             now: wall clock, for what people read.
             now_s: monotonic seconds, for windows.
         """
-        key = (event.involved.uid, event.reason, event.message)
+        key = _key_of(event)
         known = self._known.pop(key, None)
         if known is None or now_s - known.seen_s > WINDOW_S:
             post = Post(event, _event_name(event, now), 1, now, now)
@@ -129,6 +130,13 @@ class Aggregator:
         due = now_s - known.posted_s >= REPEAT_POST_S
         self._remember(key, _Known(post, now_s, now_s if due else known.posted_s))
         return post if due else None
+
+    def forget(self, post: Post) -> None:
+        """Take an Event for new when it comes again, since nothing of it is stored."""
+        key = _key_of(post.event)
+        known = self._known.get(key)
+        if known is not None and known.post.name == post.name:
+            del self._known[key]
 
     def _remember(self, key: tuple[str, str, str], known: _Known) -> None:
         self._known[key] = known
@@ -162,7 +170,7 @@ class KubeEventRecorder:
         try:
             self._queue.put_nowait(post)
         except asyncio.QueueFull:
-            self._dropped += 1
+            self._drop(post)
 
     async def run(self) -> None:
         """Post Events until cancelled; what waits then is lost."""
@@ -184,11 +192,11 @@ class KubeEventRecorder:
                 # An earlier try of this very post came through, and only its answer was lost.
                 return
             except PermanentError as exc:
-                self._give_up(post, str(exc))
+                self._give_up(post, exc)
                 return
             except RetryableError as exc:
                 if tries_left == 0:
-                    self._give_up(post, str(exc))
+                    self._give_up(post, exc)
                     return
                 delay_s = exc.retry_after_s
             await asyncio.sleep(delay_s)
@@ -200,11 +208,22 @@ class KubeEventRecorder:
             return
         await self._client.patch_merge(KUBE_EVENTS.path(involved.namespace, post.name), series_document(post))
 
-    def _give_up(self, post: Post, problem: str) -> None:
+    def _drop(self, post: Post, *, is_gone: bool = False) -> None:
+        """Count a post that is given up; without its first one, or when that is gone, there is nothing to write counts to."""
         self._dropped += 1
+        if post.count == 1 or is_gone:
+            self._aggregator.forget(post)
+
+    def _give_up(self, post: Post, problem: AetherError) -> None:
+        self._drop(post, is_gone=isinstance(problem, KubeNotFound))
         involved = post.event.involved
-        extra = {KIND: involved.kind.kind, NAMESPACE: involved.namespace, NAME: involved.name, REASON: problem, COUNT: self._dropped}
+        extra = {KIND: involved.kind.kind, NAMESPACE: involved.namespace, NAME: involved.name, REASON: str(problem), COUNT: self._dropped}
         logger.debug("a Kubernetes Event could not be posted and is dropped", extra=extra)
+
+
+def _key_of(event: KubeEvent) -> tuple[str, str, str]:
+    """Return what makes Events equal."""
+    return event.involved.uid, event.reason, event.message
 
 
 def event_document(post: Post, reporter: Reporter) -> JsonObject:

@@ -140,6 +140,54 @@ async def test_an_event_that_may_not_be_posted_is_dropped_and_the_next_one_is_po
         assert recorder.dropped == 1
 
 
+async def test_an_event_that_was_dropped_is_posted_when_it_repeats() -> None:
+    async with FakeApiServer() as server, recording(server, [0.0]) as recorder:
+        server.faults.append(Fault(lambda _: True, 403))
+        recorder.record(scheduled())
+        await recorder.flush()
+        recorder.record(scheduled())
+        await recorder.flush()
+
+        assert len(server.documents.under(KUBE_EVENTS.path("shop"))) == 1
+
+
+async def test_an_event_that_somebody_deleted_is_posted_anew_after_its_count_found_nothing() -> None:
+    clock_s = [0.0]
+    async with FakeApiServer() as server, recording(server, clock_s) as recorder:
+        recorder.record(scheduled())
+        await recorder.flush()
+        for path in [*server.documents.under(KUBE_EVENTS.path("shop"))]:
+            await server.remove(path)
+        for clock_s[0] in (REPEAT_POST_S, REPEAT_POST_S + 1.0):
+            recorder.record(scheduled())
+            await recorder.flush()
+
+        assert len(server.documents.under(KUBE_EVENTS.path("shop"))) == 1
+
+
+async def test_an_event_whose_count_could_not_be_written_stays_known() -> None:
+    clock_s = [0.0]
+    async with FakeApiServer() as server, recording(server, clock_s) as recorder:
+        recorder.record(scheduled())
+        await recorder.flush()
+        server.faults.append(Fault(lambda _: True, 403))
+        for clock_s[0] in (REPEAT_POST_S, 2 * REPEAT_POST_S):
+            recorder.record(scheduled())
+            await recorder.flush()
+
+        (stored,) = server.documents.under(KUBE_EVENTS.path("shop")).values()
+        assert integer_at(object_at(stored, "series"), "count") == 3
+
+
+async def test_an_event_for_which_there_was_no_room_is_new_again_when_it_repeats() -> None:
+    async with FakeApiServer() as server, KubeClient(anonymous_connection(server.url)) as client:
+        recorder = KubeEventRecorder(client, REPORTER)
+        for number in [*range(QUEUE_MAX + 1), QUEUE_MAX, 0]:
+            recorder.record(scheduled(f"u-{number}"))
+
+        assert recorder.dropped == 2  # the last one waits, and is only counted
+
+
 async def test_more_events_than_fit_are_dropped_without_waiting() -> None:
     async with FakeApiServer() as server, KubeClient(anonymous_connection(server.url)) as client:
         recorder = KubeEventRecorder(client, REPORTER)
