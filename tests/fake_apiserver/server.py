@@ -186,7 +186,7 @@ class FakeApiServer:
 
     def _carry_out(self, request: web.Request, body: JsonValue) -> web.Response:
         documents, path = self.documents, request.path
-        known = documents.objects.get(path)
+        known = documents.objects.get(path.removesuffix("/status") if request.method == "PATCH" else path)
         if request.method == "POST" and isinstance(body, dict):
             path = f"{path}/{text_at(body, 'metadata', 'name')}"
             return refusal(409, "AlreadyExists", f"{path} exists") if path in documents.objects else _answer(201, documents.put(path, body))

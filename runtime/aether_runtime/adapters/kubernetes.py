@@ -14,12 +14,12 @@ from typing import Final
 from pydantic import ValidationError
 
 from aether_api import logs
-from aether_api.errors import InvalidName, KubeForbidden, KubeNotFound, KubeUnavailable
+from aether_api.errors import InvalidName, KubeConflict, KubeForbidden, KubeNotFound, KubeUnavailable
 from aether_api.identity import ActorId, Epoch, PodUid
 from aether_api.v1alpha1 import Actor, ActorModel, Condition
 from aether_kube.client import KubeClient
 from aether_kube.conditions import condition_document, settle_conditions
-from aether_kube.documents import JsonObject, text_at
+from aether_kube.documents import JsonObject, JsonValue, objects_at, text_at
 from aether_kube.informer import Informer, Selection
 from aether_kube.kinds import ACTOR_MODELS, ACTORS
 from aether_kube.store import Change
@@ -104,7 +104,21 @@ class KubernetesSink:
             # The placement may be on its way into the resource still; only the log or a release ends a VM.
             raise KubeUnavailable(f"the status of {desired.name} is not ours to write now: {exc}", retry_after_s=FORBIDDEN_RETRY_S) from exc
         self._conditions[desired.actor] = (desired.uid, conditions)
+        written = await self._remove_false_conditions(path, written, report)
         return int(text_at(written, "metadata", "resourceVersion") or 0)
+
+    async def _remove_false_conditions(self, path: str, written: JsonObject, report: ActorReport) -> JsonObject:
+        """Remove conditions of ours that somebody else put there, which applying leaves alone, and return the Actor as it is then."""
+        shown = objects_at(written, "status", "conditions")
+        false = POD_CONDITIONS - {type for type, _, _ in report.conditions}
+        kept: list[JsonValue] = [condition for condition in shown if text_at(condition, "type") not in false]
+        if len(kept) == len(shown):
+            return written
+        revision = text_at(written, "metadata", "resourceVersion")
+        try:
+            return await self._client.patch_merge(path, {"metadata": {"resourceVersion": revision}, "status": {"conditions": kept}}, field_manager=MANAGER)
+        except (KubeConflict, KubeForbidden):
+            return written  # somebody wrote meanwhile, so the status is looked at again
 
 
 def build_desired(actor: Actor) -> DesiredActor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import orjson
 import pytest
 
 from aether_api.errors import KubeForbidden, KubeInvalid, RetryableError
@@ -11,10 +14,13 @@ from aether_api.identity import Epoch, PodUid, parse_actor_id
 from aether_api.v1alpha1 import Actor, ActorModel, ActorPhase
 from aether_kube.client import KubeClient
 from aether_kube.conditions import condition_document
-from aether_kube.documents import JsonObject
+from aether_kube.connection import anonymous_connection
+from aether_kube.documents import JsonObject, JsonValue, objects_at, text_at
+from aether_kube.kinds import ACTORS
 from aether_kube.store import Change, ObjectKey
 from aether_runtime.adapters.kubernetes import MESSAGE_MAX, KubernetesSink, KubernetesSource, build_conditions, build_desired, build_shown, build_status_document, tell_model
 from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, SnapshotProblem
+from tests.fake_apiserver import FakeApiServer, Fault
 from tests.histories.bank import ALICE, read_account
 
 
@@ -142,6 +148,47 @@ async def test_a_status_that_is_not_valid_is_given_up() -> None:
     sink = KubernetesSink(cast("KubeClient", Client(error=KubeInvalid("no"))))
     with pytest.raises(KubeInvalid):
         await sink.write(build_report())
+
+
+ALICE_PATH = ACTORS.path("default", "alice")
+
+
+@asynccontextmanager
+async def reporting_beside(*foreign: str) -> AsyncGenerator[tuple[FakeApiServer, KubernetesSink]]:
+    """Yield a sink, and a server whose answer to an apply still holds the conditions that other managers have put there."""
+    async with FakeApiServer() as server, KubeClient(anonymous_connection(server.url)) as client:
+        ours = [condition_document(condition) for condition in build_conditions(build_report())]
+        conditions: list[JsonValue] = [*ours, *({**ours[0], "type": type} for type in foreign)]
+        applied = await server.put(ALICE_PATH, {"metadata": {"name": "alice", "uid": "u-1"}, "status": {"conditions": conditions}})
+        server.faults.append(Fault(lambda request: request.content_type.startswith("application/apply"), 200, body=orjson.dumps(applied)))
+        yield server, KubernetesSink(client)
+
+
+def shown_types(server: FakeApiServer) -> list[str]:
+    return [text_at(condition, "type") for condition in objects_at(server.documents.objects[ALICE_PATH], "status", "conditions")]
+
+
+async def test_an_abnormal_condition_that_somebody_else_added_is_removed_and_others_stay() -> None:
+    async with reporting_beside("Quarantined", "Scheduled", "Fenced", "TheirOwn") as (server, sink):
+        revision = await sink.write(build_report())
+
+        assert shown_types(server) == ["Ready", "Replayed", "Scheduled", "TheirOwn"]
+        assert revision == int(text_at(server.documents.objects[ALICE_PATH], "metadata", "resourceVersion"))
+
+
+async def test_a_status_without_conditions_of_ours_from_others_is_one_write() -> None:
+    async with reporting_beside("Scheduled") as (server, sink):
+        await sink.write(build_report())
+
+        assert len(server.requests) == 1
+
+
+async def test_a_false_condition_is_left_to_the_next_report_when_somebody_writes_meanwhile() -> None:
+    async with reporting_beside("Quarantined") as (server, sink):
+        before = int(text_at(server.documents.objects[ALICE_PATH], "metadata", "resourceVersion"))
+        server.faults.append(Fault(lambda request: request.content_type.startswith("application/merge"), 409))
+
+        assert await sink.write(build_report()) == before
 
 
 async def test_an_id_that_means_something_to_field_selectors_is_escaped() -> None:
