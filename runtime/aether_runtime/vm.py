@@ -267,7 +267,7 @@ class VirtualMachine(Activation):
             if group.immediate:
                 self._send(group.immediate)
             if group.repeats:
-                self._spawn("repeats", answer_repeats, self.desired.actor, self._services.events, group.repeats)
+                self._spawn("repeats", answer_repeats, self.desired.actor, self._services.events, group.repeats, self.process_command)
             if group.answers:
                 self._busy = True
                 if group.encoded:

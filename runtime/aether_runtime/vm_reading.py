@@ -141,22 +141,37 @@ def fold_announced(history: History, commit: StoredCommit) -> bool:
     return True
 
 
-async def answer_repeats(actor: ActorId, events: CommitLog, repeats: Sequence[tuple[Waiting, int]]) -> None:
-    """Answer commands whose ids took effect before, from the commits at these sequences, which hold them."""
-    for place, (item, sequence) in enumerate(repeats):
+async def answer_repeats(actor: ActorId, events: CommitLog, repeats: Sequence[tuple[Waiting, Sequence[int]]], decide: Callable[[Waiting], None]) -> None:
+    """Answer commands whose ids took effect before, from the commits at these sequences.
+
+    One that none of its commits holds shares the hash of its id with another command, and goes to `decide`.
+    """
+    for place, (item, sequences) in enumerate(repeats):
         try:
-            reply = await _read_first_answer(actor, events, item, sequence)
+            reply = await _read_first_answer(actor, events, item, sequences)
         except asyncio.CancelledError:
             send_all((other, build_moving(other.command.id)) for other, _ in repeats[place:])
             raise
         except AetherError as exc:
             reply = build_error(Reason.BUSY, f"its first answer cannot be read now: {exc}", command_id=item.command.id, retry_after_ms=MOVING_RETRY_MS)
-        item.answer(reply)
+        if reply is not None:
+            item.answer(reply)
+        else:
+            item.cleared = sequences[0]
+            decide(item)
 
 
-async def _read_first_answer(actor: ActorId, events: CommitLog, item: Waiting, sequence: int) -> Reply:
-    commit = await events.read_at(actor, sequence)
-    found = [event for event in commit.events() if event.command_id == item.command.id] if commit else []
-    if not found:
-        raise InvalidEnvelope(f"sequence {sequence} does not hold the command {item.command.id}")
-    return Reply("accepted", found[-1].version, build_reply_events(found), command_id=item.command.id)
+async def _read_first_answer(actor: ActorId, events: CommitLog, item: Waiting, sequences: Sequence[int]) -> Reply | None:
+    """Return what the command was answered first, or None if none of these commits holds it.
+
+    Raises:
+        InvalidEnvelope: one of them is not there, so nobody knows what it held.
+    """
+    for sequence in sequences:
+        commit = await events.read_at(actor, sequence)
+        if commit is None:
+            raise InvalidEnvelope(f"sequence {sequence} does not hold a commit of the actor")
+        found = [event for event in commit.events() if event.command_id == item.command.id]
+        if found:
+            return Reply("accepted", found[-1].version, build_reply_events(found), command_id=item.command.id)
+    return None

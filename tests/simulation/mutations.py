@@ -64,7 +64,7 @@ def _look_at_the_last_commit_only(patch: MonkeyPatch) -> None:
 
 
 def _forget_commands(patch: MonkeyPatch) -> None:
-    patch.setattr(CommandWindow, "find_digest", lambda self, digest: None)
+    patch.setattr(CommandWindow, "find_digest", lambda self, digest: ())
 
 
 def _confirm_nothing(patch: MonkeyPatch) -> None:

@@ -50,12 +50,14 @@ class Waiting(msgspec.Struct):
         deadline: monotonic time after which it is answered `Expired` without being decided.
         answer: called exactly once.
         inbox: None for a command whose sender waits. A durable one has no age: its place in the inbox tells whether it was run.
+        cleared: sequence up to which the commits that hold a command with the hash of its id were read: of other ids, all of them.
     """
 
     command: Command
     deadline: float
     answer: Callable[[Reply], None]
     inbox: InboxEntry | None = None
+    cleared: int = 0
 
 
 class Group(msgspec.Struct):
@@ -66,7 +68,7 @@ class Group(msgspec.Struct):
         oldest_s: unix time before which a command is too old to be run: its id may have left the window.
         answers: in order of arrival; sent when the commit is acked, or the position confirmed.
         immediate: answers that say nothing about the state (expired), sent at once.
-        repeats: commands whose ids are known, with the sequence of the commit to check.
+        repeats: commands whose ids may be known, with the sequences of the commits to check, newest first.
         encoded: the events to be committed; empty when the group stores nothing.
         accepted: the answers of the commands whose events these are, by id; `digests` are the hashes of these ids, in the same order.
         source: of its events.
@@ -85,7 +87,7 @@ class Group(msgspec.Struct):
     oldest_s: float
     answers: list[tuple[Waiting, Reply]] = []
     immediate: list[tuple[Waiting, Reply]] = []
-    repeats: list[tuple[Waiting, int]] = []
+    repeats: list[tuple[Waiting, Sequence[int]]] = []
     encoded: list[bytes] = []
     accepted: dict[str, Reply] = {}
     digests: list[int] = []
@@ -155,9 +157,9 @@ def _take(group: Group, history: History, item: Waiting, now: Now) -> bool:
         group.answers.append((item, earlier))
         return True
     digest = hash_command_id(command.id)
-    sequence = history.window.find_digest(digest)
-    if sequence is not None:
-        group.repeats.append((item, sequence))
+    sequences = history.window.find_digest(digest)
+    if sequences and sequences[0] > item.cleared:
+        group.repeats.append((item, sequences))
         return True
     if command.expected_version is not None and command.expected_version != group.version:
         message = f"the actor is at version {group.version}, the command expected {command.expected_version}; read it again and decide anew"

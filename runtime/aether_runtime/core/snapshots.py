@@ -23,8 +23,8 @@ from aether_runtime.core.history import History, Position
 from aether_runtime.core.reminders import NO_REMINDERS
 from aether_runtime.core.window import CommandWindow, PackedWindow
 
-FORMAT: Final = "2"
-"""Version of the body's layout; another one is treated as no snapshot."""
+FORMAT: Final = "3"
+"""Version of the body's layout and of the window's hashes; another one is treated as no snapshot."""
 
 
 class SnapshotBody(msgspec.Struct, frozen=True):

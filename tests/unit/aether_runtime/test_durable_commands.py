@@ -104,6 +104,16 @@ async def test_the_next_owner_knows_what_was_settled() -> None:
     assert (await run_durable(rig.pod, other, command("Ring", "c-2"), 41)).version == 2
 
 
+async def test_a_durable_command_whose_id_shares_its_hash_with_another_holds_up_no_inbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("group", "history"):
+        monkeypatch.setattr(f"aether_runtime.core.{module}.hash_command_id", lambda command_id: 7)
+    rig = Rig()
+    vm = await rig.start()
+    replies = [await run_durable(rig.pod, vm, command("Ring", f"c-{sequence}"), sequence) for sequence in (40, 41, 42)]
+    assert [(reply.outcome, reply.version) for reply in replies] == [("accepted", 1), ("accepted", 2), ("accepted", 3)]
+    assert [commit.inbox for commit in await rig.commits()] == ["7:40", "7:41", "7:42"]
+
+
 async def test_a_durable_command_is_never_too_old() -> None:
     rig = Rig()
     reply = await run_durable(rig.pod, await rig.start(), command("Ring", age_s=AGE_MAX_S * 1000), 40)

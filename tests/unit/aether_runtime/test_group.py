@@ -96,7 +96,18 @@ def test_a_known_id_is_looked_up_instead_of_run() -> None:
     history = build_history()
     history.window.add("known", 20, START_S)
     group = decide(deposit(id="known"), history=history)
-    assert ([(item.command.id, sequence) for item, sequence in group.repeats], group.answers, events_of(group)) == ([("known", 20)], [], [])
+    assert ([(item.command.id, list(sequences)) for item, sequences in group.repeats], group.answers, events_of(group)) == ([("known", [20])], [], [])
+
+
+def test_all_commits_that_may_hold_an_id_are_looked_up_and_those_that_were_are_not_again() -> None:
+    history, item = build_history(), wait(deposit(id="twin"))
+    for sequence in (10, 20):
+        history.window.add("twin", sequence, START_S)
+    assert [list(sequences) for _, sequences in decide_group(history, [item], Now(START_S, 0.0), bytes_max=BYTES_MAX).repeats] == [[20, 10]]
+    item.cleared = 20
+    assert [event.command_id for event in events_of(decide_group(history, [item], Now(START_S, 0.0), bytes_max=BYTES_MAX))] == ["twin"]
+    history.window.add("twin", 30, START_S)
+    assert [list(sequences) for _, sequences in decide_group(history, [item], Now(START_S, 0.0), bytes_max=BYTES_MAX).repeats] == [[30, 20, 10]]
 
 
 def test_the_same_id_twice_in_a_group_takes_effect_once() -> None:

@@ -13,7 +13,7 @@ import pytest
 from aether_api import headers
 from aether_api.commit_index import NO_COMMITS
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
-from aether_api.errors import CommitTooLarge, Disconnected, InternalError, JetStreamError, PayloadTooLarge, Reason
+from aether_api.errors import CommitTooLarge, Disconnected, InternalError, JetStreamError, PayloadTooLarge, Reason, RequestTimeout
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorPhase
@@ -24,6 +24,7 @@ from aether_runtime.answers import CONFLICTS_MAX
 from aether_runtime.core.group import COMMANDS_MAX
 from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import FORMAT, Snapshot, SnapshotBody
+from aether_runtime.core.window import hash_command_id
 from aether_runtime.vm import MAILBOX_MAX
 from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard, compile_unspeakable_account
 from tests.histories.faults import Fate, FaultyCommitLog
@@ -343,6 +344,37 @@ async def test_a_repeat_of_an_accepted_command_gets_its_first_answer_from_any_po
     heir = await second.start(2)
     assert (await run_commands(second, heir, deposit("d1", 5)))[0] == original
     assert heir.get_state()["balance"] == 11
+
+
+@pytest.fixture
+def twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give all ids that begin alike one hash, up to a dash."""
+    for module in ("group", "history", "window"):
+        monkeypatch.setattr(f"aether_runtime.core.{module}.hash_command_id", lambda command_id: hash_command_id(command_id.partition("-")[0]))
+
+
+@pytest.mark.usefixtures("twins")
+async def test_of_commands_whose_ids_share_a_hash_each_takes_effect_once_and_gets_its_own_first_answer_again() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    first = [(await run_commands(pod, vm, deposit(f"d-{number}", number)))[0] for number in (1, 2, 3)]
+    assert outcomes(first) == [("accepted", 2, ""), ("accepted", 3, ""), ("accepted", 4, "")]
+    for holder, holder_vm in ((pod, vm), (heir := Pod("b", events), await heir.start(2))):
+        assert await run_commands(holder, holder_vm, *(deposit(f"d-{number}", number) for number in (1, 2, 3))) == first
+        assert holder_vm.get_state()["balance"] == 6
+
+
+@pytest.mark.usefixtures("twins")
+async def test_a_command_whose_hash_is_known_is_not_run_while_the_commit_cannot_be_read() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN, deposit("d-1"))
+    events.read_error = RequestTimeout("no answer in time")
+    reply = (await run_commands(pod, vm, deposit("d-2")))[0]
+    assert (reply.outcome, reply.reason, reply.retry_after_ms > 0, vm.get_version()) == ("error", Reason.BUSY, True, 2)
 
 
 async def test_a_repeat_that_cannot_be_looked_up_now_is_told_to_come_back() -> None:

@@ -62,6 +62,38 @@ def test_entries_are_in_the_order_of_their_commits() -> None:
     assert [digest for digest, _, _ in window.entries()] == [hash_command_id(f"c-{number}") for number in range(200)]
 
 
+def test_commands_that_share_a_hash_are_found_with_all_their_commits_newest_first() -> None:
+    window, digest = fill(100, every_s=1), hash_command_id("c-7")
+    window.add_digests((digest,), 200, 100)
+    window.add_digests((digest, digest), 300, 100)
+    assert list(window.find_digest(digest)) == [300, 200, 8]
+    assert list(window.find_digest(hash_command_id("other"))) == []
+
+
+STRUCTURED = (
+    "order-{0}-item-{1:03d}",
+    "job-{0}/part-{1:02d}",
+    "import-{0}-{1:08d}",
+    "{1:08d}-{0}",
+    "{0:016x}{1:016x}",
+    "user{0}@example.com/{1}",
+    "{0}:payment-{1}",
+    "{0:064d}{1:064d}",
+)
+
+
+@pytest.mark.parametrize("form", STRUCTURED)
+def test_ids_with_counters_in_them_do_not_share_a_hash(form: str) -> None:
+    """With the bytes modulo 2^61 - 1 a fifth of them did."""
+    ids = {form.format(first, second) for first in range(100) for second in range(100)}
+    assert len({hash_command_id(id) for id in ids}) == len(ids)
+
+
+def test_a_hash_is_the_same_on_every_machine() -> None:
+    """Snapshots carry it: whoever changes it raises their format."""
+    assert [hash_command_id(id) for id in ("a", "order-0-item-080", "\xe4" * 128)] == [17511437125486707701, 11896140653631154905, 14975018396124745231]
+
+
 def test_a_hash_inside_another_entry_is_no_hit() -> None:
     window = CommandWindow()
     window.add("c-0", hash_command_id("c-1"), 1)
