@@ -6,6 +6,7 @@ Memory stays flat: one batch of commits at a time is decoded and folded. A snaps
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 REFILL_COMMITS: Final = 1024
 """Commits before a snapshot that are looked at first for the window's beginning, then four times as many, and so on."""
+
+SNAPSHOT_TRIES: Final = 3
+"""Tries of one replay to read its snapshots, before it goes through the whole log: a lost answer is worth another one, and a stream that stays dead
+stops nobody for longer than three requests may take (15 s)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ async def replay(actor: ActorId, model: Model, events: CommitLog, snapshots: Sna
 
     Raises:
         EventInvalid: a stored event cannot be applied, or versions have a gap; the actor must be quarantined.
-        RetryableError: the log cannot be read now.
+        RetryableError: the log cannot be read now, or the snapshots cannot for the first times.
     """
     try:
         head = await events.read_head(actor)
@@ -60,7 +65,7 @@ async def replay(actor: ActorId, model: Model, events: CommitLog, snapshots: Sna
     if head is None:
         watch.begin(0, 0)
         return Replayed(History.empty(model), 0, 0, Epoch(0))
-    history = await _restore(actor, model, events, snapshots, head)
+    history = await _restore(actor, model, events, _read_snapshots(actor, model, snapshots, watch), head)
     start_version, start_n = history.position.version, history.position.index.n
     watch.begin(start_version, head.last_version)
     folded = 0
@@ -99,17 +104,33 @@ async def _explain_missing(actor: ActorId, events: CommitLog, head: StoredCommit
     return EventInvalid(str(error))
 
 
-async def _restore(actor: ActorId, model: Model, events: CommitLog, snapshots: SnapshotStore, head: StoredCommit) -> History:
-    """Return the history of the newest snapshot that the log confirms; one that cannot be used costs time and nothing else."""
+async def _read_snapshots(actor: ActorId, model: Model, snapshots: SnapshotStore, watch: ReplayWatch) -> AsyncIterator[SnapshotBody]:
+    """Yield what is kept, newest first; what is asked for after one of them is counted as of no use.
+
+    Raises:
+        RetryableError: they cannot be read now, and `watch` has counted too few tries to do without them.
+    """
     try:
         async for body in snapshots.read_kept(actor, model.fold):
+            yield body
+            snapshots.dropped += 1
+    except RetryableError as exc:
+        watch.snapshot_tries += 1
+        if watch.snapshot_tries < SNAPSHOT_TRIES:
+            raise
+        logger.warning("snapshots cannot be read, everything is replayed", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+
+
+async def _restore(actor: ActorId, model: Model, events: CommitLog, kept: AsyncIterator[SnapshotBody], head: StoredCommit) -> History:
+    """Return the history of the newest of the snapshots that the log confirms; one that cannot be used costs time and nothing else."""
+    try:
+        async for body in kept:
             commit = await _find_commit(actor, events, head, body)
             history = None if commit is None else _build_history(actor, model, body, commit)
             if commit is not None and history is not None:
                 await _refill_window(history, actor, events, commit)
                 return history
-            snapshots.dropped += 1
-    except (RetryableError, PermanentError) as exc:
+    except PermanentError as exc:
         logger.warning("a snapshot cannot be used, everything is replayed", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
     return History.empty(model)
 

@@ -29,16 +29,18 @@ class ReplayWatch:
         first: version at which the try under way began: that of the snapshot.
         version: of the state as far as it is rebuilt.
         target: last version in the log; None until that was read.
+        snapshot_tries: how often the snapshots could not be read.
         problem: why the log cannot be read now; empty while it can.
     """
 
-    __slots__ = ("_began_s", "_due_s", "_now", "_show", "_tried_s", "first", "problem", "target", "version")
+    __slots__ = ("_began_s", "_due_s", "_now", "_show", "_tried_s", "first", "problem", "snapshot_tries", "target", "version")
 
     def __init__(self, now: Callable[[], Now], show: Callable[[], None]) -> None:
         """Begin to follow; `show` is called when the target is known, and from time to time if it takes long."""
         self.first = self.version = 0
         self.target: int | None = None
         self.problem = ""
+        self.snapshot_tries = 0
         self._now = now
         self._show = show
         self._began_s = self._tried_s = now().monotonic_s

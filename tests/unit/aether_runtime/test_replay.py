@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 
 import msgspec
 import pytest
 
 from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.envelope import StoredCommit
-from aether_api.errors import EventInvalid, InvalidEnvelope, RetryableError
+from aether_api.errors import EventInvalid, InvalidEnvelope, RequestTimeout, RetryableError
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import format_time
 from aether_runtime import replay as replay_module
 from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
 from aether_runtime.core import window as window_module
 from aether_runtime.core.history import History
-from aether_runtime.core.snapshots import build_snapshot
+from aether_runtime.core.snapshots import SnapshotBody, build_snapshot
 from aether_runtime.core.window import WINDOW_S
-from aether_runtime.replay import catch_up, replay
+from aether_runtime.replay import Replayed, catch_up, replay
 from aether_runtime.replays import ReplayWatch
 from tests.histories.bank import ALICE, START_S, compile_account
 from tests.histories.world import Clock
@@ -82,6 +83,54 @@ async def test_a_snapshot_at_a_commit_whose_index_is_broken_is_not_used() -> Non
     await snapshots.write(ALICE, build_snapshot(history))
     replayed = await replay(ALICE, compile_account(), events, snapshots, WATCH)
     assert (replayed.snapshot_version, replayed.history.position.version, replayed.history.state) == (0, 2, history.state)
+
+
+class TiredSnapshotStore(MemorySnapshotStore):
+    """Gives no answer the first times; notes how often it was asked."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+        self.asked = 0
+
+    async def read_kept(self, actor: ActorId, fold: str) -> AsyncIterator[SnapshotBody]:
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise RequestTimeout("no answer in time")
+        async for body in super().read_kept(actor, fold):
+            yield body
+
+
+async def replay_at_last(events: MemoryCommitLog, snapshots: MemorySnapshotStore, watch: ReplayWatch) -> Replayed:
+    while True:
+        with suppress(RetryableError):
+            return await replay(ALICE, compile_account(), events, snapshots, watch)
+
+
+@pytest.mark.parametrize(("failures", "expected"), [(0, (1, 390)), (1, (2, 390)), (2, (3, 390)), (1000, (3, 0))])
+async def test_snapshots_that_cannot_be_read_now_are_asked_for_again_a_few_times(failures: int, expected: tuple[int, int]) -> None:
+    """One lost answer made an actor replay its whole log."""
+    events, snapshots = MemoryCommitLog(), TiredSnapshotStore(failures)
+    await fill(events, snapshots, snapshot_at=COMMITS - 10)
+    replayed = await replay_at_last(events, snapshots, ReplayWatch(Clock().now, lambda: None))
+    assert (snapshots.asked, replayed.snapshot_version) == expected
+    assert (replayed.history.position.version, snapshots.dropped) == (COMMITS, 0)
+
+
+async def test_a_log_that_cannot_confirm_a_snapshot_now_is_asked_again_however_often_that_fails() -> None:
+    class AwayLog(MemoryCommitLog):
+        failures = 10
+
+        async def read_at(self, actor: ActorId, sequence: int) -> StoredCommit | None:
+            self.failures -= 1
+            if self.failures >= 0:
+                raise RequestTimeout("no answer in time")
+            return await super().read_at(actor, sequence)
+
+    events, snapshots = AwayLog(), MemorySnapshotStore()
+    await fill(events, snapshots, snapshot_at=COMMITS - 10)
+    replayed = await replay_at_last(events, snapshots, ReplayWatch(Clock().now, lambda: None))
+    assert (replayed.snapshot_version, events.failures) == (COMMITS - 10, -1)
 
 
 class TornLog(MemoryCommitLog):

@@ -666,10 +666,12 @@ async def test_the_snapshot_before_serves_when_the_newest_cannot_be_used(harm: s
     assert snapshots.dropped == 1
 
 
-async def test_an_actor_starts_without_its_snapshots_when_they_cannot_be_read() -> None:
+async def test_an_actor_starts_without_its_snapshots_when_they_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.vm_reading.RETRY_S", 0.0)
+
     class Broken(MemorySnapshotStore):
         async def read_kept(self, actor: ActorId, fold: str) -> AsyncIterator[SnapshotBody]:
-            raise Disconnected("no leader")
+            raise Disconnected("no leader", retry_after_s=0.0)
             yield
 
     events = build_store()
