@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
@@ -83,6 +84,42 @@ async def test_a_snapshot_at_a_commit_whose_index_is_broken_is_not_used() -> Non
     await snapshots.write(ALICE, build_snapshot(history))
     replayed = await replay(ALICE, compile_account(), events, snapshots, WATCH)
     assert (replayed.snapshot_version, replayed.history.position.version, replayed.history.state) == (0, 2, history.state)
+
+
+class Breaths:
+    """Counts the turns that the event loop takes beside what is under way."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._loop = asyncio.get_running_loop()
+        self._next = self._loop.call_soon(self._note)
+
+    def _note(self) -> None:
+        self.count += 1
+        self._next = self._loop.call_soon(self._note)
+
+    def stop(self) -> int:
+        self._next.cancel()
+        return self.count
+
+
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize(("fold_bytes", "expected"), [(1 << 20, 0), (1000, COMMITS // 5), (1, COMMITS)])
+async def test_a_batch_of_large_commits_is_folded_in_slices_between_which_others_have_the_loop(
+    monkeypatch: pytest.MonkeyPatch, follow: bool, fold_bytes: int, expected: int
+) -> None:
+    monkeypatch.setattr(replay_module, "FOLD_BYTES", fold_bytes)
+    events, snapshots, history, seen = MemoryCommitLog(), MemorySnapshotStore(), History.empty(compile_account()), list[StoredCommit]()
+    await fill(events, snapshots, snapshot_at=0)
+    head = await events.read_head(ALICE)
+    assert head is not None
+    breaths = Breaths()
+    if follow:
+        await catch_up(history, ALICE, events, head, seen)
+    else:
+        history = (await replay(ALICE, compile_account(), events, snapshots, WATCH)).history
+    assert breaths.stop() == pytest.approx(expected, rel=0.3)
+    assert (history.position.version, [commit.n for commit in seen]) == (COMMITS, list(range(COMMITS)) if follow else [])
 
 
 class TiredSnapshotStore(MemorySnapshotStore):
