@@ -161,10 +161,13 @@ async def read_inbox_end(js: JetStream, namespace: str) -> InboxPosition | None:
     return None if info is None else InboxPosition(incarnation_of(info), info.state.last_seq)
 
 
-async def purge_inbox(js: JetStream, actor: ActorId) -> None:
-    """Remove everything that waits for an actor: commands, reminders, dead letters."""
+async def purge_inbox(js: JetStream, actor: ActorId, end: InboxPosition) -> None:
+    """Remove what waited for an actor when its inbox ended there: commands, reminders, dead letters; what came later is the next life's."""
+    now = await read_inbox_end(js, actor.namespace)
+    if now is None or now.incarnation != end.incarnation or not end.sequence:
+        return
     for subject in (reminder_wildcard(actor), inbox_subject(actor), dead_subject(actor)):
-        await js.purge(inbox_stream(actor.namespace), subject)
+        await js.purge(inbox_stream(actor.namespace), subject, before_sequence=end.sequence + 1)
 
 
 def incarnation_of(info: StreamInfo) -> int:

@@ -6,7 +6,7 @@ Three rules of the design live here and nowhere else:
   actor meanwhile. A refusal may mean that the first try was stored: the caller reads all commits since and looks for its own id.
 - The last commit is read from the stream's leader; older ones by their sequence, found through the index that commits carry.
   A subject is scanned only where that index is broken, and that is counted.
-- A purge first appends a tombstone, which fences every writer, and then deletes what lies before it.
+- A purge first appends a tombstone, which fences every writer, and then deletes what lies before it, in the inbox before the end that it names.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Final
 
+from aether_api.durable import InboxPosition, parse_inbox_position
 from aether_api.envelope import Commit, StoredCommit, build_tombstone
 from aether_api.errors import VERSION_UNKNOWN, InvalidEnvelope, VersionConflictError
 from aether_api.identity import ActorId, Epoch
@@ -38,12 +39,13 @@ PURGE_ATTEMPTS_MAX: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Where an actor's log ends: the last sequence, the last incarnation, the highest epoch."""
+    """Where an actor's log ends: the last sequence, the last incarnation, the highest epoch; and the end of the inbox that a tombstone names."""
 
     sequence: int
     incarnation: int
     epoch: Epoch
     tombstone: bool = False
+    inbox: InboxPosition | None = None
 
 
 class Journal:
@@ -114,7 +116,9 @@ class Journal:
         return self._reader.scan(actor, after_sequence)
 
     async def purge(self, actor: ActorId, *, epoch: Epoch, writer: str) -> None:
-        """End the actor's history: append a tombstone, then delete everything before it, snapshots, and what waits for it. Safe to repeat.
+        """End the actor's history: append a tombstone, then delete everything before it, snapshots, and what waits for it.
+
+        Safe to repeat: what comes after the tombstone, in the log and in the inbox, is never touched.
 
         Raises:
             VersionConflictError: a live writer kept winning; try again.
@@ -125,6 +129,7 @@ class Journal:
             if end is None:
                 break
             if end.tombstone and end.epoch >= epoch:
+                inbox = end.inbox
                 await self._delete_before(actor, end.sequence)
                 break
             tombstone = build_tombstone(
@@ -145,7 +150,7 @@ class Journal:
             raise VersionConflictError(str(actor), VERSION_UNKNOWN, VERSION_UNKNOWN)
         await self._js.purge(snapshot_stream(actor.namespace), snapshot_wildcard(actor))
         if inbox is not None:
-            await purge_inbox(self._js, actor)
+            await purge_inbox(self._js, actor, inbox)
 
     async def _find_end(self, actor: ActorId) -> _End | None:
         """Return where the actor's log ends, even if it ends with something that is no commit."""
@@ -154,7 +159,7 @@ class Journal:
             return None
         try:
             head = decode_stored(message)
-            return _End(head.sequence, head.incarnation, head.epoch, head.tombstone)
+            return _End(head.sequence, head.incarnation, head.epoch, head.tombstone, parse_inbox_position(head.inbox) if head.inbox else None)
         except InvalidEnvelope:
             commits = await self._reader.walk(actor, message.sequence)
             return _End(message.sequence, max((commit.incarnation for commit in commits), default=0), max((commit.epoch for commit in commits), default=Epoch(0)))

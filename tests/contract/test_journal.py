@@ -10,16 +10,20 @@ import pytest
 from msgspec.structs import replace
 
 from aether_api.commit_index import NO_COMMITS, CommitIndex
+from aether_api.durable import parse_inbox_position
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
 from aether_api.errors import AetherError, CommitTooLarge, Disconnected, InvalidEnvelope, JetStreamError, PayloadTooLarge, RequestTimeout, VersionConflictError
-from aether_api.identity import Epoch, parse_actor_id
+from aether_api.identity import CommandId, Epoch, parse_actor_id
+from aether_api.messages import Command
 from aether_api.subjects import event_subject
 from aether_nats.connection import NatsConnection
+from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage, stored_of
 from aether_nats.journal import Journal
 from aether_nats.message import Message
 from aether_nats.requests import Exchange
+from aether_nats.streams import ensure_streams
 from tests.histories.places import Place, until_equal
 
 ALICE = parse_actor_id("default", "account", "alice")
@@ -301,6 +305,41 @@ async def test_a_new_life_that_begins_during_a_purge_is_whole(rig: Rig) -> None:
     info = await rig.js.stream_info("AETHER_default_EVT_0")
     assert info is not None
     assert info.state.messages == 4
+
+
+async def test_a_durable_command_that_is_stored_during_a_purge_or_before_it_is_repeated_waits_for_the_next_life(rig: Rig) -> None:
+    inbox = Inbox(rig.js, ALICE.namespace)
+
+    async def send(id: str) -> None:
+        await inbox.send(Command(ALICE, "Open", CommandId(id), b"{}", "2026-07-01T12:00:00.000000Z", 0.0, 10.0))
+
+    await rig.append()
+    await send("old")
+    rig.js.before_purge = lambda: send("new")
+    await rig.journal.purge(ALICE, epoch=Epoch(2), writer="operator")
+    await send("newer")
+    await rig.journal.purge(ALICE, epoch=Epoch(2), writer="operator")
+    head = await rig.journal.read_head(ALICE)
+    assert head is not None
+    assert parse_inbox_position(head.inbox).sequence == 1
+
+    async def read_waiting() -> list[int]:
+        return [message.sequence for message in await inbox.read_next(ALICE, 0)]
+
+    await until_equal(read_waiting, [2, 3])
+
+
+async def test_a_purge_that_is_repeated_takes_nothing_of_an_inbox_that_was_made_anew(rig: Rig) -> None:
+    inbox = Inbox(rig.js, ALICE.namespace)
+    command = Command(ALICE, "Open", CommandId("c"), b"{}", "2026-07-01T12:00:00.000000Z", 0.0, 10.0)
+    await rig.append()
+    await inbox.send(command)
+    await rig.journal.purge(ALICE, epoch=Epoch(2), writer="operator")
+    await rig.connection.request("$JS.API.STREAM.DELETE.AETHER_default_INBOX", b"")
+    await ensure_streams(rig.connection, "default")
+    await inbox.send(command)
+    await rig.journal.purge(ALICE, epoch=Epoch(2), writer="operator")
+    assert await inbox.read_backlog() == {ALICE: 1}
 
 
 async def test_an_actor_whose_log_ends_with_garbage_can_be_purged(rig: Rig) -> None:
