@@ -121,6 +121,11 @@ def build_reply_events(events: tuple[Event, ...] | list[Event]) -> tuple[ReplyEv
     return tuple(ReplyEvent(event.type, event.version, event.time, event.data) for event in events)
 
 
+def make_encodable(text: str) -> str:
+    """Return a text that JSON can carry: a lone surrogate, which some texts of a model's author hold, becomes a question mark."""
+    return text.encode(errors="replace").decode()
+
+
 def build_error(reason: Reason, message: str, *, command_id: str = "", version: int = -1, retry_after_ms: int = 0) -> Reply:
     """Return the reply for a command that met an error before or beside the model."""
     return Reply("error", version=version, reason=reason.value, message=message, retry_after_ms=retry_after_ms, command_id=command_id)

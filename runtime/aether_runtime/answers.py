@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
+from aether_api import logs
 from aether_api.errors import Reason
-from aether_api.messages import Reply, build_error
+from aether_api.messages import Reply, build_error, make_encodable
 from aether_runtime.core.group import Waiting
 from aether_runtime.ports import DesiredActor
+
+logger = logging.getLogger(__name__)
 
 MOVING_RETRY_MS: Final = 100
 """Milliseconds after which a caller may ask again while the actor moves: a hand-over takes about as long."""
@@ -19,9 +23,17 @@ CONFLICTS_MAX: Final = 3
 
 
 def send_all(answers: Iterable[tuple[Waiting, Reply]]) -> None:
-    """Answer commands in order."""
+    """Answer commands in order; one whose answer fails harms no other."""
     for item, reply in answers:
+        send(item, reply)
+
+
+def send(item: Waiting, reply: Reply) -> None:
+    """Answer a command; never raises, since whoever answers has others to answer and an actor to go on with."""
+    try:
         item.answer(reply)
+    except Exception:
+        logger.exception("a command could not be answered", extra={logs.ACTOR_ID: str(item.command.actor)})
 
 
 def build_moving(command_id: str) -> Reply:
@@ -54,6 +66,7 @@ def describe_replay(events: int) -> str:
 
 def describe_quarantine(problem: str, desired: DesiredActor) -> str:
     """Return what is said of an actor whose log its model cannot apply: what is wrong, and every way on."""
+    problem = make_encodable(problem)
     if not desired.name:
         return f"{problem}. Nothing was skipped. Correct the ActorModel {desired.actor.model}, and the actor replays again by itself; after a repair of the log, its first command some time later does it"
     return (

@@ -53,6 +53,9 @@ SWEEP_S: Final = 10.0
 RETRY_S: Final = 0.2
 """Seconds between tries while NATS is away, or while the VM takes no command."""
 
+LAST_WORD_S: Final = 1.0
+"""Seconds between looks whether the VM that was asked is still there, and for which one that is not may still answer: its last append may be under way."""
+
 CHECKED_AT_ONCE: Final = 512
 """Actors whose inboxes are looked at with one request after their activation."""
 
@@ -321,7 +324,9 @@ class DurableInbox:
             loop = asyncio.get_running_loop()
             answer: asyncio.Future[Reply] = loop.create_future()
             vm.process_command(Waiting(found.command, loop.time() + found.command.timeout_s, partial(_resolve, answer), entry))
-            reply = await answer
+            reply = await self._hear(vm, answer)
+            if reply is None:
+                return None
             fate = judge(reply)
             if fate in ("settled", "failed"):
                 return reply
@@ -329,6 +334,15 @@ class DurableInbox:
                 return None
             await asyncio.sleep(max(RETRY_S, reply.retry_after_ms / 1000))
         return None
+
+    async def _hear(self, vm: VirtualMachine, answer: asyncio.Future[Reply]) -> Reply | None:
+        """Wait for the VM's answer; None when the VM is over and has left none, since what is lost must not hold up all that comes later."""
+        while not answer.done():
+            was_there = self._runtime.registry.get(vm.get_actor_id()) is vm
+            await asyncio.wait({answer}, timeout=LAST_WORD_S)
+            if not was_there and not answer.done():
+                return None
+        return answer.result()
 
     async def _after_settled(self, actor: ActorId, found: DurableCommand, reply: Reply) -> None:
         if reply.reason != REMINDER_GONE or found.tick is None:

@@ -23,7 +23,7 @@ import msgspec
 from aether_api import logs
 from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, InvalidName, NoResponders, Reason, RequestTimeout, reason_of
 from aether_api.identity import ActorId, CommandId, PodUid
-from aether_api.messages import Command, Reply, build_command_headers, build_error, decode_reply, encode_reply, parse_command
+from aether_api.messages import Command, Reply, build_command_headers, build_error, decode_reply, encode_reply, make_encodable, parse_command
 from aether_api.subjects import INBOX_HINT, call_wildcard, command_subject, find_wildcard, forward_subject, forward_wildcard, parse_command_subject
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
@@ -382,9 +382,21 @@ class Router:
 
     def _answer(self, subject: bytes, reply: Reply) -> None:
         try:
-            self._connection.respond(subject, encode_reply(reply))
+            self._connection.respond(subject, _encode(reply))
         except AetherError as exc:
             logger.debug("a reply could not be sent; the caller asks again", extra={logs.REASON: str(exc)})
+
+
+def _encode(reply: Reply) -> bytes:
+    """Encode a reply; the caller of one that cannot be encoded is told that, instead of nothing."""
+    try:
+        return encode_reply(reply)
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        problem = make_encodable(f"{type(exc).__name__}: {exc}")
+        logger.error("a reply cannot be written as JSON", extra={logs.REASON: problem})
+        return encode_reply(
+            build_error(Reason.COMMAND_FAILED, f"the answer cannot be written as JSON ({problem}); correct the model", command_id=reply.command_id, version=reply.version)
+        )
 
 
 def _find_none(actor: ActorId) -> VirtualMachine | None:

@@ -29,7 +29,7 @@ from aether_api.messages import build_error
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
 from aether_runtime.activation import Activation
-from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_quarantine, describe_replay
+from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_quarantine, describe_replay, send
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
 from aether_runtime.core.history import Position
 from aether_runtime.permits import Permit
@@ -89,12 +89,12 @@ class VirtualMachine(Activation):
         """Take a command; its `answer` is called exactly once, now or later."""
         command_id = waiting.command.id
         if self._stopping:
-            waiting.answer(build_moving(command_id))
+            send(waiting, build_moving(command_id))
         elif self.phase is ActorPhase.QUARANTINED:
-            waiting.answer(build_error(Reason.QUARANTINED, self.message, command_id=command_id, version=self.get_version()))
+            send(waiting, build_error(Reason.QUARANTINED, self.message, command_id=command_id, version=self.get_version()))
         elif len(self._mailbox) >= MAILBOX_MAX:
             self._tally.busy += 1
-            waiting.answer(build_error(Reason.BUSY, f"{MAILBOX_MAX} commands wait for this actor already", command_id=command_id, retry_after_ms=MOVING_RETRY_MS))
+            send(waiting, build_error(Reason.BUSY, f"{MAILBOX_MAX} commands wait for this actor already", command_id=command_id, retry_after_ms=MOVING_RETRY_MS))
         else:
             self._mailbox.append(waiting)
             if not self._busy and len(self._mailbox) == 1:

@@ -17,7 +17,7 @@ from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, Reason
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Reply, build_error, build_reply_events
 from aether_model.model import Model
-from aether_runtime.answers import MOVING_RETRY_MS, build_moving, send_all
+from aether_runtime.answers import MOVING_RETRY_MS, build_moving, send, send_all
 from aether_runtime.core.group import Waiting
 from aether_runtime.core.history import History, Position
 from aether_runtime.permits import Permit
@@ -155,7 +155,7 @@ async def answer_repeats(actor: ActorId, events: CommitLog, repeats: Sequence[tu
         except AetherError as exc:
             reply = build_error(Reason.BUSY, f"its first answer cannot be read now: {exc}", command_id=item.command.id, retry_after_ms=MOVING_RETRY_MS)
         if reply is not None:
-            item.answer(reply)
+            send(item, reply)
         else:
             item.cleared = sequences[0]
             decide(item)

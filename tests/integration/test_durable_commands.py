@@ -24,9 +24,11 @@ from aether_nats.embedded import EmbeddedServer
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.schedules import Reminder, Schedules
+from aether_runtime.core.group import Waiting
 from aether_runtime.core.inbox import TRIES_MAX
 from aether_runtime.inbox import LOOKUPS_AT_ONCE, WAKES_MAX
 from aether_runtime.ports import Home, InboxStore
+from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import ALICE, FOLDER
 from tests.histories.cluster import WAIT_S, Placements, RuntimeProcess, connected, open_journal, running_pod, until_live
@@ -530,3 +532,20 @@ async def test_a_schedule_that_the_server_cannot_read_fails_its_command(rig: Rig
     async with alarm_pod(rig):
         reply = await rig.client.send(CLOCK, "Set", {"cron": "0 9 * * *"}, timeout_s=WAIT_S)
         assert (reply.outcome, reply.reason, "six fields" in reply.message) == ("error", "CommandFailed", True)
+
+
+async def test_a_vm_that_ends_without_an_answer_does_not_hang_the_inbox(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with alarm_pod(rig) as pod:
+        await rig.send("l0")
+        await rig.until_rang("l0")
+        take = VirtualMachine.process_command
+
+        def lose(self: VirtualMachine, waiting: Waiting) -> None:
+            monkeypatch.setattr(VirtualMachine, "process_command", take)
+            self.fail(ZeroDivisionError("the answer went down with it"))
+
+        monkeypatch.setattr(VirtualMachine, "process_command", lose)
+        await rig.send("l1", "l2")
+        await rig.until_rang("l0", "l1", "l2")
+        await rig.until_settled()
+        assert pod.runtime.get_active_vms()[CLOCK].is_ready

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from aether_api import logs
 from aether_api.errors import InvalidName, KubeConflict, KubeForbidden, KubeNotFound, KubeUnavailable
 from aether_api.identity import ActorId, Epoch, PodUid
+from aether_api.messages import make_encodable
 from aether_api.v1alpha1 import Actor, ActorModel, Condition
 from aether_kube.client import KubeClient
 from aether_kube.conditions import condition_document, settle_conditions
@@ -167,7 +168,7 @@ def build_conditions(report: ActorReport) -> tuple[Condition, ...]:
 
 def _cut(message: str) -> str:
     """Return what the API server takes of a text: some hold what a model's author raised, of any length and any characters."""
-    printable = message.encode(errors="replace").decode()
+    printable = make_encodable(message)
     return printable if len(printable) <= MESSAGE_MAX else f"{printable[: MESSAGE_MAX - 1]}…"
 
 

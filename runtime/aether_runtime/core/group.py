@@ -22,7 +22,7 @@ from msgspec import Raw
 from aether_api.durable import InboxPosition, Tick
 from aether_api.envelope import Event, build_event_id, build_source, decode_fields, encode_event
 from aether_api.errors import CommandFailed, EventInvalid, InternalError, InvalidEnvelope, Reason
-from aether_api.messages import Command, Reply, ReplyEvent, build_error, format_time, parse_time
+from aether_api.messages import Command, Reply, ReplyEvent, build_error, format_time, make_encodable, parse_time
 from aether_model.model import CommandInput, Decision, DomainEvent, Emitted, Model, Rejected, State
 from aether_nats.schedules import Reminder
 from aether_runtime.core.history import History
@@ -221,11 +221,20 @@ def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision |
                 state = model.apply(state, event.type, event.data, time=group.time, version=version, schema_version=event.schema_version)
             if decision.reminders:
                 plan_reminders(decision.reminders, group.time_s)  # so that one that cannot be carried out fails the command
+        elif type(decision) is Rejected:
+            decision = Rejected(_read_text(decision.reason), _read_text(decision.message))
         return decision, state
     except InternalError:
         raise
     except Exception as exc:  # noqa: BLE001  # whatever a model raises costs its own command and no other (R1)
         return _build_failed(group, command.id, exc), group.state
+
+
+def _read_text(text: object) -> str:
+    """Return what a model says as a text that a reply can carry; nobody holds the author of a model in Python to its types."""
+    if not isinstance(text, str):
+        raise CommandFailed(f"the command was rejected with {type(text).__name__} where a text belongs; reason and message are texts")
+    return make_encodable(text)
 
 
 def _take_events(group: Group, history: History, item: Waiting, decision: Emitted, state: State, *, digest: int) -> bool:
@@ -288,4 +297,4 @@ def _show(group: Group, model: Model, state: State, reply: Reply) -> Reply:
 def _build_failed(group: Group, command_id: str, error: Exception) -> Reply:
     """Return the answer to a command that its model cannot carry out."""
     text = str(error) if isinstance(error, CommandFailed | EventInvalid | InvalidEnvelope) else f"{type(error).__name__}: {error}"
-    return build_error(Reason.COMMAND_FAILED, f"{text}; nothing was stored", command_id=command_id, version=group.version)
+    return build_error(Reason.COMMAND_FAILED, f"{make_encodable(text)}; nothing was stored", command_id=command_id, version=group.version)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from aether_api.commit_index import NO_COMMITS
 from aether_api.envelope import Event, decode_events, join_events
 from aether_api.errors import Reason
-from aether_api.messages import Command, Reply
+from aether_api.identity import ActorId
+from aether_api.messages import Command, Reply, decode_reply, encode_reply
 from aether_model.decide import CompiledModel
-from aether_model.model import CommandInput, Decision, State
+from aether_model.model import CommandInput, Decision, Rejected, State
 from aether_runtime.core.group import COMMANDS_MAX, Group, Now, Waiting, decide_group
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.window import AGE_MAX_S, SKEW_S
@@ -219,3 +221,42 @@ def test_a_handler_that_meets_something_unforeseen_fails_only_its_own_command() 
     group = decide(deposit(1, "a"), deposit(13, "b"), deposit(1, "c"), history=history)
     assert [(reply.outcome, reply.reason) for reply in replies(group)] == [("accepted", ""), ("error", Reason.COMMAND_FAILED), ("accepted", "")]
     assert fields_of(group.state)["balance"] == 102
+
+
+class Refusing(CompiledModel):
+    """The account, whose withdrawals are refused with the texts that a test hands in."""
+
+    def decide(self, state: State, command: CommandInput) -> Decision:
+        return super().decide(state, command) if command.name != "Withdraw" else REFUSALS[command.actor_id]
+
+    @classmethod
+    def build_history(cls) -> History:
+        history = build_history()
+        history.model = cls(**{field.name: getattr(history.model, field.name) for field in dataclasses.fields(CompiledModel)})
+        return history
+
+
+NO_TEXT: Any = ValueError("the author passed the exception itself")
+
+REFUSALS = {"no-text": Rejected("Invalid", NO_TEXT), "no-reason": Rejected(NO_TEXT, "no"), "surrogate": Rejected("Invalid", "bad \ud800 text")}
+
+
+@pytest.mark.parametrize(
+    ("actor", "outcome", "reason", "told"),
+    [("no-text", "error", Reason.COMMAND_FAILED, "ValueError"), ("no-reason", "error", Reason.COMMAND_FAILED, "ValueError"), ("surrogate", "rejected", "Invalid", "bad ? text")],
+)
+def test_what_a_model_says_that_no_reply_can_carry_costs_its_own_command_only(actor: str, outcome: str, reason: str, told: str) -> None:
+    refused = build_command("Withdraw", {"amount": 1}, id="w", actor=ActorId("default", "account", actor))
+    group = decide(deposit(id="a"), refused, deposit(id="b"), history=Refusing.build_history())
+    assert [reply.outcome for reply in replies(group)] == ["accepted", outcome, "accepted"]
+    read = decode_reply(encode_reply(replies(group)[1]))
+    assert (read.reason, told in read.message) == (reason, True)
+
+
+def test_what_a_model_raises_reaches_the_caller_as_a_text_that_can_be_sent() -> None:
+    class Raising(Refusing):
+        def decide(self, state: State, command: CommandInput) -> Decision:
+            raise ValueError("bad \ud800 text")
+
+    (reply,) = replies(decide(deposit(), history=Raising.build_history()))
+    assert "bad ? text" in decode_reply(encode_reply(reply)).message

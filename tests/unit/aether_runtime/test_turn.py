@@ -9,8 +9,9 @@ import pytest
 from aether_api.envelope import Commit
 from aether_api.errors import Reason
 from aether_api.identity import parse_actor_id
+from aether_api.messages import Reply
 from aether_runtime.adapters.memory import MemoryCommitLog
-from aether_runtime.core.group import Group
+from aether_runtime.core.group import Group, Waiting
 from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE, build_command
 from tests.histories.faults import Fate, FaultyCommitLog
@@ -90,3 +91,25 @@ async def test_a_turn_that_comes_while_an_append_is_under_way_decides_nothing() 
     later = pod.send(vm, build_command("Deposit", {"amount": 1}, id="d"))
     await settle(pod)
     assert (len(events.appends), first.answers, later.answers) == (1, [], [])
+
+
+@pytest.mark.parametrize("stage", ["decide", "accept"])
+async def test_an_actor_that_fails_and_cannot_say_so_leaves_the_others_their_answers(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    def fail_to_answer(reply: Reply) -> None:
+        raise TypeError("this answer cannot be encoded")
+
+    events = FaultyCommitLog(MemoryCommitLog(), lambda commit: Fate.HELD)
+    pod = Pod("a", events)
+    alice, bob = await pod.start(), await pod.start(actor=BOB, name="bob")
+    alice.process_command(Waiting(build_command("Open", {"owner": "x"}, id="open"), 10.0, fail_to_answer))
+    call = pod.send(bob, build_command("Open", {"owner": "x"}, id="open", actor=BOB))
+    if stage == "decide":
+        alice._history = None  # type: ignore[assignment]  # whatever must not happen
+    await settle(pod)
+    if stage == "accept":
+        alice.process_command(Waiting(build_command("Deposit", {"amount": 1}, id="d"), 10.0, fail_to_answer))
+        alice._history = None  # type: ignore[assignment]  # as above
+    events.release()
+    await settle(pod, until=lambda: bool(call.answers))
+    assert (call.reply.outcome, bob.is_ready) == ("accepted", True)
+    assert [type(error) for error in pod.failures] == [AttributeError]

@@ -21,7 +21,7 @@ from aether_model.decide import CompiledModel
 from aether_model.model import CommandInput, Decision, State
 from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
 from aether_runtime.answers import CONFLICTS_MAX
-from aether_runtime.core.group import COMMANDS_MAX
+from aether_runtime.core.group import COMMANDS_MAX, Waiting
 from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import FORMAT, Snapshot, SnapshotBody
 from aether_runtime.core.window import hash_command_id
@@ -913,3 +913,17 @@ async def test_a_commit_of_our_own_pods_former_process_is_nobody_elses() -> None
     (reply,) = await run_commands(pod, vm, deposit("d1"))
 
     assert (reply.outcome, vm.get_version(), pod.ended) == ("accepted", 3, [])
+
+
+async def test_an_answer_that_cannot_be_given_harms_neither_the_actor_nor_those_who_wait_beside_it() -> None:
+    def refuse(reply: Reply) -> None:
+        raise TypeError("this answer cannot be encoded")
+
+    pod = Pod("a", build_store())
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    vm.process_command(Waiting(withdraw("w", 5), 10.0, refuse))
+    vm.process_command(Waiting(deposit("d0"), 10.0, refuse))
+    later = await run_commands(pod, vm, withdraw("x", 50), deposit("d1"))
+    assert outcomes(later) == [("rejected", 2, "InsufficientFunds"), ("accepted", 3, "")]
+    assert (vm.is_ready, pod.failures) == (True, [])
