@@ -29,7 +29,8 @@ from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
 from aether_runtime.answers import MOVING_RETRY_MS, build_moving
 from aether_runtime.core.group import Waiting
-from aether_runtime.ports import DesiredActor, Directory, Home
+from aether_runtime.lookups import Lookup, Lookups
+from aether_runtime.ports import DesiredActor, Directory
 from aether_runtime.presence import choose_pod
 from aether_runtime.vm import VirtualMachine
 
@@ -49,10 +50,6 @@ CALLS_MAX: Final = 4096
 
 LOOK_AGAIN_S: Final = 0.05
 """Seconds between looks for an actor that moves: a fraction of a hand-over."""
-
-DIRECTORY_AGAIN_S: Final = 1.0
-"""Seconds for which a call that waits takes the directory's word: what moves shows as a live VM first, and a lost pod of hundreds of actors, each
-with a caller, would else be thousands of reads a second, just when the API server has their moves to write."""
 
 HAND_OVER_S: Final = 10.0
 """Seconds after pods came or went in which an actor without a resource may still live where it belonged before: its VM is asked first."""
@@ -106,18 +103,6 @@ class LookAgain:
     """Nobody can right now, unless a VM is live where nothing tells of it yet."""
 
 
-class _Lookup:
-    """What the directory said to one call, and until when that is good enough; `answered` is None while it was not asked."""
-
-    __slots__ = ("answered", "home", "known", "until_s")
-
-    def __init__(self) -> None:
-        self.home: Home | None = None
-        self.known = False
-        self.answered: asyncio.Event | None = None
-        self.until_s = float("inf")
-
-
 Route = ServeHere | Forward | AskLive | Refuse | LookAgain
 
 
@@ -126,10 +111,10 @@ class Router:
 
     def __init__(self, connection: NatsConnection, directory: Directory, runtime: Runtime) -> None:
         self._connection = connection
-        self._directory = directory
         self._runtime = runtime
         self._loop = asyncio.get_running_loop()
         self._calls = 0
+        self._lookups = Lookups(directory, runtime.spawn)
         self._find_vm: VmProvider = _find_none
 
     def set_vm_provider(self, provider: VmProvider) -> None:
@@ -201,7 +186,8 @@ class Router:
 
     async def wake(self, actor: ActorId) -> PodUid | None:
         """Activate an actor if it lives here; return the pod where it lives if that is another one."""
-        route = await self._route(Command(actor, "Wake", CommandId(""), b"", "", 0.0, 0.0), _Lookup(), WAKE_LOOKUP_S)
+        with self._lookups.open(actor) as lookup:
+            route = await self._route(Command(actor, "Wake", CommandId(""), b"", "", 0.0, 0.0), lookup, WAKE_LOOKUP_S)
         if isinstance(route, AskLive):
             self._runtime.activate(route.desired)
         return route.pod if isinstance(route, Forward) else None
@@ -237,20 +223,8 @@ class Router:
 
     async def _serve(self, waiting: Waiting) -> None:
         try:
-            give_up, lookup = waiting.deadline - min(ANSWER_EARLY_S, waiting.command.timeout_s / 2), _Lookup()
-            while self._loop.time() < give_up:
-                route = await self._route(waiting.command, lookup, LOOK_AGAIN_S)
-                if isinstance(route, ServeHere):
-                    return route.vm.process_command(waiting)
-                if isinstance(route, Refuse):
-                    return waiting.answer(route.reply)
-                reply = await self._ask(route.subject if isinstance(route, Forward) else "", waiting)
-                if reply is not None:
-                    return waiting.answer(reply)
-                if isinstance(route, AskLive) and self._runtime.activate(route.desired) is not None:
-                    continue
-                await asyncio.sleep(LOOK_AGAIN_S)
-            waiting.answer(_nowhere(waiting))
+            with self._lookups.open(waiting.command.actor) as lookup:
+                await self._serve_in_time(waiting, lookup)
         except AetherError as exc:
             waiting.answer(build_error(reason_of(exc), str(exc), command_id=waiting.command.id))
         except asyncio.CancelledError:
@@ -259,24 +233,44 @@ class Router:
         finally:
             self._calls -= 1
 
+    async def _serve_in_time(self, waiting: Waiting, lookup: Lookup) -> None:
+        give_up = waiting.deadline - min(ANSWER_EARLY_S, waiting.command.timeout_s / 2)
+        while self._loop.time() < give_up:
+            route = await self._route(waiting.command, lookup, LOOK_AGAIN_S)
+            if isinstance(route, ServeHere):
+                return route.vm.process_command(waiting)
+            if isinstance(route, Refuse):
+                return waiting.answer(route.reply)
+            reply = await self._ask(route.subject if isinstance(route, Forward) else "", waiting)
+            if reply is not None:
+                return waiting.answer(reply)
+            if isinstance(route, AskLive) and self._runtime.activate(route.desired) is not None:
+                continue
+            await asyncio.sleep(LOOK_AGAIN_S)
+        waiting.answer(_nowhere(waiting))
+
     async def _serve_found(self, waiting: Waiting) -> None:
         """Serve a command that all pods have heard, if its actor is here, comes here, or belongs here; else say nothing."""
-        command, lookup = msgspec.structs.replace(waiting.command, forwards=FORWARDS_MAX), _Lookup()
         try:
-            while self._loop.time() < waiting.deadline:
-                is_chosen = choose_pod(command.actor, self._runtime.presence.pods.live()) == self._runtime.config.pod.uid
-                route = await self._route(command, lookup, LOOK_AGAIN_S) if is_chosen else self._route_here(command) or LookAgain()
-                if isinstance(route, ServeHere):
-                    return route.vm.process_command(waiting)
-                if isinstance(route, Refuse):
-                    return waiting.answer(route.reply)
-                if isinstance(route, AskLive) and self._runtime.activate(route.desired) is not None:
-                    continue  # a VM that lives elsewhere was asked already, together with all others
-                await asyncio.sleep(LOOK_AGAIN_S)
+            with self._lookups.open(waiting.command.actor) as lookup:
+                await self._serve_found_in_time(waiting, lookup)
         except AetherError as exc:
             waiting.answer(build_error(reason_of(exc), str(exc), command_id=waiting.command.id))
         finally:
             self._calls -= 1
+
+    async def _serve_found_in_time(self, waiting: Waiting, lookup: Lookup) -> None:
+        command = msgspec.structs.replace(waiting.command, forwards=FORWARDS_MAX)
+        while self._loop.time() < waiting.deadline:
+            is_chosen = choose_pod(command.actor, self._runtime.presence.pods.live()) == self._runtime.config.pod.uid
+            route = await self._route(command, lookup, LOOK_AGAIN_S) if is_chosen else self._route_here(command) or LookAgain()
+            if isinstance(route, ServeHere):
+                return route.vm.process_command(waiting)
+            if isinstance(route, Refuse):
+                return waiting.answer(route.reply)
+            if isinstance(route, AskLive) and self._runtime.activate(route.desired) is not None:
+                continue  # a VM that lives elsewhere was asked already, together with all others
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     def _route_here(self, command: Command) -> Route | None:
         """Return where a command goes if its actor lives or sleeps here."""
@@ -286,12 +280,12 @@ class Router:
         asleep = self._runtime.passivation.find(command.actor)
         return None if asleep is None else self._refuse_model(command) or self._adopt(asleep, command)
 
-    async def _route(self, command: Command, lookup: _Lookup, within_s: float | None = None) -> Route:
+    async def _route(self, command: Command, lookup: Lookup, within_s: float) -> Route:
         """Decide where a command goes now; a directory that does not answer in time is not waited for, since a VM may be live meanwhile."""
         here = self._route_here(command)
         if here is not None:
             return here
-        if not await self._look_up(command.actor, lookup, within_s) or not lookup.known:
+        if not self._runtime.is_running or not await lookup.ask(within_s) or not lookup.known:
             return LookAgain()
         home = lookup.home
         if home is None:
@@ -303,31 +297,6 @@ class Router:
         if home.pod_uid == self._runtime.config.pod.uid:
             return self._refuse_model(command) or self._adopt(home.desired, command)
         return self._forward_to(home.pod_uid, command)
-
-    async def _look_up(self, actor: ActorId, lookup: _Lookup, within_s: float | None) -> bool:
-        """Ask the directory, unless it was asked a moment ago, and return whether it has answered in time; if not, it goes on."""
-        if not self._runtime.is_running:
-            return False
-        if lookup.answered is None or self._loop.time() >= lookup.until_s:
-            lookup.answered, lookup.until_s = asyncio.Event(), float("inf")
-            self._runtime.spawn(self._read(actor, lookup, lookup.answered), f"look for {actor}")
-        if not lookup.answered.is_set():
-            try:
-                async with asyncio.timeout(within_s):
-                    await lookup.answered.wait()
-            except TimeoutError:
-                return False
-        return True
-
-    async def _read(self, actor: ActorId, lookup: _Lookup, answered: asyncio.Event) -> None:
-        try:
-            lookup.home, lookup.known = await self._directory.find(actor), True
-        except AetherError as exc:
-            lookup.known = False
-            logger.debug("the actor's resource cannot be read now", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
-        finally:
-            lookup.until_s = self._loop.time() + DIRECTORY_AGAIN_S
-            answered.set()
 
     def _route_on_demand(self, command: Command) -> Route:
         actor = command.actor

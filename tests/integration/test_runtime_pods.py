@@ -6,6 +6,7 @@ import asyncio
 import time
 from functools import partial
 
+import msgspec
 import pytest
 
 from aether_api.errors import Reason
@@ -16,9 +17,9 @@ from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_nats.client import CommandClient
 from aether_nats.embedded import EmbeddedServer
 from aether_runtime.core.group import Waiting
+from aether_runtime.lookups import DIRECTORY_AGAIN_S
 from aether_runtime.ports import DesiredActor, Home
 from aether_runtime.presence import choose_pod
-from aether_runtime.router import DIRECTORY_AGAIN_S
 from aether_runtime.runtime_message import RuntimeMessage
 from tests.histories.bank import ALICE, build_command, load_python_account, read_account
 from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until, until_live
@@ -161,6 +162,24 @@ async def test_a_call_finds_a_live_vm_while_the_directory_does_not_answer(nats_s
 
         assert (await call).outcome == "accepted"
         assert placements.looks
+
+
+async def test_calls_that_gave_up_on_a_directory_that_hangs_made_one_read_and_leave_nothing_behind(nats_server: EmbeddedServer) -> None:
+    def count_reads() -> int:
+        return sum(task.get_name().startswith("look for") for task in asyncio.all_tasks())
+
+    placements = Placements(hangs=True)
+    async with running_pod(nats_server.url, "pod-a", placements) as pod:
+        answers: list[Reply] = []
+        for number in range(100):
+            pod.runtime.router.serve(msgspec.structs.replace(fresh("Open", {"owner": "alice"}, f"o{number}"), timeout_s=0.5), answers.append)
+        await until(lambda: placements.looks)
+        assert count_reads() == 1
+        await until(lambda: len(answers) == 100 and not count_reads())
+        assert ({answer.reason for answer in answers}, placements.looks) == ({Reason.BUSY}, 1)
+
+        placements.hangs = False
+        assert (await pod.runtime.send_message(RuntimeMessage(fresh("Open", {"owner": "alice"}, "again")))).outcome == "accepted"
 
 
 async def test_an_actor_moves_under_load_and_no_caller_gets_an_error(nats_server: EmbeddedServer) -> None:

@@ -1,7 +1,8 @@
-"""What the router does with an answer, and with look-ups that nobody awaits any more."""
+"""What the router does with an answer that cannot be sent."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -44,7 +45,7 @@ NO_TEXT: Any = ValueError("no text")
 @pytest.mark.parametrize("message", [NO_TEXT, "bad \ud800 text"])
 async def test_the_caller_of_an_answer_that_cannot_be_sent_is_told_so(message: str) -> None:
     wire = Wire()
-    router = Router(cast("Any", wire), cast("Directory", None), cast("Runtime", None))
+    router = Router(cast("Any", wire), cast("Directory", None), cast("Runtime", SimpleNamespace(spawn=None)))
     router.on_direct(cast("VirtualMachine", Saying(Reply("rejected", 3, reason="Invalid", message=message, command_id="c"))), b"cmd.x.Open", b"reply", b"", b"{}")
     (reply,) = [decode_reply(payload) for payload in wire.sent]
     assert (reply.outcome, reply.reason, reply.version, reply.command_id) == ("error", Reason.COMMAND_FAILED, 3, "c")
