@@ -310,6 +310,10 @@ class ReportSink(Protocol):
         """
         ...
 
+    def forget(self, actor: ActorId) -> None:
+        """Drop what is kept of an actor that this process no longer holds; what a write under way brings is not kept, either."""
+        ...
+
 
 Spawn = Callable[[Coroutine[None, None, None], str], None]
 """Start a named background task that the process owns; its failure is reported, never lost."""

@@ -240,6 +240,7 @@ class Reporter:
     def forget(self, actor: ActorId) -> None:
         """Write nothing more about an actor; a write under way is left alone, and what becomes of it no longer counts."""
         self._queue.forget(actor)
+        self._sink.forget(actor)
         self._shown.pop(actor, None)
         self._awaited.pop(actor, None)
         self._writing.pop(actor, None)

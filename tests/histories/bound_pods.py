@@ -128,6 +128,10 @@ class Overheard:
         self.written.append(report)
         return revision
 
+    def forget(self, actor: ActorId) -> None:
+        """Have the sink forget an actor."""
+        self.sink.forget(actor)
+
     def shows(self, phase: ActorPhase) -> bool:
         """Whether the last report that was written tells this phase."""
         return bool(self.written) and self.written[-1].phase is phase

@@ -200,3 +200,6 @@ class Sink:
         actor = report.desired.actor
         known[actor] = max(report.fenced_by, known.get(actor, Epoch(0)))
         return 0
+
+    def forget(self, actor: ActorId) -> None:
+        """Keep what the operator knows."""

@@ -75,7 +75,7 @@ class FolderSource:
 
 
 class LatestReports:
-    """Keeps the newest report of each actor, for a table."""
+    """Keeps the newest report of each actor that is held here, for a table."""
 
     def __init__(self) -> None:
         self.reports: dict[ActorId, ActorReport] = {}
@@ -84,6 +84,10 @@ class LatestReports:
         """Keep a report."""
         self.reports[report.desired.actor] = report
         return 0
+
+    def forget(self, actor: ActorId) -> None:
+        """Drop it."""
+        self.reports.pop(actor, None)
 
 
 def _read_stamps(folder: Path) -> dict[Path, tuple[int, int]]:

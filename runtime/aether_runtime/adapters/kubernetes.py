@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,6 +19,7 @@ from aether_api.errors import InvalidName, KubeConflict, KubeForbidden, KubeNotF
 from aether_api.identity import ActorId, Epoch, PodUid
 from aether_api.messages import make_encodable
 from aether_api.v1alpha1 import Actor, ActorModel, Condition
+from aether_api.v1alpha1.meta import ConditionStatus
 from aether_kube.client import KubeClient
 from aether_kube.conditions import condition_document, settle_conditions
 from aether_kube.documents import JsonObject, JsonValue, objects_at, text_at
@@ -86,27 +88,50 @@ class KubernetesSource:
         return min(found, key=lambda one: (one.metadata.creation_timestamp, one.metadata.name), default=None)
 
 
+class _Told:
+    """What was told last of an actor's conditions, as far as transition times hang on it: of 100,000 actors every word would be 200 MB."""
+
+    __slots__ = ("conditions", "uid")
+
+    def __init__(self) -> None:
+        self.uid = ""
+        self.conditions: tuple[tuple[str, ConditionStatus, str], ...] = ()
+
+    def find(self, uid: str) -> Iterator[Condition]:
+        """Yield the conditions of the resource of this UID."""
+        return (Condition(type=type, status=status, last_transition_time=time) for type, status, time in (self.conditions if uid == self.uid else ()))
+
+    def note(self, uid: str, conditions: Iterable[Condition]) -> None:
+        """Take note of what was written."""
+        self.uid = uid
+        self.conditions = tuple((condition.type, condition.status, condition.last_transition_time) for condition in conditions)
+
+
 class KubernetesSink:
     """Writes reports into `status`, each as the full set of fields of the manager."""
 
     def __init__(self, client: KubeClient) -> None:
         self._client = client
-        self._conditions: dict[ActorId, tuple[str, tuple[Condition, ...]]] = {}
+        self._told: dict[ActorId, _Told] = {}
 
     async def write(self, report: ActorReport) -> int:
         """Apply one status and return its resourceVersion; conditions keep their transition times while this pod holds the actor."""
         desired = report.desired
-        uid, known = self._conditions.get(desired.actor, ("", ()))
-        conditions = settle_conditions(build_conditions(report), known if uid == desired.uid else (), now=datetime.now(UTC))
+        told = self._told.setdefault(desired.actor, _Told())
+        conditions = settle_conditions(build_conditions(report), told.find(desired.uid), now=datetime.now(UTC))
         path, document = ACTORS.path(desired.actor.namespace, desired.name, "status"), build_status_document(report, conditions)
         try:
             written = await self._client.apply(path, document, field_manager=MANAGER)
         except KubeForbidden as exc:
             # The placement may be on its way into the resource still; only the log or a release ends a VM.
             raise KubeUnavailable(f"the status of {desired.name} is not ours to write now: {exc}", retry_after_s=FORBIDDEN_RETRY_S) from exc
-        self._conditions[desired.actor] = (desired.uid, conditions)
+        told.note(desired.uid, conditions)
         written = await self._remove_false_conditions(path, written, report)
         return int(text_at(written, "metadata", "resourceVersion") or 0)
+
+    def forget(self, actor: ActorId) -> None:
+        """Drop what was told of an actor."""
+        self._told.pop(actor, None)
 
     async def _remove_false_conditions(self, path: str, written: JsonObject, report: ActorReport) -> JsonObject:
         """Remove conditions of ours that somebody else put there, which applying leaves alone, and return the Actor as it is then."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, tzinfo
 from typing import Any, cast
 
 import orjson
@@ -18,6 +20,7 @@ from aether_kube.connection import anonymous_connection
 from aether_kube.documents import JsonObject, JsonValue, objects_at, text_at
 from aether_kube.kinds import ACTORS
 from aether_kube.store import Change, ObjectKey
+from aether_runtime.adapters import kubernetes
 from aether_runtime.adapters.kubernetes import MESSAGE_MAX, KubernetesSink, KubernetesSource, build_conditions, build_desired, build_shown, build_status_document, tell_model
 from aether_runtime.ports import ActorReport, DesiredActor, DesiredListener, SnapshotProblem
 from tests.fake_apiserver import FakeApiServer, Fault
@@ -121,10 +124,14 @@ class Client:
         self.error = error
         self.found = found or []
         self.queries: list[dict[str, str]] = []
+        self.applied: list[Any] = []
+        self.during_apply: Callable[[], None] = lambda: None
 
     async def apply(self, path: str, document: object, *, field_manager: str) -> dict[str, Any]:
         if self.error is not None:
             raise self.error
+        self.applied.append(document)
+        self.during_apply()
         return {"metadata": {"resourceVersion": "12"}}
 
     async def get(self, path: str) -> dict[str, Any]:
@@ -142,6 +149,37 @@ async def test_a_status_that_the_policy_forbids_is_tried_again() -> None:
     sink = KubernetesSink(cast("KubeClient", Client(error=KubeForbidden("the placement names another pod"))))
     with pytest.raises(RetryableError):
         await sink.write(build_report())
+
+
+async def test_transition_times_stay_while_the_actor_is_held_and_nothing_is_kept_of_it_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        second = 0
+
+        @classmethod
+        def now(cls, zone: tzinfo) -> datetime:
+            return datetime(2026, 1, 1, 0, 0, cls.second, tzinfo=zone)
+
+    monkeypatch.setattr(kubernetes, "datetime", Clock)
+    client = Client()
+    sink = KubernetesSink(cast("KubeClient", client))
+
+    async def write(second: int, report: ActorReport) -> dict[str, str]:
+        Clock.second = second
+        await sink.write(report)
+        return {condition["type"]: condition["lastTransitionTime"][17:19] for condition in client.applied[-1]["status"]["conditions"]}
+
+    assert await write(1, build_report(ActorPhase.REPLAYING, reason="Replaying")) == {"Ready": "01", "Replayed": "01"}
+    assert await write(2, build_report(message="replayed")) == {"Ready": "02", "Replayed": "02"}
+    assert await write(3, build_report(ActorPhase.PASSIVE)) == {"Ready": "03", "Replayed": "02"}
+    anew = build_report(ActorPhase.PASSIVE)
+    assert await write(4, replace(anew, desired=replace(anew.desired, uid="u-2"))) == {"Ready": "04", "Replayed": "04"}
+
+    client.during_apply = lambda: sink.forget(ALICE)
+    await write(5, build_report())
+    client.during_apply = lambda: None
+    assert await write(6, build_report()) == {"Ready": "06", "Replayed": "06"}, "a write that ended after the actor had gone was kept"
+    sink.forget(ALICE)
+    assert await write(7, build_report()) == {"Ready": "07", "Replayed": "07"}
 
 
 async def test_a_status_that_is_not_valid_is_given_up() -> None:

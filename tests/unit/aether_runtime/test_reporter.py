@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from aether_api.errors import KubeInvalid, KubeUnavailable
-from aether_api.identity import Epoch, parse_actor_id
+from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_api.v1alpha1 import ActorPhase
 from aether_runtime.ports import ActorReport, DesiredActor, ShownStatus
 from aether_runtime.reporter import HELD_S, OVERDUE_S, QUIET_S, TURNS_SHARE, WRITES_AT_ONCE, Budget, Reporter, ReportQueue
@@ -136,6 +136,7 @@ class Sink:
         self.failures = list(failures)
         self.tried: list[ActorReport] = []
         self.written: list[ActorReport] = []
+        self.forgotten: list[ActorId] = []
         self.go = asyncio.Event()
         self.go.set()
 
@@ -146,6 +147,9 @@ class Sink:
             raise self.failures.pop(0)
         self.written.append(report)
         return len(self.tried)
+
+    def forget(self, actor: ActorId) -> None:
+        self.forgotten.append(actor)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -233,6 +237,7 @@ async def test_a_write_that_ends_after_the_actor_was_given_away_hides_nothing_la
         await until(lambda: len(sink.written) == 2)
         running.cancel()
     assert len(sink.written) == 2
+    assert sink.forgotten == [build_report().desired.actor]
 
 
 async def test_a_state_that_is_back_while_another_one_is_written_is_written_again() -> None:

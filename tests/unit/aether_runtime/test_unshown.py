@@ -67,6 +67,8 @@ class NoSink:
     async def write(self, report: ActorReport) -> int:
         raise AssertionError("nothing is written of what is not shown")
 
+    def forget(self, actor: ActorId) -> None: ...
+
 
 @asynccontextmanager
 async def watching(shelf: Shelf, registry: VMRegistry, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Reporter]:
