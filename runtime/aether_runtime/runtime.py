@@ -468,6 +468,8 @@ class Runtime(VmListener):
         if desired is None:
             if vm is not None:
                 await self._stop(vm)
+            if actor in self.registry.desired:
+                return self._touch(actor)  # it was given back meanwhile, and what is known of its new placement stays
             self._reporter.forget(actor)
             self.passivation.forget(actor)
             self._failures.pop(actor, None)

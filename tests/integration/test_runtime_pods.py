@@ -21,6 +21,7 @@ from aether_runtime.lookups import DIRECTORY_AGAIN_S
 from aether_runtime.ports import DesiredActor, Home
 from aether_runtime.presence import choose_pod
 from aether_runtime.runtime_message import RuntimeMessage
+from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE, build_command, load_python_account, read_account
 from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until, until_live
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
@@ -286,6 +287,33 @@ async def test_an_actor_on_demand_that_lost_against_another_pod_can_come_back(na
         reply = await client.send(actor, "Deposit", {"amount": 1}, command_id="d3", timeout_s=WAIT_S)
         assert reply.outcome == "accepted"
         check_log(await read_history(await open_journal(connection), actor))
+
+
+async def test_an_actor_that_is_given_back_while_its_vm_stops_keeps_what_is_known_of_its_new_placement(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    placements, stops, may_stop = Placements(), asyncio.Event(), asyncio.Event()
+    stop = VirtualMachine.stop
+
+    async def stop_later(self: VirtualMachine, *, snapshot: bool = True) -> None:
+        stops.set()
+        await may_stop.wait()
+        await stop(self, snapshot=snapshot)
+
+    async with running_pod(nats_server.url, "pod-a", placements) as pod:
+        placements.place(ALICE, PodUid("pod-a"), 5)
+        vms = pod.runtime.get_active_vms()
+        await until(lambda: phase_of(pod) is ActorPhase.READY)
+        monkeypatch.setattr(VirtualMachine, "stop", stop_later)
+        former = vms[ALICE]
+        pod.runtime.on_release(ALICE, former.desired.epoch)
+        await stops.wait()
+
+        placements.place(ALICE, PodUid("pod-a"), 6, tell_old=False)
+        may_stop.set()
+        while vms.get(ALICE) in (None, former):
+            await asyncio.sleep(0)
+        pod.runtime.on_assign(placements.homes[ALICE].desired)  # a new leader introduces himself
+
+        await until(lambda: ALICE in pod.sink.reports and pod.sink.reports[ALICE].desired.epoch == 6 and phase_of(pod) is ActorPhase.READY)
 
 
 async def test_an_actor_whose_resource_is_gone_goes_on_on_demand(nats_server: EmbeddedServer) -> None:
