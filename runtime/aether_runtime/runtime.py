@@ -423,8 +423,9 @@ class Runtime(VmListener):
 
     def on_ended(self, vm: VirtualMachine) -> None:
         """A newer owner exists: hold the actor no longer, until a newer placement names us, or without a resource the next call."""
-        self._fenced[vm.get_actor_id()] = vm.desired.epoch
-        if not vm.desired.name:
+        if vm.desired.name:
+            self._fenced[vm.get_actor_id()] = vm.desired.epoch
+        else:
             self.registry.unwant(vm.get_actor_id())
         self._drop(vm)
 

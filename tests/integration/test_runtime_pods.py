@@ -284,6 +284,7 @@ async def test_an_actor_on_demand_that_lost_against_another_pod_can_come_back(na
             assert (await b.runtime.send_message(RuntimeMessage(fresh("Deposit", {"amount": 1}, "d1", actor=actor)))).version == 2
             await a.runtime.send_message(RuntimeMessage(fresh("Deposit", {"amount": 1}, "d2", actor=actor)))
             await until(lambda: actor not in a.runtime.get_active_vms())
+            assert actor not in a.runtime._fenced, "no placement of it can come again"
         reply = await client.send(actor, "Deposit", {"amount": 1}, command_id="d3", timeout_s=WAIT_S)
         assert reply.outcome == "accepted"
         check_log(await read_history(await open_journal(connection), actor))
