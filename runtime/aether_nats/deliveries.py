@@ -10,7 +10,9 @@ announcement is not newer: drop it; else a `Gap`. Nothing is dropped without a w
 - bytes that are no commit, or a commit whose versions do not follow, are `Unreadable`, as their actor is quarantined.
 
 The table of positions is bounded: beyond `actors_max` the actor that was quiet longest is forgotten, and the begin of its
-stream rises to its position, as if the subscription had begun only then. Its next announcement counts as the first.
+stream rises to its position, as if the subscription had begun only then. Its next announcement counts as the first. But the
+begin never passes what is still to be read (`StreamMark.known_to`), since unknown actors may have commits there. So what was told
+of a forgotten actor may be told again as a `Gap`; nothing is passed over.
 """
 
 from __future__ import annotations
@@ -114,11 +116,14 @@ class StreamMark:
     Attributes:
         created: when it was made; another time means another stream of the same name.
         begin: the last sequence from before the subscription.
-        seen: the highest sequence that was announced or read; what was missed lies behind it.
+        forgotten_to: the highest position of an actor that was forgotten.
+        seen: the highest sequence that was announced or read.
         announced_to: the highest sequence that was announced.
-        lost_from: the first sequence that may have been lost; 0 for none. Of a stream that came later all may.
+        read_to: everything up to here was read, or is known to have been heard.
+        lost: whether announcements may have been lost since; of a stream that came later all may.
         announced: whether the server announces what it stores.
-        doubtful: first and last sequence of what was read where a replica may have been behind; to be read once more.
+        replicated: whether who answers may be behind.
+        doubtful: first and last sequence of what a replica did not have that may have been behind; to be read once more.
         hearing: how much of it was announced to us.
     """
 
@@ -127,12 +132,28 @@ class StreamMark:
     partition: int
     created: str = ""
     begin: int = 0
+    forgotten_to: int = 0
     seen: int = 0
     announced_to: int = 0
-    lost_from: int = 1
+    read_to: int = 0
+    lost: bool = True
     announced: bool = True
+    replicated: bool = False
     doubtful: tuple[int, int] | None = None
     hearing: Hearing = field(default_factory=Hearing)
+
+    def known_to(self) -> int:
+        """Return the sequence up to which everything was read or heard; what is still to be read lies behind it."""
+        return max(self.read_to, self.hearing.whole_to()) if self.read_to >= self.hearing.start else self.read_to
+
+    def told_to(self) -> int:
+        """Return the sequence up to which an actor that is not known was told of and forgotten, or is none of the subscription's."""
+        return max(self.begin, min(self.forgotten_to, self.known_to()))
+
+    def note_read(self, first: int, last: int) -> None:
+        """Note that everything from `first` to `last` was read, or heard; it counts where what lies before it was."""
+        if first <= self.read_to + 1:
+            self.read_to = max(self.read_to, last)
 
 
 class Taken(NamedTuple):
@@ -215,10 +236,11 @@ class Positions:
         """Decide what the actor's last commit, read from the log, means for what was announced so far."""
         position = self._positions.get(actor)
         if position is None:
-            if head.sequence <= stream.begin:
+            told_to = stream.told_to()
+            if head.sequence <= told_to:
                 return []
             self._move(actor, Position(head.sequence, head.last_version, head.incarnation, stream))
-            return [Reset(actor, head.incarnation)] if head.tombstone else [Gap(actor, 0, head.last_version, stream.begin, head.sequence, head.incarnation)]
+            return [Reset(actor, head.incarnation)] if head.tombstone else [Gap(actor, 0, head.last_version, told_to, head.sequence, head.incarnation)]
         if head.sequence <= position.sequence:
             return []
         self._move(actor, Position(head.sequence, head.last_version, head.incarnation, stream))
@@ -255,14 +277,15 @@ class Positions:
         self._positions.move_to_end(actor)
         if len(self._positions) > self._actors_max:
             _, oldest = self._positions.popitem(last=False)
-            oldest.stream.begin = max(oldest.stream.begin, oldest.sequence)
+            oldest.stream.forgotten_to = max(oldest.stream.forgotten_to, oldest.sequence)
 
 
 def _missed_after(stream: StreamMark, position: Position | None, last_sequence: int) -> int | None:
     """Return the sequence after which commits were missed; None if none were."""
     if position is not None:
         return None if last_sequence == position.sequence else position.sequence
-    return None if last_sequence <= stream.begin else stream.begin
+    told_to = stream.told_to()
+    return None if last_sequence <= told_to else told_to
 
 
 def _find_gap(actor: ActorId, position: Position | None, after: int | None, last_sequence: int, commit: StoredCommit) -> list[Step]:

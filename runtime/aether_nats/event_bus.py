@@ -5,8 +5,8 @@ runtime that dies after its ack leaves no hole, and commits of foreign writers a
 once: a cut link or a slow subscriber loses some. `aether_nats.deliveries` finds every such hole by sequences; this module asks
 the log where announcements cannot tell:
 
-- after a reconnect and after an overflow it reads what each stream got since (`sweep`), once more a minute later, since a
-  replica may have been behind;
+- after a reconnect and after an overflow it reads what each stream got since (`sweep`); what a replica did not have, which may
+  have been behind, once more a minute later;
 - every `compare_every_s` it compares the last commits of the actors that it knows with the log's, and how much it heard with how much
   was stored (`hearing`), which finds what was lost within the server's cluster, also of actors of which nothing was ever heard; a
   namespace that announces nothing (`broadcast: off`) is swept then.

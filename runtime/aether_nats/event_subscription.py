@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aether_api import logs
@@ -78,11 +78,20 @@ class Start:
 
 @dataclass(slots=True)
 class _Sweep:
-    """Part of a stream that is to be read: from `next_sequence` to `end`."""
+    """Part of a stream that is to be read: from `first` to `end`, where `next_sequence` comes next.
+
+    Attributes:
+        may_lag: who answers may not have all of it yet.
+    """
 
     mark: StreamMark
-    next_sequence: int
+    first: int
     end: int
+    may_lag: bool = False
+    next_sequence: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.next_sequence = self.first
 
 
 class EventSubscription:
@@ -126,10 +135,10 @@ class EventSubscription:
         await self._js.connection.flush()
         for mark, info in await self._read_streams():
             if start.from_beginning:
-                self._sweeps.append(_Sweep(mark, 1, info.state.last_seq))
+                self._sweeps.append(_Sweep(mark, 1, info.state.last_seq, mark.replicated))
             else:
-                mark.begin = mark.seen = info.state.last_seq
-            mark.lost_from = 0
+                mark.begin = mark.seen = mark.read_to = info.state.last_seq
+            mark.lost = False
             mark.hearing.begin(info.state.last_seq, self._loop.time())
         for actor, known in start.known.items():
             if self.pattern.matches(actor):
@@ -149,7 +158,7 @@ class EventSubscription:
     def note_loss(self) -> None:
         """Look into the log soon: from here on announcements may have been lost, whatever is announced until then."""
         for mark in self._marks.values():
-            mark.lost_from = mark.lost_from or mark.seen + 1
+            mark.read_to, mark.lost = mark.known_to(), True
         self._lost = True
         self._retry_at = 0.0
         self._wakeup.set()
@@ -303,14 +312,12 @@ class EventSubscription:
             self._lost = True
             raise
         self._compare_at = self._loop.time() + self._settings.compare_every_s
-        unfinished = {sweep.mark.name: sweep.next_sequence for sweep in self._sweeps}
+        unfinished = {sweep.mark.name for sweep in self._sweeps}
         self._sweeps.clear()
         self._checks.clear()
-        self._stretches.clear()
         for mark, info in found:
-            first = min(mark.lost_from or mark.seen + 1, unfinished.get(mark.name, mark.seen + 1))
-            if mark.lost_from or not mark.announced or mark.name in unfinished:
-                self._sweep_from(mark, first, info)
+            if mark.lost or not mark.announced or mark.name in unfinished:
+                self._sweep_anew(mark, info)
             else:
                 self._compare(mark, info.state.last_seq)
             actors = self._positions.actors_of(mark)
@@ -319,7 +326,7 @@ class EventSubscription:
     def _compare(self, mark: StreamMark, last_sequence: int) -> None:
         """Look at a stream of which nothing is known to be lost."""
         if mark.doubtful is not None:
-            self._sweeps.append(_Sweep(mark, *mark.doubtful))
+            self._sweeps.append(_Sweep(mark, *mark.doubtful))  # a minute later no replica is behind
             mark.doubtful = None
         if self._only is not None:
             actor = ActorId(Namespace(mark.namespace), *self._only)
@@ -328,13 +335,14 @@ class EventSubscription:
         elif self._loop.time() - mark.hearing.since_s >= SETTLE_S:
             self._stretches.append((mark, mark.hearing.turn(max(last_sequence, mark.announced_to), self._loop.time())))
 
-    def _sweep_from(self, mark: StreamMark, first: int, info: StreamInfo) -> None:
-        """Read a stream from `first` to its end; again at the next comparison, if a replica that was behind may answer."""
-        mark.lost_from = 0
-        mark.hearing.begin(info.state.last_seq, self._loop.time())
-        if first <= info.state.last_seq:
-            self._sweeps.append(_Sweep(mark, first, info.state.last_seq))
-            mark.doubtful = (first, info.state.last_seq) if info.config.num_replicas > 1 else None
+    def _sweep_anew(self, mark: StreamMark, info: StreamInfo) -> None:
+        """Read a stream from where something may be missing to its end, instead of all that was still to be read or judged of it."""
+        first, end = mark.known_to() + 1, max(info.state.last_seq, mark.announced_to)
+        mark.read_to, mark.lost, mark.doubtful = first - 1, False, None
+        mark.hearing.begin(end, self._loop.time())
+        self._stretches = deque(item for item in self._stretches if item[0] is not mark)
+        if first <= end:
+            self._sweeps.append(_Sweep(mark, first, end, mark.replicated))
 
     async def _read_streams(self) -> list[tuple[StreamMark, StreamInfo]]:
         """Read how the streams are that the pattern covers; one that was made anew begins again."""
@@ -351,13 +359,15 @@ class EventSubscription:
 
     def _meet(self, name: str, info: StreamInfo, seen: int) -> StreamMark:
         mark = self._mark_of(name)
-        mark.announced = info.config.republish is not None
+        mark.announced, mark.replicated = info.config.republish is not None, info.config.num_replicas > 1
         if not mark.announced and not mark.created:
             logger.warning("a namespace does not announce its events; they are found by comparison only", extra={logs.NAMESPACE: mark.namespace})
         if mark.created not in ("", info.created) or info.state.last_seq < seen:
             logger.warning("a stream was made anew, or goes back", extra={logs.NAME: name})
             self._missed.forget(mark.namespace)
-            mark.begin, mark.seen, mark.announced_to, mark.lost_from, mark.doubtful = 0, 0, 0, 1, None
+            mark.begin = mark.forgotten_to = mark.seen = mark.announced_to = mark.read_to = 0
+            mark.lost, mark.doubtful = True, None
+            mark.hearing.begin(0, self._loop.time())
             self._push(self._positions.reset_stream(mark))
         mark.created = info.created
         return mark
@@ -374,9 +384,18 @@ class EventSubscription:
         if messages:
             sweep.next_sequence = messages[-1].sequence + 1
             sweep.mark.seen = max(sweep.mark.seen, messages[-1].sequence)
-        is_done = not messages or not pending or sweep.next_sequence > sweep.end
-        if is_done and self._sweeps and self._sweeps[0] is sweep:
+            sweep.mark.note_read(sweep.first, messages[-1].sequence)
+        if not messages or not pending or sweep.next_sequence > sweep.end:
+            self._end_sweep(sweep)
+
+    def _end_sweep(self, sweep: _Sweep) -> None:
+        """What a replica did not have is read once more at the next comparison, if it may have been behind."""
+        if self._sweeps and self._sweeps[0] is sweep:
             self._sweeps.popleft()
+        if sweep.may_lag and sweep.next_sequence <= sweep.end:
+            sweep.mark.doubtful = (sweep.next_sequence, sweep.end)
+        else:
+            sweep.mark.note_read(sweep.first, sweep.end)
 
     def _filter_of(self, mark: StreamMark) -> str:
         _, model, id = self.pattern.tokens
@@ -387,6 +406,8 @@ class EventSubscription:
         if stretch.heard != await self._count_stored(mark, stretch):
             logger.warning("announcements were lost between servers; they are read from the log", extra={logs.NAME: mark.name, logs.SEQUENCE: stretch.end})
             self._sweeps.append(_Sweep(mark, stretch.start + 1, stretch.end))
+        else:
+            mark.note_read(stretch.start + 1, stretch.end)
 
     async def _count_stored(self, mark: StreamMark, stretch: Stretch) -> int:
         """Return how many messages of a stretch are for us: all, or as many as the server counts there (more came meanwhile, or were purged: then one reads in vain)."""

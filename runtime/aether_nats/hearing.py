@@ -33,9 +33,11 @@ class Hearing:
     since_s: float = 0.0
     _heard: int = 0
     _heard_later: int = 0
+    _highest: int = 0
 
     def note(self, sequence: int) -> None:
         """Count an announcement; each comes once."""
+        self._highest = max(self._highest, sequence)
         if sequence > self.end:
             self._heard_later += 1
         elif sequence > self.start:
@@ -43,9 +45,13 @@ class Hearing:
 
     def begin(self, at: int, now_s: float) -> None:
         """Begin anew: everything up to `at` was read."""
-        self.start = self.end = at
+        self.start = self.end = self._highest = at
         self.since_s = now_s
         self._heard = self._heard_later = 0
+
+    def whole_to(self) -> int:
+        """Return the sequence up to which everything after `start` was heard: the highest that was, if there is no hole before it, else `start`."""
+        return self._highest if self._highest - self.start == self._heard + self._heard_later else self.start
 
     def turn(self, end: int, now_s: float) -> Stretch:
         """Return the stretch that can be judged now, and begin the next one.

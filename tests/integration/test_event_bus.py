@@ -234,6 +234,62 @@ async def test_a_subscriber_that_is_too_slow_is_told_and_misses_nothing(nats_ser
         assert versions_of(await read(subscription, 1)) == [(BOB, 3)]
 
 
+async def append_to_many(journal: Journal, beginning: str, count: int) -> list[ActorId]:
+    """Append one event to each of so many new actors."""
+    actors = [parse_actor_id("shop", "account", f"{beginning}{number}") for number in range(count)]
+    async with asyncio.TaskGroup() as tasks:
+        for actor in actors:
+            tasks.create_task(append_events(journal, actor), name=str(actor))
+    return actors
+
+
+@pytest.mark.parametrize("pattern", ["*", "account"])
+async def test_more_actors_than_positions_and_a_writer_beside_hide_nothing_of_what_there_was(nats_server: EmbeddedServer, pattern: str) -> None:
+    async with writing(nats_server) as journal, connected(nats_server.url) as here:
+        old = await append_to_many(journal, "old", 200)
+        bus = EventBus(here, BusSettings(actors_max=20))
+        async with bus.subscribe_to_event_stored("shop", actor_pattern=pattern, from_beginning=True) as subscription:
+            live = await append_to_many(journal, "live", 20)
+            await here.flush()
+            await read_complete(subscription, dict.fromkeys(old + live, 1))
+
+
+async def test_more_actors_than_positions_and_a_writer_beside_hide_nothing_after_an_overflow(nats_server: EmbeddedServer) -> None:
+    async with (
+        writing(nats_server) as journal,
+        connected(nats_server.url) as here,
+        EventBus(here, BusSettings(queue_max=10, actors_max=20)).subscribe_to_event_stored("shop") as subscription,
+    ):
+        many = await append_to_many(journal, "many", 200)
+        await here.flush()
+        assert isinstance((await read(subscription, 11))[-1], Overflow)
+        live = await append_to_many(journal, "live", 8)
+        await here.flush()
+        told: set[ActorId] = set()
+        async with asyncio.timeout(PATIENCE_S):
+            while len(told) < len(many) - 10 + len(live):  # ten were told before the overflow
+                item = await anext(subscription)
+                if isinstance(item, Gap):
+                    told |= {found.actor async for found in subscription.fetch_missed(item)}
+                elif isinstance(item, EventStored):
+                    told.add(item.actor)
+        assert set(live) < told
+
+
+async def test_who_was_forgotten_is_told_of_once_while_all_is_heard(nats_server: EmbeddedServer) -> None:
+    actors = [parse_actor_id("shop", "account", f"a{number}") for number in range(8)]
+    async with (
+        writing(nats_server) as journal,
+        connected(nats_server.url) as here,
+        EventBus(here, BusSettings(actors_max=2)).subscribe_to_event_stored("shop") as subscription,
+    ):
+        for _ in range(5):
+            for actor in actors:
+                await append_events(journal, actor)
+        items = await read(subscription, 5 * 8)
+        assert sorted(versions_of(items)) == sorted((actor, version) for actor in actors for version in range(1, 6))
+
+
 async def test_a_purge_is_told_as_a_new_beginning(nats_server: EmbeddedServer) -> None:
     async with writing(nats_server) as journal, connected(nats_server.url) as here, EventBus(here).subscribe_to_event_stored("shop") as subscription:
         await append_events(journal, ALICE, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from hypothesis import given
@@ -146,7 +147,67 @@ def test_an_announcement_that_denies_what_is_known_is_another_log_s() -> None:
 def test_the_actor_that_was_quiet_longest_is_forgotten_first_and_comes_back_without_a_gap() -> None:
     positions, mark = Positions(2), build_mark()
     for sequence, actor in enumerate(ACTORS, start=1):
+        mark.hearing.note(sequence)
         positions.take(mark, actor, 0, build_commit(sequence, 1, 1))
     assert len(positions) == 2
     assert positions.get(A) is None
     assert positions.take(mark, A, 1, build_commit(4, 2, 2)) == [Taken(A, build_commit(4, 2, 2))]
+
+
+def test_a_live_actor_that_is_forgotten_does_not_hide_what_a_sweep_has_still_to_read() -> None:
+    positions, mark = Positions(1), build_mark()
+    live, first, second = ACTORS
+    positions.take(mark, live, 0, build_commit(100, 1, 1))
+    for sequence, actor, told_to in ((7, first, 0), (8, second, 7)):
+        assert positions.take_head(mark, actor, build_commit(sequence, 1, 1)) == [Gap(actor, 0, 1, told_to, sequence)]
+        mark.note_read(1, sequence)
+    assert positions.take_head(mark, first, build_commit(7, 1, 1)) == [], "it was told and forgotten"
+
+
+def test_what_was_told_of_a_forgotten_actor_may_be_told_again_while_something_before_it_is_to_be_read() -> None:
+    positions, mark = Positions(1), build_mark(begin=5)
+    mark.read_to = 6
+    mark.hearing.begin(6, 0.0)
+    mark.hearing.note(8)  # 7 was not heard
+    positions.take(mark, A, 0, build_commit(8, 1, 1))
+    positions.take(mark, ACTORS[1], 0, build_commit(9, 1, 1))
+    assert positions.take(mark, A, 8, build_commit(10, 2, 2)) == [Gap(A, 0, 1, 6, 8), Taken(A, build_commit(10, 2, 2))]
+    mark.note_read(7, 10)
+    positions.take(mark, ACTORS[1], 9, build_commit(11, 2, 2))
+    assert positions.take(mark, A, 10, build_commit(12, 3, 3)) == [Taken(A, build_commit(12, 3, 3))]
+
+
+def test_what_was_read_counts_only_where_what_lies_before_it_was_read() -> None:
+    mark = build_mark()
+    mark.note_read(1, 4)
+    mark.note_read(6, 9)
+    assert mark.known_to() == 4
+    mark.hearing.begin(9, 0.0)
+    mark.hearing.note(10)
+    assert mark.known_to() == 4, "what was heard lies behind a hole"
+    mark.note_read(5, 9)
+    assert mark.known_to() == 10
+
+
+@given(histories, st.integers(1, 3), st.lists(st.booleans(), min_size=40, max_size=40))
+def test_with_too_few_positions_a_sweep_beside_live_announcements_still_tells_everything(history: list[tuple[ActorId, int, bool]], actors_max: int, sweep_next: list[bool]) -> None:
+    log, mark, positions = Log(), build_mark(), Positions(actors_max)
+    told: dict[ActorId, set[int]] = {actor: set() for actor in ACTORS}
+    for actor, events, _ in history:
+        log.append(actor, events or 1)
+    live, swept, end = deque(log.stored[len(log.stored) // 2 :]), deque(log.stored), len(log.stored) // 2
+    mark.hearing.begin(end, 0.0)
+    choices = iter(sweep_next * 3)
+    while live or (swept and swept[0][2].sequence <= end):
+        is_swept = bool(swept) and swept[0][2].sequence <= end and (not live or next(choices))
+        actor, last_sequence, commit = swept.popleft() if is_swept else live.popleft()
+        if not is_swept:
+            mark.hearing.note(commit.sequence)
+        for step in positions.take_head(mark, actor, commit) if is_swept else positions.take(mark, actor, last_sequence, commit):
+            assert isinstance(step, Taken | Gap)
+            told[actor].update(versions_of(step.commit) if isinstance(step, Taken) else log.read(step))
+        if is_swept:
+            mark.note_read(1, commit.sequence)
+    for actor in ACTORS:
+        head = log.head(actor)
+        assert told[actor] == set(range(1, head.last_version + 1 if head else 1))

@@ -27,3 +27,19 @@ def test_what_was_read_is_not_judged_again() -> None:
     hearing.note(7)
     assert [hearing.turn(7, 3.0), hearing.turn(7, 4.0)] == [Stretch(6, 6, 0), Stretch(6, 7, 1)]
     assert hearing.since_s == 4.0
+
+
+def test_what_was_heard_is_whole_up_to_the_highest_unless_one_is_missing() -> None:
+    hearing = Hearing()
+    hearing.begin(10, 0.0)
+    assert hearing.whole_to() == 10
+    hearing.note(11)
+    hearing.note(13)
+    assert hearing.whole_to() == 10
+    hearing.note(12)
+    assert hearing.whole_to() == 13
+    hearing.turn(15, 1.0)
+    hearing.note(14)
+    assert hearing.whole_to() == 14
+    hearing.turn(15, 2.0)
+    assert hearing.whole_to() == 15
