@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 BATCH_COMMITS: Final = 256
 """Commits read at once by sequence: hides the round trip, and bounds memory to 256 commits of an actor."""
 
+WINDOW_COMMITS: Final = 32_768
+"""Commits whose sequences are found at once, before any is read: a third power of the index's radix, so that a shorter history takes not one round
+more than finding all of them would, and a longer one three more for each 128 batches. They and the blocks that name them take some 6 MB."""
+
 RUN_COMMITS: Final = 256
 """Commits asked for at once in a run: of one event each they are folded in some 1.5 ms, for which other actors wait (whoever folds larger ones lets others
 have the loop in between); memory holds two runs, and the caches of a core one (with 512 a commit took a tenth longer)."""
@@ -149,43 +153,89 @@ class CommitReader:
                 _give_up(pending)
 
     async def _read_by_sequence(self, actor: ActorId, head: StoredCommit, from_n: int) -> AsyncIterator[Sequence[StoredCommit]]:
-        sequences, scanned = await self._find_sequences(actor, head, from_n) if from_n < head.n else ([], False)
         next_n = from_n
-        while next_n < head.n:
-            start = next_n - from_n
-            commits = _check_run(await self.read_sequences(actor, sequences[start : start + BATCH_COMMITS]), next_n, head.incarnation)
-            if commits:
-                yield commits
-                next_n += len(commits)
-            elif scanned:
-                raise InvalidEnvelope(f"{actor}: commit {next_n} is missing from the log")
-            else:
-                sequences, scanned = sequences[:start] + await self._scan(actor, head, next_n), True
+        async for commits in self._read_indexed(actor, head, from_n):
+            yield commits
+            next_n += len(commits)
+        if next_n >= head.n:
+            return
+        sequences = await self._scan(actor, head, next_n)
+        async for commits in self._read_each(actor, sequences, next_n, head.incarnation):
+            yield commits
+            next_n += len(commits)
+        if next_n < head.n:
+            raise InvalidEnvelope(f"{actor}: commit {next_n} is missing from the log")
 
-    async def _find_sequences(self, actor: ActorId, head: StoredCommit, from_n: int) -> tuple[list[int], bool]:
-        """Return the sequences of the commits [from_n, head.n), oldest first, and whether it took a scan to find them."""
-        known: dict[int, int] = {}
-        try:
+    async def _read_indexed(self, actor: ActorId, head: StoredCommit, from_n: int) -> AsyncIterator[Sequence[StoredCommit]]:
+        """Yield the commits [from_n, head.n), for as long as they stand where the index names them."""
+        blocks: list[Block] | None = None
+        while from_n < head.n:
+            try:
+                sequences, blocks = await self._find_sequences(actor, head, from_n, blocks)
+            except InvalidEnvelope as exc:
+                logger.debug("the commit index cannot be used", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+                return
+            end_n = from_n + len(sequences)
+            async for commits in self._read_each(actor, sequences, from_n, head.incarnation):
+                yield commits
+                from_n += len(commits)
+            if from_n != end_n or not sequences:
+                return
+
+    async def _read_each(self, actor: ActorId, sequences: Sequence[int], next_n: int, incarnation: int) -> AsyncIterator[Sequence[StoredCommit]]:
+        """Yield the commits at some sequences, for as long as they are those from `next_n` on."""
+        for start in range(0, len(sequences), BATCH_COMMITS):
+            commits = _check_run(await self.read_sequences(actor, sequences[start : start + BATCH_COMMITS]), next_n, incarnation)
+            if not commits:
+                return
+            yield commits
+            next_n += len(commits)
+
+    async def _find_sequences(self, actor: ActorId, head: StoredCommit, from_n: int, blocks: list[Block] | None) -> tuple[list[int], list[Block]]:
+        """Return the sequences of the next commits from `from_n` on, oldest first, and the blocks that follow.
+
+        Args:
+            blocks: what is left, newest first; None at the beginning.
+
+        Raises:
+            InvalidEnvelope: the index is broken.
+        """
+        if blocks is None:
             short = decode_short_index(head.n, head.index_text)
             if short is not None:
-                return short[from_n:], False
-            pending = [block for block in head.index().blocks() if block.last >= from_n]
-            while pending:
-                known.update((block.last, block.sequence) for block in pending)
-                closed = [block for block in pending if block.first < block.last]
-                pending = _expand(closed, await self.read_sequences(actor, [block.sequence for block in closed]), from_n)
-        except InvalidEnvelope as exc:
-            logger.debug("the commit index cannot be used", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
-            return await self._scan(actor, head, from_n), True
-        return [known[n] for n in sorted(known)], False
+                return short[from_n:], []
+            blocks = [block for block in head.index().blocks() if block.last >= from_n]
+        window = await self._take_window(actor, blocks, from_n)
+        known: dict[int, int] = {}
+        while window:
+            known.update((block.last, block.sequence) for block in window)
+            window = await self._open(actor, [block for block in window if block.first < block.last], from_n)
+        return [known[n] for n in sorted(known)], blocks
+
+    async def _take_window(self, actor: ActorId, blocks: list[Block], from_n: int) -> list[Block]:
+        """Take the oldest blocks off the end of the list, as many as fit into a window; opens one that is too big."""
+        while blocks and _size_of(blocks[-1]) > WINDOW_COMMITS:
+            big = blocks.pop()
+            blocks += [Block(big.last, big.last, big.sequence), *await self._open(actor, [big], from_n)]
+        window: list[Block] = []
+        while blocks and blocks[-1].last < (window or blocks[-1:])[0].first + WINDOW_COMMITS:
+            window.append(blocks.pop())
+        return window
+
+    async def _open(self, actor: ActorId, closed: Sequence[Block], from_n: int) -> list[Block]:
+        """Return the blocks inside closed ones without their last commits, those of each newest first; what is read for it is dropped batch by batch."""
+        inner: list[Block] = []
+        for start in range(0, len(closed), BATCH_COMMITS):
+            batch = closed[start : start + BATCH_COMMITS]
+            inner += _expand(batch, await self.read_sequences(actor, [block.sequence for block in batch]), from_n)
+        return inner
 
     async def _find_one(self, actor: ActorId, head: StoredCommit, n: int) -> int:
         """Return the sequence of commit `n`, or 0 where the index does not tell."""
         try:
             block = next(found for found in head.index().blocks() if found.first <= n <= found.last)
             while block.last != n:
-                closing = (await self.read_sequences(actor, [block.sequence]))[0]
-                block = next(found for found in _expand([block], [closing], n) if found.first <= n <= found.last)
+                block = next(found for found in await self._open(actor, [block], n) if found.first <= n <= found.last)
         except (InvalidEnvelope, StopIteration) as exc:
             logger.debug("the commit index cannot be used", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
             return 0
@@ -249,6 +299,10 @@ def _decode_closely(message: Message) -> StoredCommit | None:
 def _give_up(pending: asyncio.Future[list[Message]]) -> None:
     if not pending.cancel() and not pending.cancelled():
         pending.exception()  # looked at, so that asyncio does not report it as forgotten
+
+
+def _size_of(block: Block) -> int:
+    return block.last - block.first + 1
 
 
 def _expand(closed: Sequence[Block], commits: Sequence[StoredCommit | None], from_n: int) -> list[Block]:

@@ -1,0 +1,85 @@
+"""A history whose commits lie far apart is found window by window: no commit is left out, and little of it is in memory at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from aether_api.commit_index import NO_COMMITS
+from aether_api.envelope import StoredCommit
+from aether_api.errors import InvalidEnvelope
+from aether_api.identity import ActorId, Epoch, parse_actor_id
+from aether_nats import commit_reader
+from aether_nats.commit_reader import BATCH_COMMITS, CommitReader
+from aether_nats.connection import NatsConnection
+from aether_nats.jetstream import JetStream
+
+ALICE = parse_actor_id("shop", "account", "alice")
+
+DISTANCE = 100
+"""Messages of others between two commits, far more than a run would be read over."""
+
+
+class FarApart(CommitReader):
+    """Reads an actor's history of commits that lie far apart; counts what it reads, and holds what it lacks for nothing."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(JetStream(NatsConnection.__new__(NatsConnection)), lambda _: ("", ""))
+        self.asked: list[int] = []
+        self.lost: frozenset[int] = frozenset()
+        index = NO_COMMITS
+        self.commits: list[StoredCommit] = []
+        for n in range(count):
+            sequence = (n + 1) * DISTANCE
+            self.commits.append(StoredCommit(f"c{n}", sequence, n, index.text, n + 1, n + 1, Epoch(1), "", "", 0, False, b"[]"))
+            index = index.appended(sequence)
+
+    async def read_sequences(self, actor: ActorId, sequences: Sequence[int]) -> list[StoredCommit | None]:
+        self.asked.append(len(sequences))
+        return [None if sequence // DISTANCE - 1 in self.lost else self.commits[sequence // DISTANCE - 1] for sequence in sequences]
+
+    async def walk(self, actor: ActorId, end: int) -> list[StoredCommit]:
+        return [commit for commit in self.commits if commit.sequence < end]
+
+    async def read(self, from_n: int = 0) -> list[int]:
+        return [commit.n async for batch in self.read_commits(ALICE, self.commits[-1], from_n=from_n) for commit in batch]
+
+
+@pytest.mark.parametrize("count", [1, 2, 32, 33, 64, 1024, 1025, 1057, 2100])
+@pytest.mark.parametrize("window", [32, 100, 1024, 32_768])
+async def test_each_window_continues_where_the_one_before_ended(monkeypatch: pytest.MonkeyPatch, count: int, window: int) -> None:
+    monkeypatch.setattr(commit_reader, "WINDOW_COMMITS", window)
+    reader = FarApart(count)
+    for from_n in {0, count // 3, count // 2, count - 1}:
+        assert await reader.read(from_n) == list(range(from_n, count))
+    assert reader.scans == 0
+
+
+@pytest.mark.parametrize(("count", "rounds", "reads"), [(20, 1, 19), (32, 1, 31), (33, 2, 33), (1000, 5, 1030), (5000, 22, 5155)])
+async def test_a_history_of_one_window_costs_one_round_for_each_level_and_batch(count: int, rounds: int, reads: int) -> None:
+    reader = FarApart(count)
+    await reader.read()
+    assert (len(reader.asked), sum(reader.asked)) == (rounds, reads)
+    assert max(reader.asked) <= BATCH_COMMITS
+
+
+async def test_commits_are_told_before_all_of_a_long_history_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit_reader, "WINDOW_COMMITS", 1024)
+    reader = FarApart(20_000)
+    first = await anext(reader.read_commits(ALICE, reader.commits[-1]))
+    assert [commit.n for commit in first] == list(range(BATCH_COMMITS))
+    assert sum(reader.asked) < 400
+
+
+async def test_a_commit_that_the_index_promises_and_the_log_lacks_is_looked_for_by_one_scan_which_begins_where_reading_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit_reader, "WINDOW_COMMITS", 32)
+    reader = FarApart(2000)
+    reader.lost = frozenset({1500})
+    read: list[int] = []
+    with pytest.raises(InvalidEnvelope, match="commit 1"):
+        async for batch in reader.read_commits(ALICE, reader.commits[-1]):
+            read += [commit.n for commit in batch]
+    assert read == list(range(len(read)))
+    assert 1500 - BATCH_COMMITS <= len(read) <= 1500
+    assert reader.scans == 1
