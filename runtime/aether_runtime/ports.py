@@ -77,6 +77,10 @@ class SnapshotStore(Protocol):
         """Store a snapshot; older ones beyond a small number go."""
         ...
 
+    async def drop_outdated(self, actor: ActorId, fold: str, last_time: str) -> None:
+        """Drop the actor's snapshots of other folds that `choose_outdated` names, beside one of `fold` that was made at `last_time`."""
+        ...
+
 
 class InboxStore(Protocol):
     """Durable commands that wait; `aether_nats.inbox.Inbox` states the rules. All calls may be repeated, and fail with `RetryableError`."""

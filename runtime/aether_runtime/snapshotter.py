@@ -37,6 +37,7 @@ class SnapshotMark:
         version: of the newest, 0 for none; `n` is the number of commits in it.
         due_at: version before which no further one can be due.
         pause_until_s: monotonic time before which none is taken.
+        is_first: whether there is a history and no snapshot of the present fold, so that there may be some of former ones.
         problem: why there is none newer; None while all is well.
     """
 
@@ -44,6 +45,7 @@ class SnapshotMark:
     n: int = 0
     due_at: int = NEVER
     pause_until_s: float = 0.0
+    is_first: bool = False
     problem: SnapshotProblem | None = None
 
     def tail(self, history: History) -> Tail:
@@ -84,7 +86,8 @@ class Snapshotter:
             mark.pause_until_s = ended_s + max(PAUSE_MIN_S, PAUSE_FACTOR * (ended_s - began_s))
 
     async def _build_and_store(self, mark: SnapshotMark, history: History, desired: DesiredActor) -> None:
-        n, later = history.position.index.n, history.position.version + events_after_problem(mark.tail(history), _rule(desired))
+        n, last_time = history.position.index.n, history.position.last_time
+        later = history.position.version + events_after_problem(mark.tail(history), _rule(desired))
         try:
             snapshot = build_snapshot(history)
         except PermanentError as exc:
@@ -107,6 +110,16 @@ class Snapshotter:
             self.written += 1
             mark.version, mark.n, mark.problem = snapshot.version, n, None
             mark.due_at = history.position.version + events_to_go(mark.tail(history), _rule(desired), self.rate)
+            if mark.is_first:
+                await self._drop_outdated(mark, snapshot.fold, last_time, desired)
+
+    async def _drop_outdated(self, mark: SnapshotMark, fold: str, last_time: str, desired: DesiredActor) -> None:
+        """Remove what former models left behind, once when another one begins: so only the first snapshot under a fold pays for it."""
+        try:
+            await self.store.drop_outdated(desired.actor, fold, last_time)
+            mark.is_first = False
+        except (RetryableError, PermanentError) as exc:
+            logger.debug("snapshots of former models were not removed; tried again after the next one", extra={logs.ACTOR_ID: str(desired.actor), logs.REASON: str(exc)})
 
     def is_worth_before_sleep(self, mark: SnapshotMark, history: History) -> bool:
         """Tell whether an actor that goes to sleep should leave a snapshot behind."""

@@ -43,10 +43,10 @@ def snapshots(stores: tuple[SnapshotStore, CommitLog]) -> SnapshotStore:
     return stores[0]
 
 
-def build(version: int, **state: Any) -> Snapshot:
+def build(version: int, *, day: int = 1, **state: Any) -> Snapshot:
     window = CommandWindow()
     window.add(f"c-{version}", version, 1_782_907_200.25)
-    position = Position(version, version * 10, NO_COMMITS.appended(version * 10), 0, f"c-{version}", "2026-07-01T12:00:00.000000Z")
+    position = Position(version, version * 10, NO_COMMITS.appended(version * 10), 0, f"c-{version}", f"2026-07-{day:02}T12:00:00.000000Z")
     return build_snapshot(History(compile_account(), position, {"owner": "alice", "balance": version, "open": True, **state}, window))
 
 
@@ -132,6 +132,28 @@ async def test_a_purge_takes_the_snapshots_of_all_folds_with_it(stores: tuple[Sn
     await until_version(snapshots, None)
     await until_version(snapshots, None, fold="another")
     await until_version(snapshots, 4, BOB)
+
+
+async def test_old_snapshots_of_former_folds_are_dropped_but_for_the_newest(snapshots: SnapshotStore) -> None:
+    fold = compile_account().fold
+    for former, day in (("oldest", 1), ("old", 2), ("recent", 9), ("newest", 10)):
+        for version in (day, day + 1):
+            await snapshots.write(ALICE, replace(build(version, day=day), fold=former))
+        await until_version(snapshots, day + 1, fold=former)
+    await snapshots.write(BOB, replace(build(1, day=1), fold="old"))
+    await snapshots.write(ALICE, build(15, day=15))
+    await snapshots.drop_outdated(ALICE, fold, "2026-07-15T12:00:00.000000Z")
+    for former, version in (("oldest", None), ("old", None), ("recent", 10), ("newest", 11), (fold, 15)):
+        await until_version(snapshots, version, fold=former)
+    await until_version(snapshots, 1, BOB, fold="old")
+
+
+async def test_the_snapshots_of_one_former_fold_stay_however_old_they_are(snapshots: SnapshotStore) -> None:
+    await snapshots.write(ALICE, replace(build(1, day=1), fold="former"))
+    await until_version(snapshots, 1, fold="former")
+    await snapshots.write(ALICE, build(30, day=30))
+    await snapshots.drop_outdated(ALICE, compile_account().fold, "2026-07-30T12:00:00.000000Z")
+    await until_version(snapshots, 1, fold="former")
 
 
 async def test_a_large_state_fits(snapshots: SnapshotStore) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,11 +13,12 @@ import pytest
 
 from aether_api.headers import FIRST_LINE
 from aether_api.identity import ActorId, Epoch, PodUid
-from aether_api.subjects import snapshot_subject
+from aether_api.subjects import snapshot_subject, snapshot_wildcard
 from aether_api.v1alpha1 import ActorPhase
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
+from aether_nats.inbox import Inbox, Tries
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.streams import SNAPSHOTS_KEPT
@@ -177,6 +180,28 @@ def lines_of(message: StoredMessage) -> bytes:
     """Return the header lines that its writer gave a message."""
     lines = [line for line in message.raw_headers.removeprefix(FIRST_LINE + b"\r\n").split(b"\r\n") if line.startswith(b"Aether-")]
     return b"".join(line + b"\r\n" for line in lines)
+
+
+async def test_what_former_models_left_goes_when_another_one_leaves_its_first_snapshot(rig: Rig) -> None:
+    await fill(rig, 40)
+    present = (await rig.stored())[-1]
+    long_ago = re.sub(rb'"last_time":"[^"]+"', b'"last_time":"2026-01-01T12:00:00.000000Z"', present.payload)
+    digest = hashlib.sha256(long_ago).hexdigest().encode()
+    lines = re.sub(rb"Aether-Sha256: [^\r]+", b"Aether-Sha256: " + digest, lines_of(present))
+    inbox = Inbox(rig.js, "default")
+    await inbox.write_tries(ALICE, Tries(1, 1, 2))
+    for fold, body, headers in (("before", present.payload, lines_of(present)), ("old", long_ago, lines), ("broken", b"x", lines)):
+        await rig.js.publish(snapshot_subject(ALICE, fold), body, headers)
+    await rig.js.purge(STREAM, SUBJECT)
+    async with rig.holding(every=5):
+        await rig.deposit(range(40, 50))
+        await until(lambda: has_folds(rig, {"before", "inbox", compile_account().fold}))
+    assert await inbox.read_tries(ALICE) is not None
+
+
+async def has_folds(rig: Rig, expected: set[str]) -> bool:
+    info = await rig.js.stream_info(STREAM, subjects_filter=snapshot_wildcard(ALICE))
+    return info is not None and {subject.rpartition(".")[2] for subject in info.state.subjects} == expected
 
 
 @pytest.mark.slow

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from aether_api import logs
 from aether_api.errors import InvalidEnvelope
 from aether_api.identity import ActorId
-from aether_api.subjects import snapshot_stream, snapshot_subject
+from aether_api.subjects import snapshot_stream, snapshot_subject, snapshot_wildcard, tries_subject
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.streams import SNAPSHOTS_KEPT
-from aether_runtime.core.snapshots import Snapshot, SnapshotBody, decode_snapshot
+from aether_runtime.core.snapshot_policy import choose_outdated
+from aether_runtime.core.snapshots import Snapshot, SnapshotBody, decode_snapshot, read_last_time
 
 logger = logging.getLogger(__name__)
 
@@ -51,3 +52,19 @@ class JetStreamSnapshotStore:
     async def write(self, actor: ActorId, snapshot: Snapshot) -> None:
         """Store a snapshot; the server drops the third newest."""
         await self._js.publish(snapshot_subject(actor, snapshot.fold), snapshot.payload, snapshot.headers)
+
+    async def drop_outdated(self, actor: ActorId, fold: str, last_time: str) -> None:
+        """Remove snapshots of former models; beside less than two folds of them the server is asked for names only.
+
+        Each is removed up to what was read of it, so one that a pod with the former model writes meanwhile stays.
+        """
+        stream = snapshot_stream(actor.namespace)
+        info = await self._js.stream_info(stream, subjects_filter=snapshot_wildcard(actor))
+        others = set(info.state.subjects if info else ()) - {snapshot_subject(actor, fold), tries_subject(actor)}
+        if len(others) < 2:
+            return
+        newest = [message for subject in sorted(others) if (message := await self._js.message_by_last(stream, subject)) is not None]
+        times = {message.subject: read_last_time(message.raw_headers, message.payload) for message in newest}
+        sequences = {message.subject: message.sequence for message in newest}
+        for subject in choose_outdated(times, last_time):
+            await self._js.purge(stream, subject, before_sequence=sequences[subject] + 1)

@@ -10,7 +10,8 @@ from aether_api.errors import InvalidEnvelope, VersionConflictError
 from aether_api.headers import FIRST_LINE
 from aether_api.identity import ActorId, Epoch
 from aether_nats.deliveries import Unreadable
-from aether_runtime.core.snapshots import Snapshot, SnapshotBody, decode_snapshot
+from aether_runtime.core.snapshot_policy import choose_outdated
+from aether_runtime.core.snapshots import Snapshot, SnapshotBody, decode_snapshot, read_last_time
 
 BATCH_COMMITS = 256
 """Commits in one batch of a read, as the JetStream adapter has them."""
@@ -101,6 +102,13 @@ class MemorySnapshotStore:
         kept = self._snapshots.setdefault((actor, snapshot.fold), [])
         kept.append(snapshot)
         del kept[:-SNAPSHOTS_KEPT]
+
+    async def drop_outdated(self, actor: ActorId, fold: str, last_time: str) -> None:
+        """Drop what is kept of former models and too old."""
+        newest = {other: kept[-1] for (owner, other), kept in self._snapshots.items() if owner == actor and other != fold}
+        times = {other: read_last_time(FIRST_LINE + b"\r\n" + snapshot.headers, snapshot.payload) for other, snapshot in newest.items()}
+        for outdated in choose_outdated(times, last_time):
+            del self._snapshots[actor, outdated]
 
     def drop(self, actor: ActorId) -> None:
         """Forget all snapshots of an actor."""

@@ -7,8 +7,12 @@ commits of a hot actor, which hold hundreds of events, are not mistaken for slow
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
+
+from aether_api.messages import parse_time
 
 COMMIT_UNITS: Final = 4
 """What a commit costs beside its events, in events: about 20 us to read and check against 5 us to decode and apply (measured)."""
@@ -30,6 +34,9 @@ NEVER: Final = 2**62
 
 WORTH_COMMITS: Final = 16
 """Commits since the last snapshot that make one worth writing before an actor sleeps: fewer are read about as fast as a snapshot is."""
+
+FORMER_KEPT: Final = timedelta(days=7)
+"""Age from which snapshots of former models go: they serve a rollback, which comes within days or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +106,14 @@ def events_after_problem(tail: Tail, rule: SnapshotRule) -> int:
 def is_worth_before_sleep(tail: Tail) -> bool:
     """Tell whether a snapshot will save more at the next activation than it costs now."""
     return tail.commits >= WORTH_COMMITS
+
+
+def choose_outdated(former: Mapping[str, str], last_time: str) -> list[str]:
+    """Return the former folds whose snapshots go; the newest stays whatever its age, since the model before this one may have served for long.
+
+    Args:
+        former: time of the last commit in the newest snapshot of each fold but the present one; empty where it cannot be read.
+        last_time: of the last commit in the snapshot of the present one.
+    """
+    newest = max(former, key=former.__getitem__, default="")
+    return [fold for fold, time in former.items() if fold != newest and (not time or parse_time(last_time) - parse_time(time) > FORMER_KEPT)]

@@ -103,6 +103,14 @@ def decode_snapshot(raw_headers: bytes, payload: bytes) -> SnapshotBody:
         raise InvalidEnvelope(f"the snapshot's body is broken: {exc}") from exc
 
 
+def read_last_time(raw_headers: bytes, payload: bytes) -> str:
+    """Return the time of the last commit in a snapshot, empty for one that cannot be read."""
+    try:
+        return normalise_time(decode_snapshot(raw_headers, payload).last_time)
+    except InvalidEnvelope:
+        return ""
+
+
 def restore_history(model: Model, body: SnapshotBody, index: CommitIndex) -> History:
     """Return the history that a valid snapshot holds; `index` is the one after the snapshot's commit.
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aether_runtime.core.snapshot_policy import NEVER, WORTH_COMMITS, ReplayRate, SnapshotRule, Tail, events_after_problem, events_to_go, is_worth_before_sleep
+from aether_runtime.core.snapshot_policy import NEVER, WORTH_COMMITS, ReplayRate, SnapshotRule, Tail, choose_outdated, events_after_problem, events_to_go, is_worth_before_sleep
 
 
 def rate_of(unit_s: float) -> ReplayRate:
@@ -68,3 +68,18 @@ def test_tries_of_a_snapshot_that_is_too_large_get_rare() -> None:
 
 def test_a_short_tail_is_not_worth_a_snapshot_before_sleep() -> None:
     assert [is_worth_before_sleep(Tail(commits * 3, commits)) for commits in (0, WORTH_COMMITS - 1, WORTH_COMMITS)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("former", "outdated"),
+    [
+        ({}, []),
+        ({"a": "2026-01-01T00:00:00.000000Z"}, []),
+        ({"a": "2026-01-01T00:00:00.000000Z", "b": "2026-01-02T00:00:00.000000Z"}, ["a"]),
+        ({"a": "2026-07-08T00:00:00.000000Z", "b": "2026-07-09T00:00:00.000000Z"}, []),
+        ({"a": "2026-07-07T23:59:59.000000Z", "b": "2026-07-09T00:00:00.000000Z"}, ["a"]),
+        ({"broken": "", "b": "2026-07-09T00:00:00.000000Z"}, ["broken"]),
+    ],
+)
+def test_former_folds_are_outdated_after_a_week_but_for_the_newest(former: dict[str, str], outdated: list[str]) -> None:
+    assert choose_outdated(former, "2026-07-15T00:00:00.000000Z") == outdated

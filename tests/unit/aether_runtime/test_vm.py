@@ -632,6 +632,35 @@ async def test_a_reply_leaves_before_its_snapshot_is_begun() -> None:
     assert (snapshots.answered, vm.snapshot.version) == (2, 2)
 
 
+async def test_only_the_first_snapshot_under_another_fold_makes_the_store_look_for_those_of_former_ones() -> None:
+    class Noting(MemorySnapshotStore):
+        """Fails at first."""
+
+        asked = 0
+
+        async def drop_outdated(self, actor: ActorId, fold: str, last_time: str) -> None:
+            assert (await self.read_latest(actor, fold)) is not None, "there is one under the present fold by now"
+            self.asked += 1
+            if self.asked == 1:
+                raise Disconnected("no leader")
+
+    events, snapshots = build_store(), Noting()
+    pod = Pod("a", events, snapshots)
+    vm = await pod.start(snapshot_every=2)
+    await run_commands(pod, vm, OPEN, deposit("d1"))
+    await settle(pod)
+    assert (pod.snapshotter.written, snapshots.asked) == (1, 0), "a new actor has no former snapshots"
+    snapshots.drop(ALICE)  # as another fold would find them
+    heir_pod = Pod("b", events, snapshots)
+    heir = await heir_pod.start(2, snapshot_every=2)
+    for number in range(6):
+        heir_pod.clock.elapsed_s += 1
+        await run_commands(heir_pod, heir, deposit(f"e{number}"))
+        await settle(heir_pod)
+    assert heir_pod.snapshotter.written > 2
+    assert snapshots.asked == 2, "it failed once, and was tried again"
+
+
 async def test_a_snapshot_of_another_past_is_not_used() -> None:
     events, snapshots = build_store(), MemorySnapshotStore()
     pod = Pod("a", events, snapshots)
