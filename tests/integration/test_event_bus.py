@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from aether_api.errors import VersionConflictError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
@@ -16,7 +17,7 @@ from aether_nats.embedded import EmbeddedServer
 from aether_nats.event_bus import EventBus
 from aether_nats.event_subscription import BusSettings, EventSubscription
 from aether_nats.jetstream import JetStream
-from aether_nats.jetstream_wire import StoredMessage
+from aether_nats.jetstream_wire import StoredMessage, StreamInfo
 from aether_nats.journal import Journal
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, delete_streams, ensure_streams
@@ -274,6 +275,31 @@ async def test_more_actors_than_positions_and_a_writer_beside_hide_nothing_after
                 elif isinstance(item, EventStored):
                     told.add(item.actor)
         assert set(live) < told
+
+
+async def test_what_a_replica_that_is_behind_does_not_have_is_read_once_more(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[int] = []
+
+    class Behind(JetStream):
+        """Says that streams are replicated; the replica that answers first has two messages."""
+
+        async def stream_info(self, stream: str, *, subjects_filter: str = "") -> StreamInfo | None:
+            info = await super().stream_info(stream, subjects_filter=subjects_filter)
+            return None if info is None else replace(info, config=replace(info.config, num_replicas=3))
+
+        async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:
+            answers.append(first_sequence)
+            found, pending = await super().read_batch(stream, subject, first_sequence, count)
+            return (found[:2], 0) if len(answers) == 1 else (found, pending)
+
+    monkeypatch.setattr("aether_nats.event_bus.JetStream", Behind)
+    async with writing(nats_server, plan=StreamPlan(partitions=1)) as journal, connected(nats_server.url) as here:
+        await append_to_many(journal, "old", 6)
+        bus = EventBus(here, BusSettings(actors_max=1, compare_every_s=0.2))
+        async with bus.subscribe_to_event_stored("shop", from_beginning=True) as subscription:
+            seen = await read_complete(subscription, {parse_actor_id("shop", "account", f"old{number}"): 1 for number in range(6)})
+    assert all(versions == [1] for versions in seen.values()), "and only that"
+    assert answers == [1, 3]
 
 
 async def test_who_was_forgotten_is_told_of_once_while_all_is_heard(nats_server: EmbeddedServer) -> None:
