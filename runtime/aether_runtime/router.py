@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from aether_api import logs
-from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, InvalidName, NoResponders, Reason, RequestTimeout, reason_of
+from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, InvalidName, NoResponders, PayloadTooLarge, Reason, RequestTimeout, reason_of
 from aether_api.identity import ActorId, CommandId, PodUid
 from aether_api.messages import Command, Reply, build_command_headers, build_error, decode_reply, encode_reply, make_encodable, parse_command
 from aether_api.subjects import INBOX_HINT, call_wildcard, command_subject, find_wildcard, forward_subject, forward_wildcard, parse_command_subject
@@ -44,6 +44,9 @@ CALL_QUEUE: Final = "call"
 
 FORWARDS_MAX: Final = 2
 """Times that a call is passed on: once to where it belongs, once more if that changed meanwhile."""
+
+SHORT_MESSAGE: Final = 1000
+"""Characters kept of the message of a reply that does not fit into one of NATS."""
 
 CALLS_MAX: Final = 4096
 """Calls that look for their actor at once; beyond, callers are told to come back."""
@@ -351,7 +354,10 @@ class Router:
 
     def _answer(self, subject: bytes, reply: Reply) -> None:
         try:
-            self._connection.respond(subject, _encode(reply))
+            try:
+                self._connection.respond(subject, _encode(reply))
+            except PayloadTooLarge as exc:
+                self._connection.respond(subject, _encode(_shorten(reply, exc)))
         except AetherError as exc:
             logger.debug("a reply could not be sent; the caller asks again", extra={logs.REASON: str(exc)})
 
@@ -366,6 +372,11 @@ def _encode(reply: Reply) -> bytes:
         return encode_reply(
             build_error(Reason.COMMAND_FAILED, f"the answer cannot be written as JSON ({problem}); correct the model", command_id=reply.command_id, version=reply.version)
         )
+
+
+def _shorten(reply: Reply, problem: PayloadTooLarge) -> Reply:
+    """Return what matters most of a reply that is too long: what became of the command, and why there is no more."""
+    return msgspec.structs.replace(reply, events=(), state=None, message=f"{reply.message[:SHORT_MESSAGE]} (shortened, without events and state: {problem})".strip())
 
 
 def _find_none(actor: ActorId) -> VirtualMachine | None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
+from msgspec import Raw
 
-from aether_api.errors import Reason
-from aether_api.messages import Reply, decode_reply
+from aether_api.errors import PayloadTooLarge, Reason
+from aether_api.messages import Reply, ReplyEvent, decode_reply
 from aether_runtime.core.group import Waiting
 from aether_runtime.ports import Directory
 from aether_runtime.router import Router
 from aether_runtime.runtime import Runtime
 from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE
+
+MAX_PAYLOAD: Final = 4096
 
 
 class Wire:
@@ -24,6 +27,8 @@ class Wire:
         self.sent: list[bytes] = []
 
     def respond(self, subject: bytes, payload: bytes) -> None:
+        if len(payload) > MAX_PAYLOAD:
+            raise PayloadTooLarge(f"an answer of {len(payload)} bytes")
         self.sent.append(payload)
 
 
@@ -39,13 +44,34 @@ class Saying:
         waiting.answer(self._reply)
 
 
+def answer_of(reply: Reply) -> Reply:
+    """Return what the caller of a VM with this answer gets."""
+    wire = Wire()
+    router = Router(cast("Any", wire), cast("Directory", None), cast("Runtime", SimpleNamespace(spawn=None)))
+    router.on_direct(cast("VirtualMachine", Saying(reply)), b"cmd.x.Open", b"reply", b"", b"{}")
+    (sent,) = wire.sent
+    return decode_reply(sent)
+
+
 NO_TEXT: Any = ValueError("no text")
 
 
 @pytest.mark.parametrize("message", [NO_TEXT, "bad \ud800 text"])
 async def test_the_caller_of_an_answer_that_cannot_be_sent_is_told_so(message: str) -> None:
-    wire = Wire()
-    router = Router(cast("Any", wire), cast("Directory", None), cast("Runtime", SimpleNamespace(spawn=None)))
-    router.on_direct(cast("VirtualMachine", Saying(Reply("rejected", 3, reason="Invalid", message=message, command_id="c"))), b"cmd.x.Open", b"reply", b"", b"{}")
-    (reply,) = [decode_reply(payload) for payload in wire.sent]
+    reply = answer_of(Reply("rejected", 3, reason="Invalid", message=message, command_id="c"))
     assert (reply.outcome, reply.reason, reply.version, reply.command_id) == ("error", Reason.COMMAND_FAILED, 3, "c")
+
+
+@pytest.mark.parametrize(
+    "too_long",
+    [
+        Reply("accepted", 3, (ReplyEvent("Noted", 3, "", Raw(b'"%b"' % (b"x" * MAX_PAYLOAD))),), command_id="c"),
+        Reply("accepted", 3, command_id="c", dry_run=True, state={"text": "x" * MAX_PAYLOAD}),
+        Reply("rejected", 3, reason="Invalid", message="x" * MAX_PAYLOAD, command_id="c"),
+    ],
+    ids=["events", "state", "message"],
+)
+async def test_the_caller_of_an_answer_that_is_too_long_gets_what_matters_of_it(too_long: Reply) -> None:
+    reply = answer_of(too_long)
+    assert (reply.outcome, reply.reason, reply.version, reply.command_id, reply.dry_run) == (too_long.outcome, too_long.reason, 3, "c", too_long.dry_run)
+    assert "shortened, without events and state" in reply.message
