@@ -47,6 +47,12 @@ Ts = TypeVarTuple("Ts")
 MAILBOX_MAX: Final = 1024
 """Commands that may wait for one actor: four full groups, some 100 ms of work; more would only time out."""
 
+MAILBOX_BYTES_MAX: Final = 67_108_864
+"""Bytes of payload that large commands may add up to there: eight of the largest, which are few, while memory is shared with all actors of the pod."""
+
+LARGE_BYTES: Final = MAILBOX_BYTES_MAX // MAILBOX_MAX
+"""Bytes above which a command is large; of smaller ones a full mailbox holds no more than that."""
+
 STOP_TIMEOUT_S: Final = 10.0
 """Seconds that a stop waits for the step under way: an append is re-sent for a whole leader election."""
 
@@ -92,13 +98,16 @@ class VirtualMachine(Activation):
             send(waiting, build_moving(command_id))
         elif self.phase is ActorPhase.QUARANTINED:
             send(waiting, build_error(Reason.QUARANTINED, self.message, command_id=command_id, version=self.get_version()))
-        elif len(self._mailbox) >= MAILBOX_MAX:
+        elif len(self._mailbox) >= MAILBOX_MAX or (len(waiting.command.payload) > LARGE_BYTES and self._is_too_much(waiting)):
             self._tally.busy += 1
-            send(waiting, build_error(Reason.BUSY, f"{MAILBOX_MAX} commands wait for this actor already", command_id=command_id, retry_after_ms=MOVING_RETRY_MS))
+            send(waiting, build_error(Reason.BUSY, f"{len(self._mailbox)} commands wait for this actor already", command_id=command_id, retry_after_ms=MOVING_RETRY_MS))
         else:
             self._mailbox.append(waiting)
             if not self._busy and len(self._mailbox) == 1:
                 self._services.turn.decide(self)
+
+    def _is_too_much(self, waiting: Waiting) -> bool:
+        return sum(len(item.command.payload) for item in (*self._mailbox, waiting)) > MAILBOX_BYTES_MAX
 
     def process_event(self, commit: StoredCommit) -> bool:
         """Apply a commit that the server announced as stored, if it is the next one and nothing is under way.

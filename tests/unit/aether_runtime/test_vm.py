@@ -25,7 +25,7 @@ from aether_runtime.core.group import COMMANDS_MAX, Waiting
 from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import FORMAT, Snapshot, SnapshotBody
 from aether_runtime.core.window import hash_command_id
-from aether_runtime.vm import MAILBOX_MAX
+from aether_runtime.vm import MAILBOX_BYTES_MAX, MAILBOX_MAX
 from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard, compile_unspeakable_account
 from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
@@ -427,6 +427,22 @@ async def test_a_full_mailbox_says_busy_at_once() -> None:
     assert first.reply.version == 1
     assert [call.reply.version for call in calls[:-1]] == list(range(2, MAILBOX_MAX + 2))
     assert len(await history_of(events)) == 1 + MAILBOX_MAX // COMMANDS_MAX
+
+
+async def test_large_commands_fill_a_mailbox_by_their_bytes_and_small_ones_still_fit() -> None:
+    events = build_store(Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await send_alone(pod, vm, OPEN)
+    eighth = b" " * (MAILBOX_BYTES_MAX // 8)
+    large = [pod.send(vm, msgspec.structs.replace(deposit(f"large{number}"), payload=eighth)) for number in range(9)]
+    small = pod.send(vm, deposit("small"))
+
+    assert [bool(call.answers) for call in (*large, small)] == [False] * 8 + [True, False]
+    assert large[-1].reply.reason == Reason.BUSY
+    events.release()
+    await settle(pod, until=lambda: small.answers)
+    assert small.reply.outcome == "accepted"
 
 
 async def test_what_arrives_during_replay_waits_for_it() -> None:
