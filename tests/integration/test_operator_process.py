@@ -16,7 +16,6 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-import yaml
 
 from aether_api.errors import SettingsInvalid
 from aether_api.v1alpha1.meta import GROUP, VERSION
@@ -28,6 +27,7 @@ from aether_operator.handlers.health import serving_health
 from aether_operator.handlers.shell import END_TIMEOUT_S, RESTART_FIRST_S, Hooks, keep_kopf
 from aether_operator.settings import OperatorSettings
 from tests.cluster.processes import find_free_ports
+from tests.fake_apiserver.kubeconfig import write_kubeconfig
 from tests.fake_apiserver.server import FakeApiServer, Fault
 from tests.integration.operator_stage import NAMESPACE, Stage, staged
 
@@ -56,9 +56,13 @@ class Operator:
 async def running(stage: Stage, nats: EmbeddedServer, folder: Path) -> AsyncGenerator[Operator, None]:
     """Run `aether operator` against the stage."""
     describe_kinds(stage.api)
-    kubeconfig, (port,) = folder / "kubeconfig", find_free_ports(1)
-    kubeconfig.write_text(build_kubeconfig(stage.api.url))
-    environment = {"KUBECONFIG": str(kubeconfig), "AETHER_NATS_URL": nats.url, "AETHER_WATCH_NAMESPACES": NAMESPACE, "AETHER_HEALTH_PORT": str(port)}
+    (port,) = find_free_ports(1)
+    environment = {
+        "KUBECONFIG": str(write_kubeconfig(folder, server=stage.api.url)),
+        "AETHER_NATS_URL": nats.url,
+        "AETHER_WATCH_NAMESPACES": NAMESPACE,
+        "AETHER_HEALTH_PORT": str(port),
+    }
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "aether_operator", env={**os.environ, **environment})
     try:
         yield Operator(process, f"http://127.0.0.1:{port}/healthz")
@@ -81,21 +85,6 @@ def describe_kinds(api: FakeApiServer) -> None:
         "/apis": {"groups": [group]},
         f"/apis/{GROUP}/{VERSION}": {"resources": [kind("actormodels", "ActorModel"), kind("actorpools", "ActorPool")]},
     }
-
-
-def build_kubeconfig(url: str) -> str:
-    """Return a configuration for an API server that asks for nothing."""
-    context: JsonObject = {"cluster": "fake", "user": "somebody", "namespace": NAMESPACE}
-    return yaml.safe_dump(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "fake",
-            "clusters": [{"name": "fake", "cluster": {"server": url}}],
-            "users": [{"name": "somebody", "user": {"token": "nobody asks"}}],
-            "contexts": [{"name": "fake", "context": context}],
-        }
-    )
 
 
 def count_watches_of_kopf(api: FakeApiServer, path: str) -> int:
@@ -136,8 +125,8 @@ async def kopf_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGene
     hooks = Hooks(check_model=lambda key: told.append(("model", key)), check_pool=lambda key: told.append(("pool", key)))
     async with FakeApiServer() as api, asyncio.TaskGroup() as tasks:
         describe_kinds(api)
-        (folder / "kubeconfig").write_text(build_kubeconfig(api.url))
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(folder / "kubeconfig"))  # read from the environment at its import
+        kubeconfig = write_kubeconfig(folder, server=api.url)
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))  # read from the environment at its import
         for kind in (ACTOR_MODELS, ACTOR_POOLS):
             await api.put(kind.path(NAMESPACE, "first"), {"metadata": {"namespace": NAMESPACE, "name": "first"}, "spec": {}})
         keeping = tasks.create_task(keep_kopf(OperatorSettings(watch_namespaces=(NAMESPACE,)), hooks))

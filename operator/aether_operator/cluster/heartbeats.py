@@ -71,7 +71,7 @@ class Heartbeats:
         """Note a heartbeat or the answer to a ping."""
         uid, boot_id = PodUid(heartbeat.pod_uid), BootId(heartbeat.boot_id)
         known = self.see(uid)
-        first, given_up, now_s = known.pulse.heard_s is None, _was_given_up(known.pulse), self._monotonic()
+        first, given_up, now_s = known.pulse.heard_s is None, known.pulse.is_unanswered, self._monotonic()
         changed = first or given_up or known.boot_id != boot_id or known.pulse.state != heartbeat.state
         flapped = not first and (given_up or known.boot_id != boot_id)
         self._sounds = self._sounds.add(now_s, self._windows)
@@ -103,7 +103,3 @@ class Heartbeats:
             return
         if heartbeat.pod_uid == uid:
             self.take(heartbeat)
-
-
-def _was_given_up(pulse: Pulse) -> bool:
-    return pulse.ping_failed_s is not None and pulse.heard_s is not None and pulse.ping_failed_s > pulse.heard_s

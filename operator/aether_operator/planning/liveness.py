@@ -79,6 +79,11 @@ class Pulse:
         """When the last sound came; before the first, when it was to be expected from."""
         return self.heard_s if self.heard_s is not None else self.seen_s
 
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether a ping has failed since the last sound."""
+        return self.ping_failed_s is not None and (self.heard_s is None or self.ping_failed_s > self.heard_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Sounds:
@@ -148,7 +153,7 @@ def judge_pod(pod: Evidence, *, now_s: float, windows: Windows) -> Verdict:
     if facts.finished or facts.grace_s == 0:
         return "dead"
     if is_silent(pulse, links, now_s=now_s, windows=windows):
-        witness = facts.process_down or _ping_failed(pulse)
+        witness = facts.process_down or pulse.is_unanswered
         return "dead" if witness and links.are_settled(now_s, windows) else _while_unsure(pulse)
     if pulse.heard_s is None:
         return "starting"
@@ -164,12 +169,8 @@ def is_silent(pulse: Pulse, links: Links, *, now_s: float, windows: Windows) -> 
     """Return whether a pod should have been heard by now: time in which our own links were down does not count."""
     if links.since_s is None:
         return False
-    listening_since_s = max(pulse.seen_s, links.since_s, pulse.silent_since_s)
+    listening_since_s = max(links.since_s, pulse.silent_since_s)
     return now_s - listening_since_s >= windows.suspect_after_s
-
-
-def _ping_failed(pulse: Pulse) -> bool:
-    return pulse.ping_failed_s is not None and (pulse.heard_s is None or pulse.ping_failed_s > pulse.heard_s)
 
 
 def _while_unsure(pulse: Pulse) -> Verdict:

@@ -126,17 +126,17 @@ class KubernetesSink:
             # The placement may be on its way into the resource still; only the log or a release ends a VM.
             raise KubeUnavailable(f"the status of {desired.name} is not ours to write now: {exc}", retry_after_s=FORBIDDEN_RETRY_S) from exc
         told.note(desired.uid, conditions)
-        written = await self._remove_false_conditions(path, written, report)
+        written = await self._remove_false_conditions(path, written, conditions)
         return int(text_at(written, "metadata", "resourceVersion") or 0)
 
     def forget(self, actor: ActorId) -> None:
         """Drop what was told of an actor."""
         self._told.pop(actor, None)
 
-    async def _remove_false_conditions(self, path: str, written: JsonObject, report: ActorReport) -> JsonObject:
+    async def _remove_false_conditions(self, path: str, written: JsonObject, true: Iterable[Condition]) -> JsonObject:
         """Remove conditions of ours that somebody else put there, which applying leaves alone, and return the Actor as it is then."""
         shown = objects_at(written, "status", "conditions")
-        false = POD_CONDITIONS - {type for type, _, _ in report.conditions}
+        false = POD_CONDITIONS - {condition.type for condition in true}
         kept: list[JsonValue] = [condition for condition in shown if text_at(condition, "type") not in false]
         if len(kept) == len(shown):
             return written

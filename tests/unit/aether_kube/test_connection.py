@@ -5,24 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from aether_api.errors import SettingsInvalid
 from aether_kube.connection import find_proxy, open_connection
-
-
-def write_kubeconfig(folder: Path, *, server: str = "http://127.0.0.1:1234/", token: str = "secret") -> Path:
-    file = folder / "kubeconfig"
-    content = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "one",
-        "clusters": [{"name": "one", "cluster": {"server": server}}, {"name": "two", "cluster": {"server": "http://two:80"}}],
-        "users": [{"name": "one", "user": {"token": token}}],
-        "contexts": [{"name": name, "context": {"cluster": name, "user": "one"}} for name in ("one", "two")],
-    }
-    file.write_text(yaml.safe_dump(content))
-    return file
+from tests.fake_apiserver.kubeconfig import write_kubeconfig
 
 
 @pytest.fixture(autouse=True)
