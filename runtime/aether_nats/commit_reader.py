@@ -2,31 +2,32 @@
 
 Between two commits of one actor the server walks every message of others, while writers wait (measured: 19 ms an actor, appends
 down to a fortieth). So commits are read by sequence, which the index in each of them names: two or three rounds of pipelined
-reads. Where an actor's commits lie close the walk is short, and one request for a thousand messages costs server and
-client a third of a thousand requests; the index tells which it is.
+reads. Where many commits lie close, the walk is short, and a consumer delivers them for a quarter of what reads cost the server; the index tells which it is.
 
-The run is checked commit by commit: what does not continue it is read by sequence instead, and only if that does not find
+What a consumer delivers is checked like everything else: what does not continue the run is read by sequence instead, and only if that does not find
 what the index promises, the subject is scanned, and counted.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from msgspec import structs
 
 from aether_api import logs
 from aether_api.commit_index import Block, decode_short_index, inner_blocks
+from aether_api.commit_run import build_run
 from aether_api.envelope import StoredCommit, decode_commit, decode_found_commit
-from aether_api.errors import AetherError, InvalidEnvelope
+from aether_api.errors import InvalidEnvelope, JetStreamError, RequestTimeout, RetryableError, StreamUnavailable
 from aether_api.identity import ActorId
 from aether_nats.deliveries import Unreadable
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage, stored_of
-from aether_nats.message import Message
+from aether_nats.pull import Pull, Pulled
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +38,11 @@ WINDOW_COMMITS: Final = 32_768
 """Commits whose sequences are found at once, before any is read: a third power of the index's radix, so that a shorter history takes not one round
 more than finding all of them would, and a longer one three more for each 128 batches. They and the blocks that name them take some 6 MB."""
 
-RUN_COMMITS: Final = 256
-"""Commits asked for at once in a run: of one event each they are folded in some 1.5 ms, for which other actors wait (whoever folds larger ones lets others
-have the loop in between); memory holds two runs, and the caches of a core one (with 512 a commit took a tenth longer)."""
+RUN_MIN: Final = 512
+"""Commits from which on a consumer is made: making and deleting it costs about as much as reading a hundred, and a few times that with replicas."""
 
-RUN_MIN: Final = 64
-"""Commits below which a run gains nothing."""
+REFUSED_S: Final = 60.0
+"""Seconds without another try to make a consumer where one was refused or not answered, as without the permission for it: that takes five."""
 
 CLOSE: Final = 16
 """Mean distance of an actor's commits, in messages of the stream, under which they are read in a run (the walk costs 50 ns a message, a
@@ -61,6 +61,7 @@ class CommitReader:
         self._js = js
         self._locate = locate
         self.scans = 0
+        self._pull_again_s = 0.0
 
     async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
         """Yield the commits with ordinals from `from_n` up to `head`, in order, in batches.
@@ -70,9 +71,10 @@ class CommitReader:
         """
         next_n = from_n
         if head.n - from_n >= RUN_MIN and _lie_close(head):
-            async for commits in self._read_run(actor, head, from_n):
-                yield commits
-                next_n += len(commits)
+            async with aclosing(self._read_run(actor, head, from_n)) as runs:
+                async for commits in runs:
+                    yield commits
+                    next_n += len(commits)
         async for commits in self._read_by_sequence(actor, head, next_n):
             yield commits
         if head.n >= from_n:
@@ -130,27 +132,37 @@ class CommitReader:
         message = await self._js.leader_next(stream, subject, sequence)
         return [] if message is None else [message]
 
-    async def _read_run(self, actor: ActorId, head: StoredCommit, from_n: int) -> AsyncIterator[Sequence[StoredCommit]]:
-        """Yield commits from `from_n` on for as long as they follow each other, at most up to the one before `head`.
-
-        The next run is on its way while the caller folds the one before.
-        """
+    async def _read_run(self, actor: ActorId, head: StoredCommit, from_n: int) -> AsyncGenerator[Sequence[StoredCommit]]:
+        """Yield commits from `from_n` on for as long as they follow each other, at most up to the one before `head`; ends where there is trouble of any kind."""
         stream, subject = self._locate(actor)
         start = 1 if not from_n else await self._find_one(actor, head, from_n)
-        pending = self._js.begin_batch(stream, subject, start, RUN_COMMITS) if start else None
+        pull = await self._open_pull(stream, subject, start, head.n - from_n) if start else None
+        if pull is None:
+            return
         try:
-            while pending is not None:
-                messages = self._js.finish_batch(await pending)
-                pending = None
-                commits = _decode_run(messages, from_n, head)
-                if commits and len(commits) == len(messages) and commits[-1].n + 1 < head.n:
-                    pending = self._js.begin_batch(stream, subject, commits[-1].sequence + 1, RUN_COMMITS)
+            while pulled := await pull.take():
+                commits = _decode_run(pulled, from_n, head)
                 if commits:
-                    from_n = commits[-1].n + 1
                     yield commits
+                    from_n += len(commits)
+                if len(commits) < len(pulled.payloads):
+                    return
+        except (RetryableError, JetStreamError) as exc:
+            logger.info("a consumer ended early, the rest is read by sequence", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
         finally:
-            if pending is not None:
-                _give_up(pending)
+            pull.close()
+
+    async def _open_pull(self, stream: str, subject: str, first_sequence: int, count: int) -> Pull | None:
+        """Make a consumer; where that is refused, nobody tries for a while."""
+        now_s = time.monotonic()
+        if now_s < self._pull_again_s:
+            return None
+        try:
+            return await self._js.open_pull(stream, subject, first_sequence, count)
+        except (RequestTimeout, StreamUnavailable, JetStreamError) as exc:
+            self._pull_again_s = now_s + REFUSED_S
+            logger.warning("no consumer can be made, long histories are read by sequence, which takes longer", extra={logs.NAME: stream, logs.REASON: str(exc)})
+            return None
 
     async def _read_by_sequence(self, actor: ActorId, head: StoredCommit, from_n: int) -> AsyncIterator[Sequence[StoredCommit]]:
         next_n = from_n
@@ -275,30 +287,22 @@ def _lie_close(head: StoredCommit) -> bool:
     return head.sequence - oldest.sequence <= CLOSE * (head.n - oldest.last)
 
 
-def _decode_run(messages: Sequence[Message], from_n: int, head: StoredCommit) -> list[StoredCommit]:
+def _decode_run(pulled: Pulled, from_n: int, head: StoredCommit) -> Sequence[StoredCommit]:
     """Return the commits that continue the run at `from_n`, without `head`; what does not ends it."""
+    if len(pulled.sequences) == len(pulled.payloads):
+        run = build_run(*pulled)
+        if run is not None and run.first_n == from_n and run.incarnation == head.incarnation and from_n + len(run) <= head.n:
+            return run
     commits: list[StoredCommit] = []
-    incarnation, end = head.incarnation, head.n
-    for message in messages:
-        commit = decode_found_commit(message.raw_headers, message.payload) or _decode_closely(message)
-        if commit is None or commit.n != from_n or commit.incarnation != incarnation or from_n >= end:
+    for sequence, raw_headers, payload in zip(*pulled, strict=False):
+        try:
+            commit = decode_commit(sequence, raw_headers, payload)
+        except InvalidEnvelope:
+            break
+        if commit.n != from_n + len(commits) or commit.incarnation != head.incarnation or commit.n >= head.n:
             break
         commits.append(commit)
-        from_n += 1
     return commits
-
-
-def _decode_closely(message: Message) -> StoredCommit | None:
-    try:
-        stored = stored_of(message)
-        return None if stored is None else decode_stored(stored)
-    except AetherError:
-        return None
-
-
-def _give_up(pending: asyncio.Future[list[Message]]) -> None:
-    if not pending.cancel() and not pending.cancelled():
-        pending.exception()  # looked at, so that asyncio does not report it as forgotten
 
 
 def _size_of(block: Block) -> int:

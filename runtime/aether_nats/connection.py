@@ -223,6 +223,14 @@ class NatsConnection:
             self._requests.discard(reply)
             raise
 
+    def expect(self, exchange: Exchange, timeout_s: float) -> str:
+        """Register something that waits for what the caller has asked for by other means: it fails as a request does; `discard` what is returned when it is over."""
+        return self._requests.register(exchange, timeout_s)
+
+    def discard(self, reply: str) -> None:
+        """Forget what `expect` returned."""
+        self._requests.discard(reply)
+
     def request_many(self, subject: str, payload: bytes, headers: bytes = b"", timeout_s: float = REQUEST_TIMEOUT_S) -> asyncio.Future[list[Message]]:
         """Publish and return the future of all replies up to the first with a status, which is the last of the list.
 

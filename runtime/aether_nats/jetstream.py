@@ -10,7 +10,7 @@ retryable, and with `JetStreamError`, which is not.
 
 from __future__ import annotations
 
-import asyncio
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
 
@@ -19,6 +19,7 @@ import msgspec
 from aether_api.errors import InvalidEnvelope, JetStreamError, NoResponders, StreamUnavailable
 from aether_nats.connection import REQUEST_TIMEOUT_S, NatsConnection
 from aether_nats.jetstream_wire import (
+    API,
     CODE_END_OF_BATCH,
     CODE_NOT_FOUND,
     ERROR_NO_MESSAGE,
@@ -39,8 +40,7 @@ from aether_nats.jetstream_wire import (
     stored_of,
 )
 from aether_nats.message import Message
-
-API: Final = "$JS.API"
+from aether_nats.pull import ConsumerConfig, Pull
 
 READS_IN_FLIGHT_MAX: Final = 256
 """Direct Gets sent before the first is awaited: enough to hide the round trip, and little beside other actors' reads."""
@@ -192,13 +192,13 @@ class JetStream:
             found += await self._multi_last(stream, wanted[start : start + SUBJECTS_IN_REQUEST_MAX])
         return found
 
-    def begin_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> asyncio.Future[list[Message]]:
-        """Ask for up to `count` messages of a subject from `first_sequence` on; `finish_batch` reads the answer."""
-        return self._connection.request_many(f"{API}.DIRECT.GET.{stream}", _encode({"seq": max(1, first_sequence), "next_by_subj": subject, "batch": count}), b"", self._timeout_s)
-
-    def finish_batch(self, answer: list[Message]) -> list[Message]:
-        """Return the messages of a batch as they came, perhaps with holes, or raise what the server says instead."""
-        return _split_batch(answer)[0]
+    async def open_pull(self, stream: str, subject: str, first_sequence: int, count: int) -> Pull:
+        """Make a consumer that delivers `count` messages of a subject from `first_sequence` on; the caller closes it."""
+        config = ConsumerConfig(f"replay-{secrets.token_hex(8)}", subject, max(1, first_sequence))
+        await self._call(f"CONSUMER.CREATE.{stream}.{config.name}.{subject}", {"stream_name": stream, "config": config, "action": "create"}, _any_decoder)
+        pull = Pull(self._connection, stream, config.name, count, self._timeout_s)
+        self._connection.attach(pull)
+        return pull
 
     async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:
         """Read up to `count` messages of a subject from `first_sequence` on, and how many more there are.

@@ -39,6 +39,9 @@ CODE_UNAVAILABLE: Final = 503
 CODE_NOT_FOUND: Final = 404
 CODE_END_OF_BATCH: Final = 204
 
+API: Final = "$JS.API"
+"""What all subjects of JetStream's API begin with."""
+
 _DIGITS = re.compile(r"(?<!\d)\d{1,18}(?!\d)")
 _T = TypeVar("_T")
 

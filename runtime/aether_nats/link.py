@@ -117,8 +117,9 @@ class Link(Protocol):
 
 
 class StrictClient(Client):
-    """nats-py's client, except for three things: it takes a demand for TLS seriously, where nats-py would go on in the clear if the server asks for
-    no TLS; it closes a socket on which it could not shake hands, where nats-py leaves it to the garbage collector; and of a try to reconnect that
+    """nats-py's client, except for four things: it takes a demand for TLS seriously, where nats-py would go on in the clear if the server asks for
+    no TLS; it closes a socket on which it could not shake hands, where nats-py leaves it to the garbage collector; a `close` that nobody has cancelled is not
+    cancelled by what it ends; and of a try to reconnect that
     fails after that it ends socket and tasks, where nats-py pings and flushes twice from then on."""
 
     def __init__(self, *, demands_tls: bool) -> None:
@@ -148,6 +149,11 @@ class StrictClient(Client):
         """End for good, with all tasks, also when this is given up while the last bytes wait for a slow socket."""
         try:
             await super().close()
+        except asyncio.CancelledError:
+            # A try to reconnect, which nats-py cancels here, may wait for the end of the same socket, and its cancellation then reaches us, too.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
         finally:
             self._end_tasks()
 

@@ -55,7 +55,7 @@ class Exchange(ABC):
         """End without a reply: nobody serves the subject, the deadline has passed, or the link is gone."""
 
 
-class _Awaited(Exchange, Generic[_T]):
+class Awaited(Exchange, Generic[_T]):
     """A request whose future somebody awaits, or has given up."""
 
     __slots__ = ("future",)
@@ -65,16 +65,18 @@ class _Awaited(Exchange, Generic[_T]):
         self.future = future
 
     def settle(self, result: _T) -> bool:
+        """Give the result, unless the future has one; True, as there is nothing more to take."""
         if not self.future.done():
             self.future.set_result(result)
         return True
 
     def fail(self, error: AetherError) -> None:
+        """Fail the future, unless it is done."""
         if not self.future.done():
             self.future.set_exception(error)
 
 
-class _One(_Awaited[Message]):
+class _One(Awaited[Message]):
     """A request for one reply."""
 
     __slots__ = ()
@@ -83,7 +85,7 @@ class _One(_Awaited[Message]):
         return self.settle(message)
 
 
-class _Many(_Awaited[list[Message]]):
+class _Many(Awaited[list[Message]]):
     """A request for many replies; a message with a status ends the row."""
 
     __slots__ = ("collected",)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aether_api import logs
+from aether_api.commit_run import sizes_of
 from aether_api.envelope import StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError, RetryableError
 from aether_api.identity import ActorId, Epoch
@@ -29,8 +30,8 @@ REFILL_COMMITS: Final = 1024
 """Commits before a snapshot that are looked at first for the window's beginning, then four times as many, and so on."""
 
 FOLD_BYTES: Final = 131_072
-"""Payload bytes that are folded before others have the event loop: 3 ms with a model in YAML. So much is more than `RUN_COMMITS` commits of one event (51 KB),
-and an eighth of such a run of 32 events each (34 ms). A commit is never cut."""
+"""Payload bytes that are folded before others have the event loop: 3 ms with a model in YAML. So much is more than 256 commits of one event (51 KB),
+which a consumer's reader hands over at once, and an eighth of as many of 32 events each (34 ms). A commit is never cut."""
 
 SNAPSHOT_TRIES: Final = 3
 """Tries of one replay to read its snapshots, before it goes through the whole log: a lost answer is worth another one, and a stream that stays dead
@@ -104,22 +105,23 @@ async def catch_up(history: History, actor: ActorId, events: CommitLog, head: St
 async def _read_slices(actor: ActorId, events: CommitLog, head: StoredCommit, from_n: int) -> AsyncIterator[Sequence[StoredCommit]]:
     """Yield commits as `read_commits` does, those of a large batch in slices with a turn of the loop behind each."""
     async for commits in events.read_commits(actor, head, from_n=from_n):
-        if sum([len(commit.payload) for commit in commits]) <= FOLD_BYTES:
+        sizes = sizes_of(commits)
+        if sum(sizes) <= FOLD_BYTES:
             yield commits
             continue
-        for piece in _cut(commits):
+        for piece in _cut(commits, sizes):
             yield piece
             await asyncio.sleep(0)
 
 
-def _cut(commits: Sequence[StoredCommit]) -> Iterator[Sequence[StoredCommit]]:
+def _cut(commits: Sequence[StoredCommit], sizes: Sequence[int]) -> Iterator[Sequence[StoredCommit]]:
     """Cut commits into pieces of at most `FOLD_BYTES`, or of one commit."""
-    start = size = 0
-    for place, commit in enumerate(commits):
-        if size and size + len(commit.payload) > FOLD_BYTES:
+    start = total = 0
+    for place, size in enumerate(sizes):
+        if total and total + size > FOLD_BYTES:
             yield commits[start:place]
-            start, size = place, 0
-        size += len(commit.payload)
+            start, total = place, 0
+        total += size
     yield commits[start:]
 
 

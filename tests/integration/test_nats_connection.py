@@ -16,6 +16,7 @@ from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.message import Message
 from aether_nats.settings import NatsSettings
+from tests.integration.links import CutLink
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])]
 
@@ -330,6 +331,24 @@ async def test_closing_ends_requests_and_may_be_repeated(fast: bool) -> None:
         with pytest.raises(Disconnected, match="closed"):
             connection.publish("a", b"")
         assert connection.is_closed
+
+
+async def test_closing_just_when_the_link_is_lost_is_no_cancellation(fast: bool) -> None:
+    """Nobody has cancelled the caller: nats-py has its own try to reconnect, which waits for the same socket."""
+    async with EmbeddedServer.start() as server:
+        for turns in range(12):
+            async with CutLink.to(server.port) as link:
+                connection = await NatsConnection.open(NatsSettings(servers=(link.url,), fast=fast))
+                await connection.flush()
+                lost = asyncio.Event()
+                connection.on_disconnect(lost.set)
+                await link.cut()
+                async with asyncio.timeout(10):
+                    await lost.wait()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await connection.close()
+                assert connection.is_closed
 
 
 async def test_what_was_published_before_closing_is_delivered(fast: bool) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from aether_api.errors import JetStreamError, StreamUnavailable, WrongLastSequence
+from aether_api.errors import JetStreamError, RequestTimeout, StreamUnavailable, WrongLastSequence
 from aether_api.headers import EXPECTED_SEQUENCE, encode_headers
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import READS_IN_FLIGHT_MAX, JetStream
 from aether_nats.jetstream_wire import ERROR_STREAM_EXISTS, StoredMessage, StreamConfig, stored_of
+from aether_nats.pull import Pull, Pulled
 from aether_nats.settings import NatsSettings
 from tests.simulation.sockets import SocketServer
 
@@ -133,6 +135,61 @@ async def test_a_batch_is_read_from_a_sequence_with_what_is_left(fast: bool | No
         assert (payloads(first), left) == ([b"0", b"1", b"2", b"3"], 6)
         assert (payloads(rest), none_left) == ([b"%d" % number for number in range(4, 10)], 0)
         assert await js.read_batch("S", "s.none", 0, 4) == ([], 0)
+
+
+async def fill(js: JetStream, count: int) -> None:
+    for number in range(count):
+        await js.publish("s.a", b"%d" % number, expect(2 * number - 1 if number else 0))
+        await js.publish("s.b", b"other")
+
+
+async def take_all(pull: Pull) -> list[Pulled]:
+    taken: list[Pulled] = []
+    while pulled := await pull.take():
+        taken.append(pulled)
+    return taken
+
+
+async def test_a_consumer_delivers_what_was_asked_for_and_is_gone_when_it_is_closed(fast: bool | None) -> None:
+    async with jetstream(fast=fast) as js:
+        await fill(js, 60)
+        pull = await js.open_pull("S", "s.a", 20, 45)
+        taken = await take_all(pull)
+        assert [sequence for pulled in taken for sequence in pulled.sequences] == list(range(21, 111, 2))
+        assert [payload for pulled in taken for payload in pulled.payloads] == [b"%d" % number for number in range(10, 55)]
+        assert all(b"\r\nAether-Commit: after-" in raw for pulled in taken for raw in pulled.raw_headers)
+        assert not await pull.take()
+        consumer = pull.consumer
+        pull.close()
+        assert b'"success":true' not in (await js.connection.request(f"$JS.API.CONSUMER.DELETE.S.{consumer}", b"")).payload.replace(b" ", b"")
+
+
+async def test_a_consumer_that_has_less_than_was_asked_for_says_so_in_time(fast: bool | None) -> None:
+    async with jetstream(fast=fast) as js:
+        await fill(js, 3)
+        pull = await JetStream(js.connection, timeout_s=0.3).open_pull("S", "s.a", 1, 4)
+        assert len((await pull.take()).payloads) == 3
+        with pytest.raises((RequestTimeout, JetStreamError)):
+            await pull.take()
+        pull.close()
+
+
+async def test_a_consumer_that_somebody_deletes_ends_at_once(fast: bool | None) -> None:
+    async with jetstream(fast=fast) as js:
+        await fill(js, 3)
+        pull = await js.open_pull("S", "s.a", 1, 4)
+        assert len((await pull.take()).payloads) == 3
+        await js.connection.request(f"$JS.API.CONSUMER.DELETE.S.{pull.consumer}", b"")
+        async with asyncio.timeout(2):
+            with pytest.raises((JetStreamError, StreamUnavailable)):
+                await pull.take()
+        pull.close()
+
+
+async def test_a_stream_that_is_not_there_has_no_consumer(fast: bool | None) -> None:
+    async with jetstream(fast=fast) as js:
+        with pytest.raises(JetStreamError, match="not found"):
+            await js.open_pull("NONE", "s.a", 1, 1)
 
 
 async def test_a_purge_keeps_the_newest_or_what_is_not_below_a_sequence(fast: bool | None) -> None:

@@ -22,7 +22,7 @@ from unittest import mock
 
 from aether_api.errors import AetherError
 from aether_api.identity import ActorId, BootId, PodIdentity, PodUid, parse_actor_id
-from aether_nats import appends
+from aether_nats import appends, commit_reader, pull
 from aether_nats.connection import NatsConnection
 from aether_nats.heads import HeadComparison
 from aether_nats.inbox import Inbox
@@ -121,6 +121,7 @@ class World:
     Attributes:
         is_verbose: the trace also has what the runtime logs for debugging.
         worse: parts of the climate that are not left to the seed.
+        run_min: commits from which on a history is read through a consumer.
         batch_min: appends that wait for a batch, as where the server fsyncs each write; 0 where all go alone.
     """
 
@@ -147,6 +148,7 @@ class World:
         self.network = self.loop.network = Network(self.loop, self.broker, self.faults)
         self.operator = Operator(self, self.source("operator"))
         self.batch_min = self.source("batches").choice((0, 0, 1, 2))
+        self.run_min = self.source("runs").choice((commit_reader.RUN_MIN, 2, 8))
         self.journals: list[Journal] = []
         self.is_over = False
         self._boots = 0
@@ -169,7 +171,7 @@ class World:
         Raises:
             AssertionError: a promise was broken; `trace` says how it came to that.
         """
-        with _keeping_logs(self), determined(self.loop, self.seed), _batching(self.batch_min):
+        with _keeping_logs(self), determined(self.loop, self.seed), _batching(self.batch_min), _reading_in_runs(self.run_min):
             try:
                 self.loop.run(self._live(), until_s=RUN_MAX_S)
             finally:
@@ -395,6 +397,13 @@ class _Keeper(logging.Handler):
 def _batching(batch_min: int) -> Iterator[None]:
     """Let so few appends travel together that the few actors of a run send batches."""
     with mock.patch.object(appends, "SINGLES_MAX", 1), mock.patch.object(appends, "BATCH_MIN", batch_min or appends.BATCH_MIN):
+        yield
+
+
+@contextmanager
+def _reading_in_runs(run_min: int) -> Iterator[None]:
+    """Let short histories be read as long ones are, a few commits at a time."""
+    with mock.patch.object(commit_reader, "RUN_MIN", run_min), mock.patch.object(pull, "ASKED_FIRST", 2), mock.patch.object(pull, "ASKED_MAX", 4):
         yield
 
 

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from aether_api.commit_index import NO_COMMITS, CommitIndex
+from aether_api.commit_run import CommitRun
 from aether_api.durable import NO_INBOX, InboxPosition, parse_inbox_position
 from aether_api.envelope import StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
@@ -95,6 +96,8 @@ class History:
         Raises:
             EventInvalid: a commit does not follow, or an event cannot be applied; the message names sequence and version.
         """
+        if isinstance(commits, CommitRun) and self._fold_whole(commits):
+            return commits.last_version - commits.first_version + 1
         folded = start = 0
         for place, commit in enumerate(commits):
             if commit.tombstone:
@@ -102,6 +105,34 @@ class History:
                 self._restart(commit)
                 start = place + 1
         return folded + self._fold_lives(commits[start:] if start else commits)
+
+    def _fold_whole(self, run: CommitRun) -> bool:
+        """Apply a run at once; False, and nothing is changed, where something in it does not fit: going through it commit by commit tells what."""
+        position = self.position
+        if run.first_version != position.version + 1 or run.first_n != position.index.n or run.incarnation != position.incarnation:
+            return False
+        state, version, apply, time, second, seconds = self.state, position.version, self.model.apply, "", 0, list[int]()
+        try:
+            batches = run.events()
+            for batch in batches:
+                for event in batch:
+                    version += 1
+                    if event.time != time:
+                        time = event.time
+                        second = parse_second(time)
+                    state = apply(state, event.type, bytes(event.data), time=time, version=version, schema_version=event.schema_version)
+                seconds.append(second)
+        except (InvalidEnvelope, PermanentError):
+            return False
+        self.state = state
+        forgotten = self.forgotten
+        if position.index.n + len(run) > forgotten.n or max(seconds) >= forgotten.second:
+            for n, (sequence, second, batch) in enumerate(zip(run.sequences, seconds, batches, strict=True), start=run.first_n):
+                if n >= forgotten.n or second >= forgotten.second:
+                    self.note_commands(sequence, second, [event.command_id for event in batch])
+        last = run[-1]
+        self.position = Position(version, last.sequence, position.index.extended(run.sequences), position.incarnation, last.id, normalise_time(time))
+        return True
 
     def _fold_lives(self, commits: Sequence[StoredCommit]) -> int:
         """Apply commits of one incarnation; index and position, which cost as much as an event, move once for all of them."""

@@ -13,6 +13,7 @@ import msgspec
 from aether_api.headers import encode_headers
 from aether_nats.jetstream_wire import ERROR_NO_MESSAGE, ERROR_NO_SEQUENCE, ERROR_STREAM_EXISTS, ERROR_STREAM_NOT_FOUND, StreamConfig
 from tests.simulation.server.broker import Broker, Publication, matches_subject, overlaps
+from tests.simulation.server.consumers import Consumers
 from tests.simulation.server.jetstream import JetStreamEngine, build_block, build_error, build_json, build_place, build_status
 from tests.simulation.server.stream import Stored, Stream
 
@@ -30,6 +31,7 @@ class ApiEngine(JetStreamEngine):
     def __init__(self, broker: Broker) -> None:
         super().__init__(broker)
         broker.engine = self
+        self._consumers = Consumers(broker)
 
     def take(self, publication: Publication) -> bool:
         """Store what a stream takes, answer what the API is asked."""
@@ -41,11 +43,19 @@ class ApiEngine(JetStreamEngine):
         self.write(stream, publication)
         return True
 
+    def end(self) -> None:
+        """Forget what is in memory only, consumers too."""
+        super().end()
+        self._consumers.forget_all()
+
     def _take_request(self, message: Publication) -> bool:
         verb, name = _split(message.subject.removeprefix(API))
         question: dict[str, Any] = json.loads(message.payload) if message.payload else {}
         if verb == "DIRECT.GET":
             return self._get_directly(name, question, message.reply)
+        if verb == "CONSUMER.MSG.NEXT":
+            stream_name, _, consumer = name.partition(".")
+            return self._consumers.pull(stream_name, consumer, question, message.reply)
         if verb == "STREAM.NAMES":
             self.broker.answer(message.reply, self._names(question))
         elif verb == "STREAM.CREATE":
@@ -55,6 +65,7 @@ class ApiEngine(JetStreamEngine):
         return True
 
     def _ask_leader(self, verb: str, name: str, question: dict[str, Any], message: Publication) -> None:
+        name, _, rest = name.partition(".")
         stream = self.streams.get(name)
         if stream is None:
             return self.broker.answer(message.reply, build_error(404, ERROR_STREAM_NOT_FOUND, "stream not found"))
@@ -77,6 +88,11 @@ class ApiEngine(JetStreamEngine):
                 answer = _build_message(_find_message(stream, question))
             case "STREAM.MSG.DELETE":
                 answer = self._delete(stream, question["seq"])
+            case "CONSUMER.CREATE":
+                self._consumers.create(stream, question["config"])
+                answer = build_json({"name": question["config"]["name"]})
+            case "CONSUMER.DELETE":
+                answer = build_json({"success": self._consumers.delete(name, rest)})
             case _:
                 answer = build_error(503, 10039, f"the simulated server does not know {verb}")
         return self.broker.answer(message.reply, answer)
@@ -136,7 +152,7 @@ class ApiEngine(JetStreamEngine):
 def _split(request: str) -> tuple[str, str]:
     """Return what is asked, and of which stream."""
     words = request.split(".")
-    length = 3 if words[:2] == ["STREAM", "MSG"] else 2
+    length = 3 if words[1] == "MSG" else 2
     return ".".join(words[:length]), ".".join(words[length:])
 
 

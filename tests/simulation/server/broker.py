@@ -148,6 +148,11 @@ class Broker:
         for message in messages:
             self.route(message)
 
+    def forward(self, inbox: str, message: Publication) -> None:
+        """Hand a message to who subscribed to an inbox, under its own subject: so consumers deliver."""
+        for subscription in self._find(inbox):
+            subscription.session.deliver(subscription.sid, message)
+
     def _find(self, subject: str) -> list[Subscription]:
         """Return who subscribed; most subjects are those of replies, so only subscriptions that begin alike are looked at."""
         tokens = tuple(subject.split("."))

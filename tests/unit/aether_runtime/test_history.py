@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from aether_api import headers
+from aether_api import commit_run, headers
 from aether_api.commit_index import CommitIndex
+from aether_api.commit_run import CommitRun
 from aether_api.durable import NO_INBOX, InboxPosition
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, build_tombstone, decode_commit, encode_commit, encode_event, encode_fields, join_events
 from aether_api.errors import EventInvalid
 from aether_api.identity import Epoch
-from aether_api.messages import parse_time
+from aether_api.messages import format_time, parse_time
 from aether_runtime.core.group import Now, decide_group
-from aether_runtime.core.history import History
+from aether_runtime.core.history import NOTHING_FORGOTTEN, Forgotten, History
 from tests.histories.bank import ALICE, compile_account, fields_of
 from tests.histories.hostile import NESTED
 
@@ -186,3 +187,67 @@ def test_a_run_that_breaks_leaves_what_came_before(bad: int) -> None:
     with pytest.raises(EventInvalid, match=f"sequence {commits[bad].sequence}"):
         history.fold_run([*commits[:bad], replace(commits[bad], payload=b"garbage"), *commits[bad + 1 :]])
     assert describe(history) == describe(expected)
+
+
+def build_columns(commits: list[Commit], first_sequence: int) -> CommitRun:
+    encoded = [encode_commit(commit) for commit in commits]
+    blocks = [headers.FIRST_LINE + b"\r\n" + lines + b"\r\n" for lines, _ in encoded]
+    run = commit_run.build_run([first_sequence + place for place in range(len(commits))], blocks, [payload for _, payload in encoded])
+    assert run is not None
+    return run
+
+
+def build_long_run(sizes: list[int], *, spacing_s: float = 1.0) -> CommitRun:
+    """Return deposits, so many in each commit, that come after the commit at sequence 9."""
+    writer = History.empty(compile_account())
+    writer.fold_commit(store(commit_after(writer, ("Opened", {"owner": "alice"})), 9))
+    commits: list[Commit] = []
+    for n, size in enumerate(sizes):
+        commits.append(commit_after(writer, *[("Deposited", {"amount": n + 1})] * size, time=format_time(parse_time(TIME).timestamp() + spacing_s * n)))
+        writer.fold_commit(store(commits[-1], 10 + n))
+    return build_columns(commits, 10)
+
+
+def open_history() -> History:
+    history = History.empty(compile_account())
+    history.fold_commit(store(commit_after(history, ("Opened", {"owner": "alice"})), 9))
+    return history
+
+
+@pytest.mark.parametrize("sizes", [[1] * 60, [1, 3, 1, 2] * 15, [1]])
+@pytest.mark.parametrize("forgotten", [NOTHING_FORGOTTEN, Forgotten(1000, 1 << 32), Forgotten(20, 1 << 32), Forgotten(1000, int(parse_time(TIME).timestamp()) + 30)])
+def test_a_run_in_columns_gives_what_its_commits_give_one_by_one(sizes: list[int], forgotten: Forgotten) -> None:
+    run = build_long_run(sizes)
+    whole, single = open_history(), open_history()
+    whole.forgotten = single.forgotten = forgotten
+    assert whole.fold_run(run) == sum(sizes)
+    for commit in run:
+        single.fold_commit(commit)
+    assert describe(whole) == describe(single)
+
+
+@pytest.mark.parametrize("what", ["payload", "unknown event", "time", "life"])
+@pytest.mark.parametrize("bad", [0, 5, 11])
+def test_a_run_in_columns_that_breaks_leaves_what_came_before(what: str, bad: int) -> None:
+    run = build_long_run([1] * 12)
+    payloads, good = list(run.payloads), run.payloads[bad]
+    payloads[bad] = {
+        "payload": b"garbage",
+        "unknown event": good.replace(b"Deposited", b"Stolen"),
+        "time": good.replace(b"2026-07-01T", b"2026-07-91T"),
+        "life": good.replace(b'"id":"', b'"id":"1.'),
+    }[what]
+    run.payloads = payloads
+    history, expected = open_history(), open_history()
+    expected.fold_run(build_long_run([1] * 12)[:bad])
+    with pytest.raises(EventInvalid, match=f"sequence {10 + bad}"):
+        history.fold_run(run)
+    assert describe(history) == describe(expected)
+
+
+def test_a_run_in_columns_that_does_not_follow_is_refused() -> None:
+    for history in (History.empty(compile_account()), build_history()):
+        before = describe(history)
+        with pytest.raises(EventInvalid, match="should come next"):
+            history.fold_run(build_long_run([1] * 12))
+        assert describe(history) == before

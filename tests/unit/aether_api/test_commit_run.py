@@ -1,0 +1,167 @@
+"""Commits in a run: what a run gives is what its commits give one by one, and what does not follow is no run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from aether_api import headers
+from aether_api.commit_run import CommitRun, build_run, sizes_of
+from aether_api.envelope import Commit, build_tombstone, decode_commit, encode_commit
+from aether_api.errors import InvalidEnvelope
+from aether_api.identity import Epoch
+from tests.unit.aether_api.test_envelope import ACTOR, build_commit
+
+Row = tuple[int, bytes, bytes]
+
+
+def build_commits(sizes: Sequence[int], *, incarnation: int = 0, writers: Sequence[str] = ("p/b",)) -> list[Commit]:
+    """Build commits of so many events each, that follow each other."""
+    commits: list[Commit] = []
+    index, version, sequence = build_commit().index, 7, 15
+    for place, size in enumerate(sizes):
+        commits.append(
+            build_commit(version, size, id=f"c{place}", expected_sequence=sequence, index=index, incarnation=incarnation, pod=writers[place * len(writers) // len(sizes)])
+        )
+        version, sequence = version + size, sequence + 3
+        index = index.appended(sequence)
+    return commits
+
+
+def store(commits: Sequence[Commit]) -> list[Row]:
+    rows: list[Row] = []
+    for place, commit in enumerate(commits):
+        lines, payload = encode_commit(commit)
+        rows.append((18 + 3 * place, headers.FIRST_LINE + b"\r\n" + lines + b"\r\n", payload))
+    return rows
+
+
+def run_of(rows: Sequence[Row]) -> CommitRun | None:
+    return build_run([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+
+
+def expect_run(rows: Sequence[Row]) -> CommitRun:
+    run = run_of(rows)
+    assert run is not None
+    return run
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=9) | st.integers(1, 9).map(lambda count: [1] * count), st.integers(0, 2), st.integers(1, 2))
+def test_a_run_is_its_commits(sizes: list[int], incarnation: int, writers: int) -> None:
+    rows = store(build_commits(sizes, incarnation=incarnation, writers=["p/b", "q/b"][:writers]))
+    run, commits = expect_run(rows), [decode_commit(*row) for row in rows]
+    assert list(run) == commits
+    assert (run[-1], len(run), run.incarnation) == (commits[-1], len(commits), incarnation)
+    assert (run.first_n, run.first_version, run.last_version) == (commits[0].n, commits[0].first_version, commits[-1].last_version)
+    assert run.events() == [commit.events() for commit in commits]
+    assert sizes_of(run) == sizes_of(commits)
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=6), st.data())
+def test_a_part_of_a_run_is_a_run(sizes: list[int], data: st.DataObject) -> None:
+    rows = store(build_commits(sizes))
+    start = data.draw(st.integers(0, len(rows) - 1))
+    stop = data.draw(st.integers(start + 1, len(rows)))
+    run, part = expect_run(rows), expect_run(rows)[start:stop]
+    assert isinstance(part, CommitRun)
+    assert list(part) == list(run)[start:stop]
+    assert part.events() == run.events()[start:stop]
+    assert list(run[::-1]) == list(run)[::-1]
+    assert list(run[stop:start]) == []
+
+
+def lengthen(commits: list[Commit]) -> None:
+    commits[2] = replace(commits[2], last_version=commits[2].last_version + 1)
+
+
+def leave_out(commits: list[Commit]) -> None:
+    del commits[2]
+
+
+def skip_versions(commits: list[Commit]) -> None:
+    commits[2:] = [replace(commit, first_version=commit.first_version + 1, last_version=commit.last_version + 1) for commit in commits[2:]]
+
+
+def change_life(commits: list[Commit]) -> None:
+    commits[2] = replace(commits[2], incarnation=1)
+
+
+def set_reminder(commits: list[Commit]) -> None:
+    commits[2] = replace(commits[2], reminders="r:t")
+
+
+def settle(commits: list[Commit]) -> None:
+    commits[2] = replace(commits[2], inbox="1:1")
+
+
+def begin_anew(commits: list[Commit]) -> None:
+    commits[2] = build_tombstone(id="t", actor=ACTOR, expected_sequence=1, epoch=Epoch(4), pod="p/b", incarnation=1)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 5, [1, 2, 1, 2, 1]])
+@pytest.mark.parametrize("change", [lengthen, leave_out, skip_versions, change_life, set_reminder, settle, begin_anew])
+def test_what_does_not_follow_or_is_not_usual_is_no_run(sizes: list[int], change: Callable[[list[Commit]], None]) -> None:
+    commits = build_commits(sizes)
+    change(commits)
+    assert run_of(store(commits)) is None
+
+
+@pytest.mark.parametrize("sizes", [[1] * 5, [1, 2, 1, 2, 1]])
+def test_a_header_that_comes_twice_or_hides_another_makes_no_run(sizes: list[int]) -> None:
+    """Of two headers of one name the last counts, wherever it stands."""
+    for line in (b"Aether-Version: 1-9\r\n", b"Aether-Tombstone: 1\r\n", b"Aether-Inbox: 1:1\r\n"):
+        for front in (True, False):
+            rows = store(build_commits(sizes))
+            sequence, block, payload = rows[3]
+            changed = block.replace(b"NATS/1.0\r\n", b"NATS/1.0\r\n" + line) if front else block[:-2] + line + b"\r\n"
+            rows[3] = (sequence, changed, payload)
+            assert run_of(rows) is None, (line, front)
+
+
+def test_headers_that_are_not_ours_are_looked_over() -> None:
+    rows = [(sequence, block.replace(b"NATS/1.0\r\n", b"NATS/1.0\r\nNats-Batch-Id: x\r\n"), payload) for sequence, block, payload in store(build_commits([1] * 3))]
+    assert list(expect_run(rows)) == [decode_commit(*row) for row in rows]
+
+
+@pytest.mark.parametrize("sequences", [[1, 3, 2], [1, 1, 2]])
+def test_sequences_that_do_not_rise_make_no_run(sequences: list[int]) -> None:
+    rows = store(build_commits([1] * 3))
+    assert run_of([(sequence, *row[1:]) for sequence, row in zip(sequences, rows, strict=True)]) is None
+
+
+def test_nothing_is_no_run() -> None:
+    assert run_of([]) is None
+
+
+@pytest.mark.parametrize("sizes", [[1] * 4, [1, 2, 1, 2]])
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        {1: b"garbage"},
+        {1: b"[]"},
+        {1: b"{}"},
+        {1: b""},
+        {1: "2", 2: "1"},
+        {0: "3"},
+    ],
+)
+def test_events_that_are_not_those_of_the_headers_are_refused(sizes: list[int], payloads: dict[int, Any]) -> None:
+    rows = store(build_commits(sizes))
+    for place, payload in payloads.items():
+        rows[place] = (*rows[place][:2], rows[int(payload)][2] if isinstance(payload, str) else payload)
+    with pytest.raises(InvalidEnvelope):
+        expect_run(rows).events()
+
+
+def test_batches_that_only_together_are_whole_are_refused() -> None:
+    rows = store(build_commits([1, 1, 1]))
+    both = rows[0][2] + b"," + rows[1][2]
+    for first, second in ((both, b""), (both[:-1], both[-1:]), (rows[0][2][:-1], rows[1][2][1:])):
+        cut = [(*rows[0][:2], first), (*rows[1][:2], second), rows[2]]
+        with pytest.raises(InvalidEnvelope):
+            expect_run(cut).events()
