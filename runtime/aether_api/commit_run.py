@@ -80,16 +80,20 @@ class CommitRun(Sequence[StoredCommit]):
         return CommitRun(first, self._sizes[place], self.sequences[place], self._raw_headers[place], self.payloads[place])
 
 
-def build_run(sequences: Sequence[int], raw_headers: Sequence[bytes], payloads: Sequence[bytes]) -> CommitRun | None:
-    """Return commits as a run if all of them have their usual form and follow each other; None where that needs a closer look at each."""
+def build_run(sequences: Sequence[int], raw_headers: Sequence[bytes], payloads: Sequence[bytes], subject: bytes = b"") -> CommitRun | None:
+    """Return commits as a run if all of them have their usual form and follow each other; None where that needs a closer look at each.
+
+    Args:
+        subject: where it is given, the messages are answers of Direct Get, which must name it and the sequences.
+    """
     usual = match_usual_headers(raw_headers[0]) if raw_headers else None
-    if usual is None or not _rise(sequences):
+    if usual is None or not len(sequences) == len(raw_headers) == len(payloads) or not _rise(sequences):
         return None
     first_version, last_version, n, incarnation = map(int, usual.group(2, 3, 4, 9))
     first = (n, first_version, incarnation)
-    if first_version == last_version and _is_foretold(raw_headers, n, first_version):
+    if not subject and first_version == last_version and _is_foretold(raw_headers, n, first_version):
         return CommitRun(first, [1] * len(sequences), sequences, raw_headers, payloads)
-    sizes = _read_sizes(raw_headers, *first)
+    sizes = _read_sizes(sequences, raw_headers, subject, first)
     return None if sizes is None else CommitRun(first, sizes, sequences, raw_headers, payloads)
 
 
@@ -109,17 +113,21 @@ def _is_foretold(raw_headers: Sequence[bytes], n: int, version: int) -> bool:
     return True
 
 
-def _read_sizes(raw_headers: Sequence[bytes], n: int, version: int, incarnation: int) -> list[int] | None:
-    """Return how many events each commit holds; None if one is not usual or does not follow."""
+def _read_sizes(sequences: Sequence[int], raw_headers: Sequence[bytes], subject: bytes, first: tuple[int, int, int]) -> list[int] | None:
+    """Return how many events each commit holds; None if one is not usual, does not follow, or stands elsewhere."""
     sizes: list[int] = []
-    for raw in raw_headers:
+    n, version, incarnation = first
+    for sequence, raw in zip(sequences, raw_headers, strict=True):
         usual = match_usual_headers(raw)
         if usual is None:
             return None
-        first, last, *rest = map(int, usual.group(2, 3, 4, 9))
-        if first != version or last < first or rest != [n, incarnation]:
+        first_version, last_version, ordinal, life, place, named = usual.group(2, 3, 4, 9, 10, 11)
+        last = int(last_version)
+        if int(first_version) != version or last < version or int(ordinal) != n or int(life) != incarnation:
             return None
-        sizes.append(last - first + 1)
+        if subject and (place != subject or int(named) != sequence):
+            return None
+        sizes.append(last - version + 1)
         version = last + 1
         n += 1
     return sizes

@@ -27,6 +27,7 @@ from aether_api.identity import ActorId
 from aether_nats.deliveries import Unreadable
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage, stored_of
+from aether_nats.message import Message
 from aether_nats.pull import Pull, Pulled
 
 logger = logging.getLogger(__name__)
@@ -82,10 +83,16 @@ class CommitReader:
 
     async def read_sequences(self, actor: ActorId, sequences: Sequence[int]) -> list[StoredCommit | None]:
         """Read the actor's commits at some sequences; None where nothing stands, or another message."""
+        return await self._decode_each(actor, sequences, await self._ask(actor, sequences))
+
+    async def _ask(self, actor: ActorId, sequences: Sequence[int]) -> list[Message]:
+        return await self._js.messages_by_sequence(self._locate(actor)[0], sequences)
+
+    async def _decode_each(self, actor: ActorId, sequences: Sequence[int], answers: Sequence[Message]) -> list[StoredCommit | None]:
         stream, subject = self._locate(actor)
         wanted = subject.encode()
         found: dict[int, StoredCommit | None] = {}
-        for message in await self._js.messages_by_sequence(stream, sequences):
+        for message in answers:
             commit = decode_found_commit(message.raw_headers, message.payload, wanted)
             if commit is not None:
                 found[commit.sequence] = commit
@@ -196,12 +203,19 @@ class CommitReader:
 
     async def _read_each(self, actor: ActorId, sequences: Sequence[int], next_n: int, incarnation: int) -> AsyncIterator[Sequence[StoredCommit]]:
         """Yield the commits at some sequences, for as long as they are those from `next_n` on."""
+        subject = self._locate(actor)[1].encode()
         for start in range(0, len(sequences), BATCH_COMMITS):
-            commits = _check_run(await self.read_sequences(actor, sequences[start : start + BATCH_COMMITS]), next_n, incarnation)
-            if not commits:
-                return
-            yield commits
-            next_n += len(commits)
+            batch = sequences[start : start + BATCH_COMMITS]
+            answers = await self._ask(actor, batch)
+            run = build_run(batch, [answer.raw_headers for answer in answers], [answer.payload for answer in answers], subject)
+            if run is not None and run.first_n == next_n and run.incarnation == incarnation:
+                yield run
+            else:
+                commits = _check_run(await self._decode_each(actor, batch, answers), next_n, incarnation)
+                if not commits:
+                    return
+                yield commits
+            next_n += len(batch)
 
     async def _find_sequences(self, actor: ActorId, head: StoredCommit, from_n: int, blocks: list[Block] | None) -> tuple[list[int], list[Block]]:
         """Return the sequences of the next commits from `from_n` on, oldest first, and the blocks that follow.

@@ -15,7 +15,7 @@ import msgspec
 from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.commit_run import CommitRun
 from aether_api.durable import NO_INBOX, InboxPosition, parse_inbox_position
-from aether_api.envelope import StoredCommit
+from aether_api.envelope import Event, StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
 from aether_api.messages import normalise_time, parse_second
 from aether_model.model import Model, State
@@ -125,14 +125,20 @@ class History:
         except (InvalidEnvelope, PermanentError):
             return False
         self.state = state
-        forgotten = self.forgotten
-        if position.index.n + len(run) > forgotten.n or max(seconds) >= forgotten.second:
-            for n, (sequence, second, batch) in enumerate(zip(run.sequences, seconds, batches, strict=True), start=run.first_n):
-                if n >= forgotten.n or second >= forgotten.second:
-                    self.note_commands(sequence, second, [event.command_id for event in batch])
+        self.window.add_each(self._find_entries(run, batches, seconds))
         last = run[-1]
         self.position = Position(version, last.sequence, position.index.extended(run.sequences), position.incarnation, last.id, normalise_time(time))
         return True
+
+    def _find_entries(self, run: CommitRun, batches: Sequence[Sequence[Event]], seconds: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Return what the window must know of a run; `seconds` are the times of its commits."""
+        forgotten = self.forgotten
+        if run.first_n + len(run) <= forgotten.n and max(seconds) < forgotten.second:
+            return []
+        facts: Iterable[tuple[int, int, Sequence[Event]]] = zip(run.sequences, seconds, batches, strict=True)
+        if run.first_n < forgotten.n:
+            facts = (fact for n, fact in enumerate(facts, start=run.first_n) if n >= forgotten.n or fact[1] >= forgotten.second)
+        return [(hash_command_id(id), sequence, second) for sequence, second, batch in facts for id in dict.fromkeys([event.command_id for event in batch]) if id]
 
     def _fold_lives(self, commits: Sequence[StoredCommit]) -> int:
         """Apply commits of one incarnation; index and position, which cost as much as an event, move once for all of them."""

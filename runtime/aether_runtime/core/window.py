@@ -123,12 +123,16 @@ class CommandWindow:
 
     def add(self, command_id: str, sequence: int, time_s: float) -> None:
         """Note an accepted command and forget some that are too old; `time_s` is the event's unix time and never runs back."""
-        self.add_digests((hash_command_id(command_id),), sequence, int(time_s))
+        self.add_each(((hash_command_id(command_id), sequence, int(time_s)),))
 
     def add_digests(self, digests: Iterable[int], sequence: int, second: int) -> None:
         """Do the same for the `hash_command_id` of all commands of one commit."""
+        self.add_each((digest, sequence, second) for digest in digests)
+
+    def add_each(self, entries: Iterable[tuple[int, int, int]]) -> None:
+        """Do the same for `(hash, sequence, unix second)` entries, oldest first."""
         shards, pack = self._shards, _RECORD.pack
-        for digest in digests:
+        for digest, sequence, second in entries:
             place = digest >> _PLACE_BIT & self._mask
             shard = shards[place] if place < len(shards) else shards[place & self._mask >> 1]
             shard += pack(digest, sequence, second)

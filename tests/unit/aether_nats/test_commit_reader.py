@@ -6,14 +6,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from aether_api.commit_index import NO_COMMITS
-from aether_api.envelope import StoredCommit
+from aether_api.commit_index import NO_COMMITS, CommitIndex
+from aether_api.envelope import Commit, StoredCommit, encode_commit
 from aether_api.errors import InvalidEnvelope
+from aether_api.headers import FIRST_LINE, encode_headers
 from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_nats import commit_reader
 from aether_nats.commit_reader import BATCH_COMMITS, CommitReader
 from aether_nats.connection import NatsConnection
 from aether_nats.jetstream import JetStream
+from aether_nats.jetstream_wire import StoredMessage
+from aether_nats.message import Message
 
 ALICE = parse_actor_id("shop", "account", "alice")
 
@@ -21,23 +24,48 @@ DISTANCE = 100
 """Messages of others between two commits, far more than a run would be read over."""
 
 
-class FarApart(CommitReader):
-    """Reads an actor's history of commits that lie far apart; counts what it reads, and holds what it lacks for nothing."""
+STREAM, SUBJECT = "AETHER_shop_EVT_0", "aether.shop.evt.0.account.alice"
 
-    def __init__(self, count: int) -> None:
-        super().__init__(JetStream(NatsConnection.__new__(NatsConnection)), lambda _: ("", ""))
+
+class FarApartLog(JetStream):
+    """Holds an actor's commits far apart from each other, and counts what is read of it."""
+
+    def __init__(self, commits: Sequence[StoredCommit]) -> None:
+        super().__init__(NatsConnection.__new__(NatsConnection))
+        self.commits = commits
         self.asked: list[int] = []
         self.lost: frozenset[int] = frozenset()
+        self.step = 1
+
+    async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[Message]:
+        self.asked.append(len(sequences))
+        return [self._answer(sequence // DISTANCE - 1) for sequence in sequences][:: self.step]
+
+    async def leader_message(self, stream: str, sequence: int) -> StoredMessage | None:
+        return None
+
+    def _answer(self, n: int) -> Message:
+        if n in self.lost:
+            return Message(b"", b"", b"NATS/1.0 404 Message Not Found\r\n\r\n", b"")
+        found = self.commits[n]
+        index = CommitIndex(n, found.index_text)
+        lines, payload = encode_commit(Commit(found.id, ALICE, 0, n + 1, n + 1, index, found.epoch, found.pod, found.model, found.payload))
+        place = encode_headers({"Nats-Stream": STREAM, "Nats-Subject": SUBJECT, "Nats-Sequence": str(found.sequence), "Nats-Time-Stamp": "2026-07-01T12:00:00Z"})
+        return Message(b"", b"", FIRST_LINE + b"\r\n" + lines + place + b"\r\n", payload)
+
+
+class FarApart(CommitReader):
+    """Reads an actor's history of commits that lie far apart."""
+
+    def __init__(self, count: int) -> None:
         index = NO_COMMITS
         self.commits: list[StoredCommit] = []
         for n in range(count):
             sequence = (n + 1) * DISTANCE
             self.commits.append(StoredCommit(f"c{n}", sequence, n, index.text, n + 1, n + 1, Epoch(1), "", "", 0, False, b"[]"))
             index = index.appended(sequence)
-
-    async def read_sequences(self, actor: ActorId, sequences: Sequence[int]) -> list[StoredCommit | None]:
-        self.asked.append(len(sequences))
-        return [None if sequence // DISTANCE - 1 in self.lost else self.commits[sequence // DISTANCE - 1] for sequence in sequences]
+        self.log = FarApartLog(self.commits)
+        super().__init__(self.log, lambda _: (STREAM, SUBJECT))
 
     async def walk(self, actor: ActorId, end: int) -> list[StoredCommit]:
         return [commit for commit in self.commits if commit.sequence < end]
@@ -60,8 +88,15 @@ async def test_each_window_continues_where_the_one_before_ended(monkeypatch: pyt
 async def test_a_history_of_one_window_costs_one_round_for_each_level_and_batch(count: int, rounds: int, reads: int) -> None:
     reader = FarApart(count)
     await reader.read()
-    assert (len(reader.asked), sum(reader.asked)) == (rounds, reads)
-    assert max(reader.asked) <= BATCH_COMMITS
+    assert (len(reader.log.asked), sum(reader.log.asked)) == (rounds, reads)
+    assert max(reader.log.asked) <= BATCH_COMMITS
+
+
+async def test_answers_that_come_in_another_order_are_put_right() -> None:
+    reader = FarApart(1057)
+    reader.log.step = -1
+    assert await reader.read() == list(range(1057))
+    assert reader.scans == 0
 
 
 async def test_commits_are_told_before_all_of_a_long_history_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,13 +104,13 @@ async def test_commits_are_told_before_all_of_a_long_history_is_found(monkeypatc
     reader = FarApart(20_000)
     first = await anext(reader.read_commits(ALICE, reader.commits[-1]))
     assert [commit.n for commit in first] == list(range(BATCH_COMMITS))
-    assert sum(reader.asked) < 400
+    assert sum(reader.log.asked) < 400
 
 
 async def test_a_commit_that_the_index_promises_and_the_log_lacks_is_looked_for_by_one_scan_which_begins_where_reading_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit_reader, "WINDOW_COMMITS", 32)
     reader = FarApart(2000)
-    reader.lost = frozenset({1500})
+    reader.log.lost = frozenset({1500})
     read: list[int] = []
     with pytest.raises(InvalidEnvelope, match="commit 1"):
         async for batch in reader.read_commits(ALICE, reader.commits[-1]):
