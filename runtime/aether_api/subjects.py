@@ -17,6 +17,7 @@ other module ever formats or splits a subject. Layout (design: streams and subje
     aether.<ns>.operator.<process>.ping           one process of the operator, in the operator's own namespace
     aether.<ns>.assign.<pool>.<podUID>            the operator tells a pod what to adopt and release
     aether.<ns>.hb.<pool>.<podUID>                heartbeats of a pod
+    aether.<ns>.report.<podUID>                   what a pod says of new actors before their resources show where they are
     aether.<ns>.status.<model>.<id>               asks every pod what it does for an actor; wakes nobody
     aether.<ns>.status.pods                       asks every pod how it is
 
@@ -221,6 +222,16 @@ def heartbeat_wildcard(namespace: str = "*") -> str:
     return f"{ROOT}.{namespace}.hb.*.*"
 
 
+def report_subject(namespace: str, pod_uid: PodUid) -> str:
+    """Return the subject on which a pod says how its new actors are."""
+    return f"{ROOT}.{namespace}.report.{pod_uid}"
+
+
+def report_wildcard(namespace: str = "*") -> str:
+    """Return the subject of what all pods of a namespace, or of all, say of new actors."""
+    return f"{ROOT}.{namespace}.report.*"
+
+
 def actor_status_subject(actor: ActorId) -> str:
     """Return the subject on which every pod says what it does for an actor."""
     return f"{ROOT}.{actor.namespace}.status.{actor.model}.{actor.id}"
@@ -296,6 +307,12 @@ def parse_heartbeat_subject(subject: str) -> tuple[str, PoolName, PodUid]:
     """Return namespace, pool and pod UID of a heartbeat, or raise `InvalidName`."""
     tokens = _tokens(subject, "hb", 5)
     return tokens[1], PoolName(tokens[3]), PodUid(tokens[4])
+
+
+def parse_report_subject(subject: str) -> tuple[str, PodUid]:
+    """Return the namespace and the pod that says how its new actors are, or raise `InvalidName`."""
+    tokens = _tokens(subject, "report", 4)
+    return tokens[1], PodUid(tokens[3])
 
 
 def parse_status_subject(subject: str) -> ActorId | None:

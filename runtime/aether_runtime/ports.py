@@ -296,6 +296,11 @@ class ActorReport:
             told.append(("Fenced", "True", reason))
         return told
 
+    @property
+    def is_well(self) -> bool:
+        """Whether the actor runs, its version is known, and there is nothing else to say."""
+        return self.phase is ActorPhase.READY and self.version is not None and not self.fenced_by and self.snapshot_problem is None
+
     def agrees_with(self, shown: ShownStatus) -> bool:
         """Whether a status tells the same."""
         told = (self.phase, self.version, self.snapshot_version, self.told_epoch, frozenset(self.conditions))
@@ -312,6 +317,10 @@ class ReportSink(Protocol):
             RetryableError: it should be tried again.
             PermanentError: it will never be taken.
         """
+        ...
+
+    def say(self, report: ActorReport) -> None:
+        """Let those know of a first report who may write it sooner than this process; it may get lost."""
         ...
 
     def forget(self, actor: ActorId) -> None:

@@ -73,7 +73,7 @@ async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
         layout = await ensure_streams(connection, settings.namespace, StreamPlan(settings.event_partitions, settings.event_replicas))
         js = JetStream(connection)
         pod = settings.build_identity()
-        source, sink = await _build_adapters(settings, pod.uid, stack)
+        source, sink = await _build_adapters(settings, pod.uid, connection, stack)
         sleep = SleepConfig(settings.actors_per_pod, settings.on_demand_idle_s, partial(read_memory, settings.memory_limit_bytes))
         config = RuntimeConfig(
             settings.namespace,
@@ -111,7 +111,7 @@ async def _serve_http(port: int, connection: NatsConnection, runtime: Runtime) -
     return await serve_probes(port, lambda: connection.is_connected, build_renderer(build_registry(runtime.metrics)))
 
 
-async def _build_adapters(settings: RuntimeSettings, pod_uid: PodUid, stack: AsyncExitStack) -> tuple[ActorSource, ReportSink]:
+async def _build_adapters(settings: RuntimeSettings, pod_uid: PodUid, connection: NatsConnection, stack: AsyncExitStack) -> tuple[ActorSource, ReportSink]:
     if settings.source == "folder":
         if settings.folder is None:
             raise SettingsInvalid("AETHER_FOLDER is not set")
@@ -119,10 +119,11 @@ async def _build_adapters(settings: RuntimeSettings, pod_uid: PodUid, stack: Asy
     if settings.source == "none":
         return OnDemandSource(), LatestReports()
     from aether_kube.client import KubeClient  # only here, so that the runtime without Kubernetes does not load its client
+    from aether_runtime.adapters.first_reports import ReportingPod
     from aether_runtime.adapters.kubernetes import KubernetesSink, KubernetesSource
 
     client = await stack.enter_async_context(await KubeClient.open())
-    return KubernetesSource(client, settings.namespace, pod_uid), KubernetesSink(client)
+    return KubernetesSource(client, settings.namespace, pod_uid), KubernetesSink(client, ReportingPod(connection, settings.namespace, pod_uid).tell)
 
 
 def _calm_collector() -> None:

@@ -5,7 +5,8 @@ A version is written when it has been quiet for a second, else the longest waiti
 not wait for it: they have a larger budget of their own. An equal report is not written again, so an idle process writes nothing.
 
 A pod hears of its placement over NATS before the resource shows it, and until then its status is not its to write: the API server
-would refuse it, once a second for each of thousands. So reports of an actor that was only assigned are held until its source shows it.
+would refuse it, once a second for each of thousands. So reports of an actor that was only assigned are held until its source shows it. The first
+that says all is well is told to the operator meanwhile, who may write it together with the placement; if the source then shows it, it is not written again.
 
 A status may tell something else than was written last, and `see` writes it again then; revisions (resourceVersions) tell which write
 was later. The operator overwrites phase and readiness when it changes a placement, and since pods hear of placements over NATS first,
@@ -100,6 +101,17 @@ class ReportQueue:
         _, report = self._held.pop(actor, (now_s, None))
         if report is not None:
             self.put(report, now_s)
+
+    def is_held(self, actor: ActorId) -> bool:
+        """Whether reports of the actor are held back."""
+        return actor in self._held
+
+    def settle(self, report: ActorReport, now_s: float) -> None:
+        """Take note that somebody else wrote a report of ours; a newer one waits on."""
+        self.note_written(report)
+        waiting = self._urgent.pop(report.desired.actor, None)
+        if waiting is not None:
+            self.put(waiting, now_s)
 
     def take_overdue(self, now_s: float) -> list[ActorId]:
         """Return the actors that were held for `HELD_S`, and hold them for as long again."""
@@ -207,6 +219,7 @@ class Reporter:
         self._unjudged: dict[ActorId, ShownStatus] = {}
         self._shown: dict[ActorId, Epoch] = {}
         self._awaited: dict[ActorId, Epoch] = {}
+        self._said: dict[ActorId, ActorReport] = {}
         self.written = self.retried = self.refused = 0
 
     @property
@@ -216,13 +229,18 @@ class Reporter:
 
     def report(self, report: ActorReport) -> None:
         """Take a report; never waits."""
+        actor = report.desired.actor
         self._queue.put(report, self._loop.time())
         self._wake.set()
+        if report.is_well and self._queue.is_held(actor) and actor not in self._said:
+            self._said[actor] = report
+            self._sink.say(report)
 
     def hold(self, actor: ActorId, epoch: Epoch) -> None:
         """Write nothing about an actor until its placement of this epoch is shown."""
         if self._shown.get(actor, UNSHOWN) < epoch:
             self._awaited[actor] = max(epoch, self._awaited.get(actor, UNSHOWN))
+            self._said.pop(actor, None)
             self._queue.hold(actor, self._loop.time())
 
     def show(self, actor: ActorId, epoch: Epoch) -> None:
@@ -243,6 +261,7 @@ class Reporter:
         self._sink.forget(actor)
         self._shown.pop(actor, None)
         self._awaited.pop(actor, None)
+        self._said.pop(actor, None)
         self._writing.pop(actor, None)
         self._written_at.pop(actor, None)
         self._seen_at.pop(actor, None)
@@ -253,6 +272,10 @@ class Reporter:
         if shown.revision < self._seen_at.get(actor, 0):
             self._written_at.pop(actor, None)  # etcd was restored from a backup, and counts on from there
         self._seen_at[actor] = shown.revision
+        said = self._said.pop(actor, None) if not self._queue.is_held(actor) else None
+        if said is not None and actor not in self._writing and said.agrees_with(shown):
+            self._queue.settle(said, self._loop.time())
+            self._written_at[actor] = shown.revision
         self._unjudged[actor] = shown
         if actor not in self._writing:
             self._judge(actor)

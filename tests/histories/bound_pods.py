@@ -128,6 +128,10 @@ class Overheard:
         self.written.append(report)
         return revision
 
+    def say(self, report: ActorReport) -> None:
+        """Have the sink tell a first report."""
+        self.sink.say(report)
+
     def forget(self, actor: ActorId) -> None:
         """Have the sink forget an actor."""
         self.sink.forget(actor)

@@ -12,6 +12,8 @@ from aether_api.control import (
     AssignmentItem,
     AssignmentReply,
     AssignmentResult,
+    FirstReport,
+    FirstReports,
     Heartbeat,
     HeldActor,
     HeldPage,
@@ -23,7 +25,7 @@ from aether_api.control import (
 )
 from aether_api.errors import AetherError
 from aether_api.identity import PodUid, PoolName
-from aether_api.subjects import assign_subject, heartbeat_subject, held_subject, ping_subject
+from aether_api.subjects import assign_subject, heartbeat_subject, held_subject, ping_subject, report_subject
 from aether_kube.connection import anonymous_connection
 from aether_kube.documents import JsonObject, objects_at, text_at
 from aether_kube.kinds import ACTOR_MODELS, ACTOR_POOLS, ACTORS, PODS
@@ -55,7 +57,11 @@ MODEL: JsonObject = {"commands": {"Open": {"emits": [{"event": "Opened"}]}}, "ev
 
 @dataclass
 class FakePod:
-    """A process of a pod: heartbeats, and takes every assignment but the next few that it `ignores`."""
+    """A process of a pod: heartbeats, and takes every assignment but the next few that it `ignores`.
+
+    Attributes:
+        says: what it says of an actor that it adopts, before the resource shows it; None for nothing.
+    """
 
     connection: NatsConnection
     name: str
@@ -69,6 +75,7 @@ class FakePod:
     refuses_below: int = 0
     ignores: int = 0
     mute: bool = False
+    says: Callable[[AssignmentItem], FirstReport | None] = lambda item: None
     state: PodState = "ready"
     subscriptions: list[Subscription] = field(default_factory=list[Subscription])
 
@@ -121,6 +128,10 @@ class FakePod:
         verdicts = [self._take(item) if current else "stale" for item in assignment.items]
         results = tuple(AssignmentResult(item.name, verdict, self.refuses_below) for item, verdict in zip(assignment.items, verdicts, strict=True))
         self._send(message.reply, encode(AssignmentReply(self.term, self.boot_id, results)))
+        adopted = [item for item, verdict in zip(assignment.items, verdicts, strict=True) if item.action == "adopt" and verdict == "done"]
+        said = tuple(report for item in adopted if (report := self.says(item)) is not None)
+        if said:
+            self._send(report_subject(NAMESPACE, self.uid), encode(FirstReports(self.uid, said)))
 
     def _take(self, item: AssignmentItem) -> Verdict:
         if item.epoch < self.refuses_below:

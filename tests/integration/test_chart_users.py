@@ -118,7 +118,7 @@ async def test_a_client_without_credentials_changes_nothing_that_is_not_a_comman
         await runtime.flush()
         for kind in ("evt.0.account.x", "snap.account.x.fold", "reminder.account.x.dun.t", "dead.account.x"):
             assert await is_denied(client, f"aether.{NAMESPACE}.{kind}", b"x"), kind
-        for kind in ("stored.account.x", "wake.account.x", "assign.default.pod", "hb.default.pod", "pod.uid.held", "operator.p.ping"):
+        for kind in ("stored.account.x", "wake.account.x", "assign.default.pod", "hb.default.pod", "report.pod", "pod.uid.held", "operator.p.ping"):
             client.publish(f"aether.{NAMESPACE}.{kind}", b"x")
         for api in ("CREATE.X", f"PURGE.{layout.inbox_stream}", f"DELETE.{layout.event_streams[0]}", f"UPDATE.{layout.snapshot_stream}", f"MSG.DELETE.{layout.inbox_stream}"):
             assert await is_denied(client, f"$JS.API.STREAM.{api}", b"{}"), api

@@ -201,5 +201,8 @@ class Sink:
         known[actor] = max(report.fenced_by, known.get(actor, Epoch(0)))
         return 0
 
+    def say(self, report: ActorReport) -> None:
+        """Do nothing: placements are shown at once."""
+
     def forget(self, actor: ActorId) -> None:
         """Keep what the operator knows."""

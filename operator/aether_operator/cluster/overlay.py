@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from aether_api.control import FirstReport
+from aether_api.identity import PodUid
 from aether_kube.store import ObjectKey
 from aether_operator.planning.relevance import matters
 from aether_operator.planning.snapshot import ActorView
@@ -21,12 +23,14 @@ class Entry:
     Attributes:
         base: resourceVersion that the decision was made on.
         written: resourceVersion of the write; None while it is under way.
+        report: what the pod says meanwhile of an actor that is new to it.
     """
 
     uid: str
     status: DesiredStatus
     base: int
     written: int | None = None
+    report: FirstReport | None = None
 
 
 class Overlay:
@@ -56,6 +60,26 @@ class Overlay:
         entry = self._entries.get(key)
         if entry is not None and entry.status is status:
             self._entries[key] = replace(entry, written=resource_version)
+
+    def hear(self, key: ObjectKey, pod_uid: PodUid, report: FirstReport) -> bool:
+        """Keep what a pod says of an actor until the decision that gave it the actor is written; False if there is no such decision."""
+        entry = self._entries.get(key)
+        placement = entry.status.placement if entry is not None and entry.written is None and entry.uid == report.uid else None
+        if entry is None or placement is None or placement.pod_uid != pod_uid or placement.epoch != report.status.reported_epoch:
+            return False
+        self._entries[key] = replace(entry, report=report)
+        return True
+
+    def find_report(self, key: ObjectKey) -> FirstReport | None:
+        """Return what the pod says of an actor whose placement is not written yet."""
+        entry = self._entries.get(key)
+        return entry.report if entry is not None else None
+
+    def forget_report(self, key: ObjectKey) -> None:
+        """Let the pod write its report itself."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._entries[key] = replace(entry, report=None)
 
     def drop(self, key: ObjectKey, status: DesiredStatus | None = None) -> None:
         """Give a decision up; with a status only that very one."""

@@ -4,6 +4,9 @@ The pods are told first, so a new owner may have reported before the placement i
 write therefore names the resourceVersion that it was built on; where that is no longer the newest, the Actor is read and the
 write built anew: with the phase and `Ready=Unknown` while the owner is silent, without them once it has spoken for this epoch.
 
+The first status of an Actor waits a moment for what the pod says of it over NATS, and is written with that in one go: of two writes of 5 ms for
+each new actor, one is saved, and with it half of what ten thousand new ones cost the API server.
+
 Writes wait by name, so a newer decision takes the place of an older one, and a decision that no longer stands is not written.
 Failures come back. What the API server refuses for good comes back, too, after a growing wait: the pods were told, so the decision stands,
 and decided anew at once it would be refused as often as plans can be made. It is given up, and the next plan decides anew, only once the
@@ -20,13 +23,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
+
 from aether_api import logs
+from aether_api.control import FirstReport
 from aether_api.errors import KubeConflict, KubeForbidden, KubeInvalid, KubeNotFound, KubeUnavailable
+from aether_api.identity import PodUid
 from aether_api.v1alpha1.meta import Condition
 from aether_kube.backoff import Backoff
 from aether_kube.client import KubeClient
 from aether_kube.conditions import condition_document, settle_conditions
-from aether_kube.documents import JsonObject, object_at
+from aether_kube.documents import JsonObject, object_at, objects_at, text_at
 from aether_kube.kinds import ACTORS
 from aether_kube.kube_events import Involved, KubeEvent, KubeEventRecorder
 from aether_kube.store import ObjectKey, resource_version_of
@@ -52,6 +59,11 @@ FORBIDDEN_RETRY_S: Final = 10.0
 
 REFUSED_RETRY: Final = Backoff(first_s=1.0, max_s=180.0)
 """From a cache that is behind to a resource that breaks the rules of its CRD, which only a person mends: 10,000 of them cost 60 writes a second."""
+
+REPORT_WAIT_S: Final = 0.1
+"""Seconds for which the first status of an Actor waits for what its pod says of it: a short history is replayed in a tenth of that, and nobody sees the rest."""
+
+REPLAYED: Final = "Replayed"
 
 _QUIET_REASONS: Final = frozenset({"Suspended", "Deleting"})
 
@@ -87,10 +99,19 @@ class StatusWriter:
         self.queue: KeyedQueue[ObjectKey] = KeyedQueue("status", self._write, workers=WRITES_AT_ONCE)
 
     def submit(self, actor: ActorView, status: DesiredStatus) -> None:
-        """Write a status soon, unless another one is decided meanwhile."""
-        if self._overlay.is_current(actor.key, status):
-            self._pending[actor.key] = (actor, status)
+        """Write a status soon, unless another one is decided meanwhile; that of a new actor, once its pod has said how it is, or a moment later."""
+        if not self._overlay.is_current(actor.key, status):
+            return
+        self._pending[actor.key] = (actor, status)
+        if is_first(actor, status) and self._overlay.find_report(actor.key) is None:
+            self.queue.add_later(actor.key, REPORT_WAIT_S)
+        else:
             self.queue.add(actor.key)
+
+    def hear(self, key: ObjectKey, pod_uid: PodUid, report: FirstReport) -> None:
+        """Take what a pod says of an actor that is new to it, to be written with its placement; what comes too late or from elsewhere is left to the pods."""
+        if self._overlay.hear(key, pod_uid, report) and key in self._pending:
+            self.queue.add(key)
 
     async def _write(self, key: ObjectKey) -> None:
         pending = self._pending.get(key)
@@ -116,10 +137,12 @@ class StatusWriter:
         raise KubeUnavailable("the Actor changes faster than its status can be written")
 
     async def _apply_once(self, actor: ActorView, status: DesiredStatus) -> bool:
-        document = build_status_document(actor, status, now=datetime.now(UTC))
         path = ACTORS.path(actor.key.namespace, actor.key.name, "status")
+        report = self._overlay.find_report(actor.key) if is_first(actor, status) else None
         try:
-            answer = await self._client.apply(path, document, field_manager=MANAGER)
+            if report is not None and await self._write_first(path, actor, status, report):
+                return True
+            answer = await self._client.apply(path, build_status_document(actor, status, now=datetime.now(UTC)), field_manager=MANAGER)
         except KubeNotFound as exc:
             raise _build_gone(actor) from exc
         except KubeInvalid as exc:
@@ -128,6 +151,18 @@ class StatusWriter:
         except KubeForbidden as exc:
             # Rights may be given later, and until then the decision stands: the pods know it.
             raise KubeUnavailable(f"may not write statuses: {exc}", retry_after_s=FORBIDDEN_RETRY_S) from exc
+        self._overlay.note_written(actor.key, status, resource_version_of(answer))
+        return True
+
+    async def _write_first(self, path: str, actor: ActorView, status: DesiredStatus, report: FirstReport) -> bool:
+        """Write placement and report at once; False if that is refused, and then the placement is written alone."""
+        document = build_first_document(actor, status, report, now=datetime.now(UTC))
+        try:
+            answer = await self._client.patch_merge(path, document, field_manager=MANAGER)
+        except KubeInvalid as exc:
+            logger.warning("a first report was refused and is left to its pod", extra={logs.NAMESPACE: actor.key.namespace, logs.ACTOR_ID: actor.key.name, logs.REASON: str(exc)})
+            self._overlay.forget_report(actor.key)
+            return False
         self._overlay.note_written(actor.key, status, resource_version_of(answer))
         return True
 
@@ -175,6 +210,24 @@ def build_status_document(actor: ActorView, status: DesiredStatus, *, now: datet
         content["placement"] = {"pod": status.placement.pod, "podUID": status.placement.pod_uid, "epoch": int(status.placement.epoch)}
     document["status"] = content
     return document
+
+
+def build_first_document(actor: ActorView, status: DesiredStatus, report: FirstReport, *, now: datetime) -> JsonObject:
+    """Return the document that writes the first status of an Actor whole, as a merge patch.
+
+    It is no apply, since what an apply leaves out of what it once set is removed: the pod's fields would go with the operator's next one.
+    """
+    document = build_status_document(actor, status, now=now)
+    scheduled = [item for item in objects_at(document, "status", "conditions") if text_at(item, "type") not in (READY, REPLAYED)]
+    told: JsonObject = msgspec.to_builtins(report.status)
+    placement = object_at(document, "status", "placement")
+    document["status"] = {**told, "placement": placement, "conditions": [*scheduled, *map(msgspec.to_builtins, report.status.conditions)]}
+    return document
+
+
+def is_first(actor: ActorView, status: DesiredStatus) -> bool:
+    """Return whether a status is the first one of an Actor, of which nobody said anything yet, and gives it to a pod."""
+    return actor.placement is None and not actor.reported_epoch and status.placement is not None and status.placement.is_somewhere
 
 
 def _build_gone(actor: ActorView) -> KubeUnavailable:

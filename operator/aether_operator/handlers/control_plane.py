@@ -18,6 +18,7 @@ from aether_operator.cluster.assignments import Assigner
 from aether_operator.cluster.deletion_costs import DeletionCosts
 from aether_operator.cluster.detector import Detector
 from aether_operator.cluster.execute import Executor
+from aether_operator.cluster.first_reports import FirstReportListener
 from aether_operator.cluster.heartbeats import Heartbeats
 from aether_operator.cluster.observe import Listeners, Memory, Observer
 from aether_operator.cluster.purges import JetStreamPurger, Purges
@@ -57,6 +58,7 @@ class ControlPlane:
         self._recorder = KubeEventRecorder(client, Reporter(REPORTER, settings.namespace))
         self._detector = Detector(connection, outlook.heartbeats, observer, on_change=self.wake, ping_timeout_s=settings.ping_timeout_s)
         self._statuses = StatusWriter(client, memory.overlay, self._recorder, find=observer.actors.get, replan=self.wake)
+        self._first_reports = FirstReportListener(connection, settings.scopes, self._statuses.hear)
         self._purges = Purges(
             client, JetStreamPurger(connection, leadership.check), memory, self.wake, is_out_of_reach=lambda pool: observer.is_out_of_reach(pool, settings.nats_url)
         )
@@ -78,6 +80,7 @@ class ControlPlane:
             "executor": self._executor.run(),
             "reconciler": self._reconciler.run(),
             "statuses": self._statuses.queue.run(),
+            "first reports": self._first_reports.run(),
             "finalizers": self._purges.queue.run(),
             "deletion costs": self._costs.queue.run(),
             "actormodels": self._after_sync(self._models.queue.run),

@@ -1,7 +1,8 @@
 """The `Actor` resource: one event-sourced actor that the operator places and a runtime pod holds.
 
 `status` has two writers with a server-side-apply manager each: `aether-operator` (placement, Scheduled, and the phases
-while no pod holds the actor) and `aether-runtime` (everything else). An epoch rises on every change of placement, so a
+while no pod holds the actor) and `aether-runtime` (everything else). Only the first status of an Actor is written whole by the
+operator, if its pod has said by then how it is. An epoch rises on every change of placement, so a
 late writer can be told from the owner.
 """
 

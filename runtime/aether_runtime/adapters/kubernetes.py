@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
 from pydantic import ValidationError
 
 from aether_api import logs
-from aether_api.errors import InvalidName, KubeConflict, KubeForbidden, KubeNotFound, KubeUnavailable
+from aether_api.control import FirstReport
+from aether_api.errors import InvalidEnvelope, InvalidName, KubeConflict, KubeForbidden, KubeNotFound, KubeUnavailable
 from aether_api.identity import ActorId, Epoch, PodUid
 from aether_api.messages import make_encodable
 from aether_api.v1alpha1 import Actor, ActorModel, Condition
@@ -110,15 +112,16 @@ class _Told:
 class KubernetesSink:
     """Writes reports into `status`, each as the full set of fields of the manager."""
 
-    def __init__(self, client: KubeClient) -> None:
+    def __init__(self, client: KubeClient, tell: Callable[[FirstReport], None] | None = None) -> None:
+        """Make a sink; `tell` takes first reports to the operator, without it nobody hears of them."""
         self._client = client
+        self._tell = tell
         self._told: dict[ActorId, _Told] = {}
 
     async def write(self, report: ActorReport) -> int:
         """Apply one status and return its resourceVersion; conditions keep their transition times while this pod holds the actor."""
         desired = report.desired
-        told = self._told.setdefault(desired.actor, _Told())
-        conditions = settle_conditions(build_conditions(report), told.find(desired.uid), now=datetime.now(UTC))
+        told, conditions = self._settle(report)
         path, document = ACTORS.path(desired.actor.namespace, desired.name, "status"), build_status_document(report, conditions)
         try:
             written = await self._client.apply(path, document, field_manager=MANAGER)
@@ -128,6 +131,18 @@ class KubernetesSink:
         told.note(desired.uid, conditions)
         written = await self._remove_false_conditions(path, written, conditions)
         return int(text_at(written, "metadata", "resourceVersion") or 0)
+
+    def say(self, report: ActorReport) -> None:
+        """Tell the operator; what is written later has the same transition times."""
+        if self._tell is None:
+            return
+        told, conditions = self._settle(report)
+        told.note(report.desired.uid, conditions)
+        self._tell(build_first_report(report, conditions))
+
+    def _settle(self, report: ActorReport) -> tuple[_Told, tuple[Condition, ...]]:
+        told = self._told.setdefault(report.desired.actor, _Told())
+        return told, settle_conditions(build_conditions(report), told.find(report.desired.uid), now=datetime.now(UTC))
 
     def forget(self, actor: ActorId) -> None:
         """Drop what was told of an actor."""
@@ -179,6 +194,15 @@ def build_status_document(report: ActorReport, conditions: tuple[Condition, ...]
         "conditions": [condition_document(condition) for condition in conditions],
     }
     return document
+
+
+def build_first_report(report: ActorReport, conditions: Iterable[Condition]) -> FirstReport:
+    """Return what the operator is told of an actor that is well; `InvalidEnvelope` if it is not."""
+    status = build_status_document(report, tuple(conditions))["status"]
+    try:
+        return msgspec.convert({"name": report.desired.name, "uid": report.desired.uid, "status": status}, FirstReport)
+    except msgspec.ValidationError as exc:
+        raise InvalidEnvelope(f"not a first report: {exc}") from exc
 
 
 def build_conditions(report: ActorReport) -> tuple[Condition, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -136,6 +137,7 @@ class Sink:
         self.failures = list(failures)
         self.tried: list[ActorReport] = []
         self.written: list[ActorReport] = []
+        self.said: list[ActorReport] = []
         self.forgotten: list[ActorId] = []
         self.go = asyncio.Event()
         self.go.set()
@@ -147,6 +149,9 @@ class Sink:
             raise self.failures.pop(0)
         self.written.append(report)
         return len(self.tried)
+
+    def say(self, report: ActorReport) -> None:
+        self.said.append(report)
 
     def forget(self, actor: ActorId) -> None:
         self.forgotten.append(actor)
@@ -422,3 +427,75 @@ async def test_nothing_is_written_about_a_placement_that_the_resource_does_not_s
         await until(lambda: len(sink.written) == 3)
         running.cancel()
     assert [report.desired.epoch for report in sink.written[1:]] == [2, 2]
+
+
+async def test_a_first_report_that_all_is_well_is_told_while_it_is_held_and_not_written_where_the_status_tells_it() -> None:
+    sink = Sink()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    actor = build_report().desired.actor
+    reporter.hold(actor, Epoch(1))
+    reporter.report(build_report(phase=ActorPhase.REPLAYING))
+    reporter.report(build_report())
+    reporter.report(build_report())
+    assert sink.said == [build_report()]
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        reporter.show(actor, Epoch(1))
+        reporter.see(actor, show(build_report(), 7))
+        await turn()
+        assert (sink.tried, reporter.dirty) == ([], 0)
+        reporter.see(actor, ShownStatus(8, ActorPhase.SCHEDULED))
+        await until(lambda: sink.written)
+        running.cancel()
+    assert sink.written == [build_report()], "what is overwritten later is said again"
+
+
+async def test_a_version_that_came_after_the_first_report_is_no_change_of_phase() -> None:
+    sink = Sink()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    actor = build_report().desired.actor
+    reporter.hold(actor, Epoch(1))
+    reporter.report(build_report())
+    reporter.report(build_report(version=3))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        reporter.show(actor, Epoch(1))
+        assert sink.said == [build_report()], "one is enough"
+        reporter.see(actor, show(build_report(), 7))
+        await turn()
+        reporter.report(build_report(version=4))
+        await turn()
+        assert (sink.tried, reporter.dirty) == ([], 1)
+        running.cancel()
+
+
+@pytest.mark.parametrize("shown", [ShownStatus(7, ActorPhase.SCHEDULED), show(build_report(version=9), 7)])
+async def test_a_first_report_that_the_status_does_not_tell_is_written(shown: ShownStatus) -> None:
+    sink = Sink()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    actor = build_report().desired.actor
+    reporter.hold(actor, Epoch(1))
+    reporter.report(build_report())
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        reporter.show(actor, Epoch(1))
+        reporter.see(actor, shown)
+        await until(lambda: sink.written)
+        running.cancel()
+    assert sink.written == [build_report()]
+
+
+async def test_what_is_not_held_or_not_well_is_not_told() -> None:
+    sink = Sink()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    actor = build_report().desired.actor
+    reporter.report(build_report())
+    reporter.hold(actor, Epoch(1))
+    for report in (
+        build_report(phase=ActorPhase.QUARANTINED),
+        build_report(phase=ActorPhase.PASSIVE),
+        replace(build_report(), fenced_by=Epoch(9)),
+        replace(build_report(), version=None),
+    ):
+        reporter.report(report)
+    assert sink.said == []

@@ -67,6 +67,8 @@ class NoSink:
     async def write(self, report: ActorReport) -> int:
         raise AssertionError("nothing is written of what is not shown")
 
+    def say(self, report: ActorReport) -> None: ...
+
     def forget(self, actor: ActorId) -> None: ...
 
 
