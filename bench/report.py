@@ -1,7 +1,7 @@
 """Writes saved lines as the tables of docs/performance.md: `python -m bench.report LINES.jsonl [DOCUMENT]`.
 
-Only what lies between the two marks is replaced. Of several lines of one comparison the last counts, so a bench may be
-measured again and appended.
+Only what lies between the two marks is replaced, and of the tables there only the rows of the benches that were measured. Of several
+lines of one comparison the last counts, so a bench may be measured again and appended.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +23,12 @@ from bench.processes import PROJECT
 from bench.results import Line
 
 BEGIN: Final = "<!-- measured: written by `make bench-docs` -->"
+REPORTED: Final = "Without a target:"
 END: Final = "<!-- end of measured -->"
 DOCUMENT: Final = PROJECT / "docs" / "performance.md"
+
+Row = tuple[str, str]
+"""A bench and one of its rows."""
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -36,15 +40,28 @@ def read_lines(path: Path) -> list[Line]:
     return list(found.values())
 
 
-def build_tables(lines: Sequence[Line], machine: str) -> str:
-    """Return both tables: comparisons with a target, and those that are only reported."""
-    judged, reported = [line for line in lines if line.target is not None], [line for line in lines if line.target is None]
+def build_tables(lines: Sequence[Line], machine: str, old: str = "") -> str:
+    """Return both tables: comparisons with a target, and those that are only reported.
+
+    Args:
+        old: the tables so far; their rows of other benches stay.
+    """
+    old_judged, _, old_reported = old.partition(REPORTED)
+    judged = [(line.bench, f"{_build_row(line)} {'at most' if line.at_most else 'at least'} {line.target:g} | {_say_holds(line)} |") for line in lines if line.target is not None]
+    reported = [(line.bench, _build_row(line)) for line in lines if line.target is None]
+    measured = {line.bench for line in lines}
+    judged, reported = _merge(_read_rows(old_judged), judged, measured), _merge(_read_rows(old_reported), reported, measured)
     parts = [machine, "", "| bench | ours | against | theirs | ratio (least to greatest) | target | holds |", "| --- | ---: | --- | ---: | ---: | ---: | --- |"]
-    parts += [f"{_build_row(line)} {'at most' if line.at_most else 'at least'} {line.target:g} | {_say_holds(line)} |" for line in judged]
+    parts += [row for _, row in judged]
     if reported:
-        parts += ["", "Without a target:", "", "| bench | ours | against | theirs | ratio (least to greatest) |", "| --- | ---: | --- | ---: | ---: |"]
-        parts += [_build_row(line) for line in reported]
+        parts += ["", REPORTED, "", "| bench | ours | against | theirs | ratio (least to greatest) |", "| --- | ---: | --- | ---: | ---: |"]
+        parts += [row for _, row in reported]
     return "\n".join(parts)
+
+
+def read_tables(document: str) -> str:
+    """Return what lies between the marks of a document."""
+    return document.partition(BEGIN)[2].partition(END)[0]
 
 
 def replace_tables(document: str, tables: str) -> str:
@@ -69,6 +86,23 @@ def describe_machine() -> str:
     )
 
 
+def _read_rows(table: str) -> list[Row]:
+    rows = [row for row in table.splitlines() if row.startswith("| ")]
+    return [(row.split("|")[1].strip(), row) for row in rows if not row.startswith(("| bench |", "| ---"))]
+
+
+def _merge(old: Sequence[Row], new: Sequence[Row], measured: Set[str]) -> list[Row]:
+    """Return the old rows with the new ones where the first of their bench stood, or at the end."""
+    merged: list[Row] = []
+    for bench, row in old:
+        if bench not in measured:
+            merged.append((bench, row))
+        elif all(bench != placed for placed, _ in merged):
+            merged += [found for found in new if found[0] == bench]
+    placed = {bench for bench, _ in merged}
+    return merged + [found for found in new if found[0] not in placed]
+
+
 def _build_row(line: Line) -> str:
     if line.value is None or line.against_value is None or line.ratio is None:
         return f"| {line.bench} | | {line.against} | | not measured: {line.reason} |"
@@ -88,8 +122,9 @@ def _say_holds(line: Line) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Replace the tables of a document."""
     document = Path(arguments[1]) if len(arguments) > 1 else DOCUMENT
-    tables = build_tables(read_lines(Path(arguments[0])), describe_machine())
-    document.write_text(replace_tables(document.read_text(), tables))
+    text = document.read_text()
+    tables = build_tables(read_lines(Path(arguments[0])), describe_machine(), read_tables(text))
+    document.write_text(replace_tables(text, tables))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,12 @@ def _is_foretold(raw_headers: Sequence[bytes], n: int, version: int) -> bool:
     try:
         for raw in raw_headers:
             _, id, versions, ordinal, back = raw[:-width].split(_AETHER)
-            if versions != _VERSIONS % (version, version) or ordinal != _ORDINAL % n or not (id.startswith(_ID) and back.startswith(_BACK) and raw.endswith(shared)):
+            if (
+                not raw.isascii()
+                or versions != _VERSIONS % (version, version)
+                or ordinal != _ORDINAL % n
+                or not (id.startswith(_ID) and back.startswith(_BACK) and raw.endswith(shared))
+            ):
                 return False
             version += 1
             n += 1

@@ -148,7 +148,6 @@ class StoredCommit(msgspec.Struct, frozen=True, gc=False):
 _decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 _encode_fields = msgspec.json.Encoder().encode
 _decode_batch = msgspec.json.Decoder(list[Event]).decode
-_decode_batches = msgspec.json.Decoder(list[list[Event]]).decode
 
 
 def build_source(actor: ActorId) -> str:
@@ -183,14 +182,11 @@ def decode_events(payload: bytes) -> list[Event]:
 
 
 def decode_event_batches(payloads: Sequence[bytes]) -> list[list[Event]]:
-    """Decode the batches of several commits at once, or raise `InvalidEnvelope`."""
+    """Decode the batches of several commits, or raise `InvalidEnvelope`."""
     try:
-        batches = _decode_batches(b"[%b]" % b",".join(payloads))
+        return [*map(_decode_batch, payloads)]
     except MALFORMED as exc:
         raise InvalidEnvelope(f"not batches of events: {exc}") from exc
-    if len(batches) != len(payloads):
-        raise InvalidEnvelope(f"{len(payloads)} commits hold {len(batches)} batches of events")
-    return batches
 
 
 encode_event = msgspec.json.Encoder().encode

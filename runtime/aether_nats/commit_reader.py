@@ -10,6 +10,7 @@ what the index promises, the subject is scanned, and counted.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -22,7 +23,7 @@ from aether_api import logs
 from aether_api.commit_index import Block, decode_short_index, inner_blocks
 from aether_api.commit_run import build_run
 from aether_api.envelope import StoredCommit, decode_commit, decode_found_commit
-from aether_api.errors import InvalidEnvelope, JetStreamError, RequestTimeout, RetryableError, StreamUnavailable
+from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, RequestTimeout, RetryableError, StreamUnavailable
 from aether_api.identity import ActorId
 from aether_nats.deliveries import Unreadable
 from aether_nats.jetstream import JetStream
@@ -43,7 +44,7 @@ RUN_MIN: Final = 512
 """Commits from which on a consumer is made: making and deleting it costs about as much as reading a hundred, and a few times that with replicas."""
 
 REFUSED_S: Final = 60.0
-"""Seconds without another try to make a consumer where one was refused or not answered, as without the permission for it: that takes five."""
+"""Seconds without another try to make a consumer where one was refused or brought nothing, as without the permission for it: to find that out takes five."""
 
 CLOSE: Final = 16
 """Mean distance of an actor's commits, in messages of the stream, under which they are read in a run (the walk costs 50 ns a message, a
@@ -146,30 +147,37 @@ class CommitReader:
         pull = await self._open_pull(stream, subject, start, head.n - from_n) if start else None
         if pull is None:
             return
+        first_n = from_n
         try:
             while pulled := await pull.take():
                 commits = _decode_run(pulled, from_n, head)
                 if commits:
                     yield commits
+                    await asyncio.sleep(0)  # several batches may have come at once, and others wait
                     from_n += len(commits)
                 if len(commits) < len(pulled.payloads):
                     return
         except (RetryableError, JetStreamError) as exc:
-            logger.info("a consumer ended early, the rest is read by sequence", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+            if from_n == first_n:
+                self._note_refusal(stream, exc)
+            else:
+                logger.info("a consumer ended early, the rest is read by sequence", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
         finally:
             pull.close()
 
     async def _open_pull(self, stream: str, subject: str, first_sequence: int, count: int) -> Pull | None:
         """Make a consumer; where that is refused, nobody tries for a while."""
-        now_s = time.monotonic()
-        if now_s < self._pull_again_s:
+        if time.monotonic() < self._pull_again_s:
             return None
         try:
             return await self._js.open_pull(stream, subject, first_sequence, count)
         except (RequestTimeout, StreamUnavailable, JetStreamError) as exc:
-            self._pull_again_s = now_s + REFUSED_S
-            logger.warning("no consumer can be made, long histories are read by sequence, which takes longer", extra={logs.NAME: stream, logs.REASON: str(exc)})
+            self._note_refusal(stream, exc)
             return None
+
+    def _note_refusal(self, stream: str, error: AetherError) -> None:
+        self._pull_again_s = time.monotonic() + REFUSED_S
+        logger.warning("consumers bring nothing, long histories are read by sequence, which takes longer", extra={logs.NAME: stream, logs.REASON: str(error)})
 
     async def _read_by_sequence(self, actor: ActorId, head: StoredCommit, from_n: int) -> AsyncIterator[Sequence[StoredCommit]]:
         next_n = from_n

@@ -38,6 +38,7 @@ ERROR_NO_PEERS: Final = 10005
 CODE_UNAVAILABLE: Final = 503
 CODE_NOT_FOUND: Final = 404
 CODE_END_OF_BATCH: Final = 204
+CODE_CONFLICT: Final = 409
 
 API: Final = "$JS.API"
 """What all subjects of JetStream's API begin with."""
@@ -258,6 +259,15 @@ def build_status_error(message: Message) -> AetherError:
 def find_pending(message: Message) -> int:
     """Return how many matches the server left out of a batch, from its last message."""
     return _find_count(message, b"\r\nNats-Num-Pending:")
+
+
+def find_missing(message: Message) -> int | None:
+    """Return how many messages a request to a consumer leaves out since it brought as many bytes as it may, 0 if it brought all; None where a status says something else."""
+    if message.status != CODE_CONFLICT:
+        return None
+    if message.status_text == "Batch Completed":
+        return 0
+    return _find_count(message, b"\r\nNats-Pending-Messages:") or None if "MaxBytes" in message.status_text else None
 
 
 def check_batch(messages: Sequence[Message], end: Message) -> None:

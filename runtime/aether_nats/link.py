@@ -147,12 +147,13 @@ class StrictClient(Client):
 
     async def close(self) -> None:
         """End for good, with all tasks, also when this is given up while the last bytes wait for a slow socket."""
+        task = asyncio.current_task()
+        before = task.cancelling() if task is not None else 0
         try:
             await super().close()
         except asyncio.CancelledError:
             # A try to reconnect, which nats-py cancels here, may wait for the end of the same socket, and its cancellation then reaches us, too.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if task is not None and task.cancelling() > before:
                 raise
         finally:
             self._end_tasks()

@@ -17,14 +17,18 @@ import msgspec
 
 from aether_api.errors import AetherError, Backpressure, Disconnected, StreamUnavailable
 from aether_nats.connection import NatsConnection
-from aether_nats.jetstream_wire import API, build_status_error
+from aether_nats.jetstream_wire import API, build_status_error, find_missing
 from aether_nats.message import Message
 from aether_nats.requests import INBOX_PREFIX, STATUS_AT, Awaited
 
 ASKED_MAX: Final = 512
 ASKED_FIRST: Final = 16
 ASKED_BYTES: Final = 1 << 20
-"""Messages of one request, of the first one, and the bytes that one may bring as far as the last messages tell; two are under way."""
+"""Messages of one request, of the first one, and the bytes that one brings as far as the last messages tell; two are under way."""
+
+ROOM_BYTES: Final = 64 << 10
+"""Bytes beyond the largest payload that one request may bring, for subject and headers: the server ends it sooner where messages grew, so that two never fill
+the 64 MB for which it keeps a slow client (measured: 1,024 commits of 64 KB lost the link)."""
 
 TAKEN_MAX: Final = 256
 """Messages handed over at once: folded in a millisecond, for which other actors wait, and small enough for the caches of a core."""
@@ -111,14 +115,17 @@ class Pull:
         self._replies: list[bytes] = []
         self._raw_headers: list[bytes] = []
         self._payloads: list[bytes] = []
+        self._max_bytes = max(ASKED_BYTES, connection.max_payload + ROOM_BYTES)
+        self._has_brought = False
         self._error: AetherError | None = None
         self._waiting: _Arrival | None = None
 
     def __call__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
-        """Keep a message for `take`; a status ends the pull."""
+        """Keep a message for `take`; a status ends the pull, unless it says that a request brought as many bytes as it may."""
         if raw_headers[STATUS_AT : STATUS_AT + 1] == b" ":
-            self._error = build_status_error(Message(b"", reply, raw_headers, payload))
+            self._take_status(Message(subject, reply, raw_headers, payload))
         else:
+            self._has_brought = True
             self._replies.append(reply)
             self._raw_headers.append(raw_headers)
             self._payloads.append(payload)
@@ -138,6 +145,7 @@ class Pull:
             if self._error is not None:
                 await self._ask_again(self._error)
             await self._wait()
+            self._ask()
         pulled = Pulled(sequences_of(self._replies[:TAKEN_MAX]), self._raw_headers[:TAKEN_MAX], self._payloads[:TAKEN_MAX])
         for column in (self._replies, self._raw_headers, self._payloads):
             del column[:TAKEN_MAX]
@@ -147,6 +155,16 @@ class Pull:
         self._left -= count
         self._under_way -= count
         return pulled
+
+    def _take_status(self, status: Message) -> None:
+        missing = find_missing(status)
+        if missing == 0:
+            return
+        if missing is not None and self._has_brought:
+            self._under_way -= missing
+            self._has_brought = False  # the next request brings one message at least, or never will
+        else:
+            self._error = build_status_error(status)
 
     def close(self) -> None:
         """End the consumer; without a link the server does it by itself."""
@@ -158,7 +176,7 @@ class Pull:
         """Keep two requests under way, one until something has come."""
         while self._under_way <= self._spare and self._under_way < self._left:
             count = min(self._asked, self._left - self._under_way)
-            question = {"batch": count, "expires": int(self._timeout_s * 1e9)}
+            question = {"batch": count, "max_bytes": self._max_bytes, "expires": int(self._timeout_s * 1e9)}
             self._connection.publish(f"{API}.CONSUMER.MSG.NEXT.{self._stream}.{self.consumer}", _encode(question), reply=self.subject)
             self._under_way += count
 

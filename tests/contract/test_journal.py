@@ -16,6 +16,7 @@ from aether_api.errors import AetherError, CommitTooLarge, Disconnected, Invalid
 from aether_api.identity import CommandId, Epoch, parse_actor_id
 from aether_api.messages import Command
 from aether_api.subjects import event_subject
+from aether_nats import commit_reader
 from aether_nats.connection import NatsConnection
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
@@ -264,7 +265,9 @@ async def count_messages(rig: Rig) -> int:
     return len(messages)
 
 
-async def test_a_run_that_meets_a_message_which_is_no_commit_is_read_by_the_index(rig: Rig) -> None:
+@pytest.mark.parametrize("run_min", [1, commit_reader.RUN_MIN])
+async def test_a_run_that_meets_a_message_which_is_no_commit_is_read_by_the_index(rig: Rig, monkeypatch: pytest.MonkeyPatch, run_min: int) -> None:
+    monkeypatch.setattr(commit_reader, "RUN_MIN", run_min)
     head = await rig.append(100)
     await rig.js.publish(event_subject(ALICE, 1), b"garbage")
     end = await rig.js.message_by_last("AETHER_default_EVT_0", event_subject(ALICE, 1))

@@ -33,7 +33,7 @@ COMMITS: Final = 3 * RUN_MIN
 
 USERS: Final = """authorization { users = [
   {user: all, password: p}
-  {user: reader, password: p, permissions: {publish: {deny: ["$JS.API.CONSUMER.>"]}}}
+  {user: reader, password: p, permissions: {publish: {deny: ["%s"]}}}
 ] }"""
 
 
@@ -101,6 +101,20 @@ async def test_large_commits_are_asked_for_a_few_at_a_time() -> None:
         assert max(batches[1:]) <= ASKED_BYTES // size
 
 
+async def test_commits_that_grow_are_read_without_losing_the_link() -> None:
+    """The server drops a client for which it has to keep more than 64 MB."""
+    async with EmbeddedServer.start() as server, opened(server.url) as connection, opened(server.url) as watcher:
+        small, large = RUN_MIN + 100, 700
+        await fill(connection, small)
+        head = await fill(connection, large, payload=b"[" + b" " * 150_000 + b"]")
+        reading = Reading(connection, watcher)
+        lost: list[str] = []
+        connection.on_disconnect(lambda: lost.append("link"))
+        assert await reading.read(head) == list(range(small + large))
+        assert (lost, reading.journal.scans) == ([], 0)
+        assert await reading.count("CREATE") == 1
+
+
 async def test_a_consumer_that_is_deleted_meanwhile_costs_time_and_nothing_else() -> None:
     async with EmbeddedServer.start() as server, opened(server.url) as connection, opened(server.url) as watcher:
         head = await fill(connection)
@@ -115,15 +129,16 @@ async def test_a_consumer_that_is_deleted_meanwhile_costs_time_and_nothing_else(
         assert read == list(range(COMMITS))
 
 
-async def test_who_may_make_no_consumer_reads_by_sequence_and_does_not_ask_again_at_once() -> None:
-    async with EmbeddedServer.start(extra_config=USERS) as server:
+@pytest.mark.parametrize("denied", ["$JS.API.CONSUMER.>", "$JS.API.CONSUMER.MSG.NEXT.>"])
+async def test_who_may_use_no_consumer_reads_by_sequence_and_does_not_ask_again_at_once(caplog: pytest.LogCaptureFixture, denied: str) -> None:
+    async with EmbeddedServer.start(extra_config=USERS % denied) as server:
         address = server.url.removeprefix("nats://")
         async with opened(f"nats://all:p@{address}") as watcher, opened(f"nats://reader:p@{address}") as connection:
             head = await fill(watcher)
             reading = Reading(connection, watcher, timeout_s=0.3)
-            assert await reading.read(head) == list(range(COMMITS))
-            async with asyncio.timeout(0.3 * 2):
-                await anext(aiter(reading.journal.read_commits(ALICE, head)))
+            for _ in range(2):
+                assert await reading.read(head) == list(range(COMMITS))
+        assert sum("consumers bring nothing" in record.getMessage() for record in caplog.records) == 1
 
 
 async def test_a_lost_link_ends_the_reading_at_once() -> None:

@@ -17,6 +17,7 @@ from aether_api.errors import RetryableError, VersionConflictError, WrongLastSeq
 from aether_api.headers import EXPECTED_SEQUENCE, encode_headers
 from aether_api.identity import ActorId, parse_actor_id
 from aether_api.subjects import event_subject
+from aether_nats import commit_reader
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.jetstream import JetStream
@@ -114,7 +115,7 @@ async def test_streams_are_made_while_the_leader_of_jetstream_is_replaced(rig: R
         assert layout.partitions == 1
 
 
-async def test_what_is_acknowledged_is_read_at_once_through_any_server(rig: Rig) -> None:
+async def test_what_is_acknowledged_is_read_at_once_through_any_server(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     async with asyncio.timeout(TIMEOUT_S), rig.journals(*rig.cluster.members) as readers:
         writer, head = Journal(JetStream(rig.connection), 1), None
         for n in range(200):
@@ -128,7 +129,25 @@ async def test_what_is_acknowledged_is_read_at_once_through_any_server(rig: Rig)
         for reader in readers:
             assert head is not None
             assert await read_ordinals(reader, head) == list(range(200))
-            assert reader.scans == 0
+        monkeypatch.setattr(commit_reader, "RUN_MIN", 1)
+        consumers: list[str] = []
+        rig.connection.subscribe("$JS.API.CONSUMER.CREATE.>", lambda message: consumers.append(message.subject))
+        await rig.connection.flush()
+        for _ in range(5):
+            head = await writer.read_head(ALICE)
+            head = await append_next(writer, head)
+            for reader in readers:
+                assert await read_ordinals(reader, head) == list(range(head.n + 1))
+        await rig.connection.flush()
+        assert [reader.scans for reader in readers] == [0] * len(readers)
+        assert len(consumers) >= 3 * len(readers), "most was read through consumers"
+
+
+async def append_next(writer: Journal, head: StoredCommit | None) -> StoredCommit:
+    await writer.append(build_next(ALICE, head))
+    found = await writer.read_head(ALICE)
+    assert found is not None
+    return found
 
 
 async def read_ordinals(journal: Journal, head: StoredCommit, from_n: int = 0) -> list[int]:

@@ -122,12 +122,12 @@ class History:
                         second = parse_second(time)
                     state = apply(state, event.type, bytes(event.data), time=time, version=version, schema_version=event.schema_version)
                 seconds.append(second)
+            last, last_time = run[-1], normalise_time(time) if time else position.last_time
+            moved = Position(version, last.sequence, position.index.extended(run.sequences), position.incarnation, last.id, last_time)
         except (InvalidEnvelope, PermanentError):
             return False
-        self.state = state
+        self.state, self.position = state, moved
         self.window.add_each(self._find_entries(run, batches, seconds))
-        last = run[-1]
-        self.position = Position(version, last.sequence, position.index.extended(run.sequences), position.incarnation, last.id, normalise_time(time))
         return True
 
     def _find_entries(self, run: CommitRun, batches: Sequence[Sequence[Event]], seconds: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -23,6 +23,7 @@ class Request:
 
     inbox: str
     left: int
+    room: int
     expires_s: float
 
 
@@ -73,7 +74,7 @@ class Consumers:
         consumer = self._consumers.get((stream, name))
         if consumer is None:
             return False
-        consumer.requests.append(Request(inbox, question["batch"], self._broker.clock.now_s() + question["expires"] * NS))
+        consumer.requests.append(Request(inbox, question["batch"], question["max_bytes"], self._broker.clock.now_s() + question["expires"] * NS))
         self._serve(consumer)
         return True
 
@@ -84,24 +85,36 @@ class Consumers:
             request = consumer.requests[0]
             found = consumer.stream.select(consumer.filter, now_s - consumer.lag_s if consumer.lag_s else inf)
             batch = [message for message in found if message.sequence >= consumer.next_sequence][: request.left]
-            self._deliver(consumer, request, batch)
+            if self._deliver(consumer, request, batch):
+                self._end(consumer, "409 Message Size Exceeds MaxBytes")
+                continue
             if request.left and now_s < request.expires_s:
                 return self._look_again(consumer)
-            if request.left:
-                self._broker.forward(request.inbox, Publication(request.inbox, "", b"NATS/1.0 408 Request Timeout\r\nNats-Pending-Messages: %d\r\n\r\n" % request.left, b""))
-            consumer.requests.popleft()
+            self._end(consumer, "408 Request Timeout" if request.left else "409 Batch Completed")
         return None
 
-    def _deliver(self, consumer: Consumer, request: Request, batch: list[Stored]) -> None:
+    def _end(self, consumer: Consumer, status: str) -> None:
+        """End the first request and say why: as one with a bound on its bytes always does."""
+        request = consumer.requests.popleft()
+        block = f"NATS/1.0 {status}\r\nNats-Pending-Messages: {request.left}\r\nNats-Pending-Bytes: {request.room}\r\n\r\n".encode()
+        self._broker.forward(request.inbox, Publication(request.inbox, "", block, b""))
+
+    def _deliver(self, consumer: Consumer, request: Request, batch: list[Stored]) -> bool:
+        """Deliver messages as far as the request has room, and tell whether it had too little."""
         arrives = self._broker.hazards.cut_train(len(batch))
         for place, message in enumerate(batch):
+            size = len(message.subject) + len(message.lines) + len(message.payload)
+            if size > request.room:
+                return True
+            request.room -= size
+            request.left -= 1
             consumer.delivered += 1
             consumer.next_sequence = message.sequence + 1
             reply = f"$JS.ACK.{consumer.stream.config.name}.{consumer.name}.1.{message.sequence}.{consumer.delivered}.{int(message.stored_s * 1e9)}.0"
             block = FIRST_LINE + b"\r\n" + message.lines + b"\r\n" if message.lines else b""
             if place < arrives:
                 self._broker.forward(request.inbox, Publication(message.subject, reply, block, message.payload))
-        request.left -= len(batch)
+        return False
 
     def _look_again(self, consumer: Consumer) -> None:
         if not consumer.is_looking and self._consumers.get((consumer.stream.config.name, consumer.name)) is consumer:

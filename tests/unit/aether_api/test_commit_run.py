@@ -123,6 +123,15 @@ def test_a_header_that_comes_twice_or_hides_another_makes_no_run(sizes: list[int
             assert run_of(rows) is None, (line, front)
 
 
+@pytest.mark.parametrize("sizes", [[1] * 5, [1, 2, 1, 2, 1]])
+@pytest.mark.parametrize("name", ["Commit", "Back", "Pod"])
+def test_headers_that_are_no_text_make_no_run(sizes: list[int], name: str) -> None:
+    rows = store(build_commits(sizes))
+    sequence, block, payload = rows[2]
+    rows[2] = (sequence, block.replace(f"Aether-{name}: ".encode(), f"Aether-{name}: ".encode() + b"\xff"), payload)
+    assert run_of(rows) is None
+
+
 def test_headers_that_are_not_ours_are_looked_over() -> None:
     rows = [(sequence, block.replace(b"NATS/1.0\r\n", b"NATS/1.0\r\nNats-Batch-Id: x\r\n"), payload) for sequence, block, payload in store(build_commits([1] * 3))]
     assert list(expect_run(rows)) == [decode_commit(*row) for row in rows]
@@ -159,9 +168,11 @@ def test_events_that_are_not_those_of_the_headers_are_refused(sizes: list[int], 
 
 
 def test_batches_that_only_together_are_whole_are_refused() -> None:
-    rows = store(build_commits([1, 1, 1]))
-    both = rows[0][2] + b"," + rows[1][2]
-    for first, second in ((both, b""), (both[:-1], both[-1:]), (rows[0][2][:-1], rows[1][2][1:])):
-        cut = [(*rows[0][:2], first), (*rows[1][:2], second), rows[2]]
-        with pytest.raises(InvalidEnvelope):
-            expect_run(cut).events()
+    for sizes in ([1, 1, 1], [2, 1, 1]):
+        rows = store(build_commits(sizes))
+        both = rows[0][2] + b"," + rows[1][2]
+        for cut in (*range(len(both)), *range(-3, 0)):
+            parts = [(*rows[0][:2], both[:cut]), (*rows[1][:2], both[cut:].removeprefix(b",")), rows[2]]
+            if parts[0][2] != rows[0][2]:
+                with pytest.raises(InvalidEnvelope):
+                    expect_run(parts).events()

@@ -245,6 +245,18 @@ def test_a_run_in_columns_that_breaks_leaves_what_came_before(what: str, bad: in
     assert describe(history) == describe(expected)
 
 
+@pytest.mark.parametrize("times", [[""] * 4, ["", TIME, "", ""], [TIME, "", "", ""], [TIME, TIME, TIME, ""]])
+def test_events_without_a_time_give_the_same_in_a_run_and_one_by_one(times: list[str]) -> None:
+    writer = open_history()
+    commits: list[Commit] = []
+    for place, time in enumerate(times):
+        commits.append(commit_after(writer, ("Deposited", {"amount": 1}), time=time))
+        writer.fold_commit(store(commits[-1], 10 + place))
+    history = open_history()
+    assert history.fold_run(build_columns(commits, 10)) == len(times)
+    assert describe(history) == describe(writer)
+
+
 def test_a_run_in_columns_that_does_not_follow_is_refused() -> None:
     for history in (History.empty(compile_account()), build_history()):
         before = describe(history)

@@ -10,7 +10,7 @@ import pytest
 from bench.catalogue import BENCHES
 from bench.errors import BenchFailed
 from bench.report import BEGIN, DOCUMENT, END, build_tables, read_lines, replace_tables
-from bench.results import Comparison, Sample, build_line, build_missing_line
+from bench.results import Comparison, Line, Sample, build_line, build_missing_line
 
 
 def test_of_two_lines_of_one_comparison_the_last_counts(tmp_path: Path) -> None:
@@ -43,6 +43,16 @@ def test_comparisons_with_a_target_come_first_and_say_whether_they_hold() -> Non
         "| --- | ---: | --- | ---: | ---: |",
         "| a | 50 x/s | peer | 100 x/s | 0.50 |",
     ]
+
+
+def test_rows_of_benches_that_were_not_measured_stay_where_they_were() -> None:
+    def lines_of(bench: str, value: float) -> list[Line]:
+        return [build_line(Comparison(bench, "x/s", peer, target), [Sample(value)], [Sample(100)]) for peer, target in (("limit", 0.7), ("other", 0.5), ("peer", None))]
+
+    old = build_tables([line for bench in ("a", "b", "c") for line in lines_of(bench, 50)], "Measured here.")
+    new = [*lines_of("b", 90), *lines_of("d", 90)]
+    wanted = [line for bench, value in (("a", 50), ("b", 90), ("c", 50), ("d", 90)) for line in lines_of(bench, value)]
+    assert build_tables(new, "Measured there.", old) == build_tables(wanted, "Measured there.")
 
 
 def test_only_what_lies_between_the_marks_is_replaced() -> None:
