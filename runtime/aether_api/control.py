@@ -8,9 +8,10 @@ plan does no harm (omicron's Reconfigurator fences by generation in the same way
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from aether_api.errors import MALFORMED, InvalidEnvelope
 
@@ -20,6 +21,9 @@ Verdict = Literal["done", "stale", "wrong-pod", "refused"]
 
 RELEASE_WAIT_S: Final = 0.7
 """Seconds for which a pod keeps the answer to a release back until it has let the actors go: most do in a few round trips, and nobody should be held up by the rest."""
+
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+"""A number that pods tell: what a resource can hold, with room for the operator to count on."""
 
 _T = TypeVar("_T")
 
@@ -64,14 +68,14 @@ class AssignmentResult(msgspec.Struct, frozen=True, rename="camel"):
 
     name: str
     verdict: Verdict
-    epoch: int = 0
+    epoch: Count = 0
     message: str = ""
 
 
 class AssignmentReply(msgspec.Struct, frozen=True, rename="camel"):
     """The pod's answer, one result for each item, in their order."""
 
-    term: int
+    term: Count
     boot_id: str
     results: tuple[AssignmentResult, ...]
 
@@ -144,7 +148,7 @@ class HeldActor(msgspec.Struct, frozen=True, rename="camel"):
 
     name: str
     uid: str
-    epoch: int
+    epoch: Count
 
 
 class HeldPage(msgspec.Struct, frozen=True, rename="camel"):
@@ -157,7 +161,7 @@ class HeldPage(msgspec.Struct, frozen=True, rename="camel"):
 
     pod_uid: str
     boot_id: str
-    term: int
+    term: Count
     actors: tuple[HeldActor, ...]
     more: bool = False
 
@@ -167,21 +171,21 @@ class FirstCondition(msgspec.Struct, frozen=True, rename="camel"):
 
     type: Literal["Ready", "Replayed"]
     status: Literal["True"]
-    reason: str
-    message: str
-    observed_generation: int
-    last_transition_time: str
+    reason: Annotated[str, Meta(max_length=1024)]
+    message: Annotated[str, Meta(max_length=32_768)]
+    observed_generation: Count
+    last_transition_time: Annotated[str, Meta(max_length=64)]
 
 
 class FirstStatus(msgspec.Struct, frozen=True, rename="camel"):
     """The pod's part of the status of an actor that runs and of which there is nothing else to say; fields as the resource has them."""
 
-    observed_generation: int
+    observed_generation: Count
     phase: Literal["Ready"]
-    version: int
-    snapshot_version: int
-    model_version: str
-    reported_epoch: int
+    version: Count
+    snapshot_version: Count
+    model_version: Annotated[str, Meta(max_length=512)]
+    reported_epoch: Count
     conditions: tuple[FirstCondition, ...]
 
 

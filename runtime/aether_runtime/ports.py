@@ -234,7 +234,7 @@ class ShownStatus:
 
     Attributes:
         revision: the resourceVersion that tells it; a higher one is later.
-        phase, version, snapshot_version, reported_epoch: fields of the status, None where it has none.
+        phase, version, snapshot_version, reported_epoch, model_version, generation: fields of the status, None where it has none; `generation` is `observedGeneration`.
         conditions: those that pods write, each as type, status and reason.
     """
 
@@ -243,6 +243,8 @@ class ShownStatus:
     version: int | None = None
     snapshot_version: int | None = None
     reported_epoch: int | None = None
+    model_version: str | None = None
+    generation: int | None = None
     conditions: frozenset[ToldCondition] = frozenset()
 
 
@@ -302,9 +304,10 @@ class ActorReport:
         return self.phase is ActorPhase.READY and self.version is not None and not self.fenced_by and self.snapshot_problem is None
 
     def agrees_with(self, shown: ShownStatus) -> bool:
-        """Whether a status tells the same."""
-        told = (self.phase, self.version, self.snapshot_version, self.told_epoch, frozenset(self.conditions))
-        return told == (shown.phase, shown.version, shown.snapshot_version, shown.reported_epoch, shown.conditions)
+        """Whether a status tells the same; a version that nobody knows contradicts none."""
+        told = (self.phase, self.snapshot_version, self.told_epoch, self.model_version, self.desired.generation, frozenset(self.conditions))
+        seen = (shown.phase, shown.snapshot_version, shown.reported_epoch, shown.model_version, shown.generation, shown.conditions)
+        return told == seen and self.version in (None, shown.version)
 
 
 class ReportSink(Protocol):

@@ -239,8 +239,9 @@ class Reporter:
     def hold(self, actor: ActorId, epoch: Epoch) -> None:
         """Write nothing about an actor until its placement of this epoch is shown."""
         if self._shown.get(actor, UNSHOWN) < epoch:
-            self._awaited[actor] = max(epoch, self._awaited.get(actor, UNSHOWN))
-            self._said.pop(actor, None)
+            if epoch > self._awaited.get(actor, UNSHOWN):
+                self._awaited[actor] = epoch
+                self._said.pop(actor, None)
             self._queue.hold(actor, self._loop.time())
 
     def show(self, actor: ActorId, epoch: Epoch) -> None:
@@ -273,7 +274,7 @@ class Reporter:
             self._written_at.pop(actor, None)  # etcd was restored from a backup, and counts on from there
         self._seen_at[actor] = shown.revision
         said = self._said.pop(actor, None) if not self._queue.is_held(actor) else None
-        if said is not None and actor not in self._writing and said.agrees_with(shown):
+        if said is not None and shown.revision > self._written_at.get(actor, 0) and said.agrees_with(shown):
             self._queue.settle(said, self._loop.time())
             self._written_at[actor] = shown.revision
         self._unjudged[actor] = shown
@@ -298,6 +299,7 @@ class Reporter:
                 await slots.acquire()  # first, so that what is taken is written at once, and `forget` finds it
                 while (report := self._take_due()) is not None:
                     self._writing[report.desired.actor] = report
+                    self._said.pop(report.desired.actor, None)  # what we write ourselves is newer than what we said
                     writers.create_task(self._write(report, slots), name=f"report {report.desired.actor}")
                     await slots.acquire()
                 slots.release()

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import os
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from aether_api.control import AssignmentItem, FirstCondition, FirstReport, FirstReports, FirstStatus, encode
-from aether_api.identity import Epoch, PodUid
+from aether_api.identity import Epoch, PodUid, parse_actor_id
 from aether_api.subjects import report_subject
 from aether_api.v1alpha1 import Actor, ActorPhase
 from aether_kube.client import KubeClient
+from aether_kube.connection import anonymous_connection
 from aether_kube.documents import JsonObject, integer_at, object_at, objects_at, text_at, value_at
 from aether_kube.kinds import ACTORS, PODS
 from aether_nats.embedded import EmbeddedServer
+from aether_nats.settings import NatsSettings
+from aether_operator.cluster.first_reports import FirstReportListener
 from aether_operator.cluster.records import parse_actor
 from aether_operator.cluster.statuses import MANAGER, build_first_document, build_status_document
 from aether_operator.planning.snapshot import Placed
 from aether_operator.planning.statuses import build_placed_status
+from aether_runtime.adapters.first_reports import REPORTS_MAX, ReportingPod
 from aether_runtime.adapters.kubernetes import KubernetesSink, build_desired, build_shown
-from aether_runtime.ports import ActorReport
+from aether_runtime.ports import ActorReport, DesiredActor
 from tests.cluster.control_plane import ControlPlane, ensure_programs, start_control_plane
 from tests.cluster.folders import PROJECT, find_folders
 from tests.cluster.lifecycle import is_required
-from tests.fake_apiserver.server import Fault
+from tests.fake_apiserver.server import FakeApiServer, Fault
+from tests.histories.cluster import connected
 from tests.integration.operator_stage import NAMESPACE, Stage, staged
 
 
@@ -124,6 +132,37 @@ async def test_a_move_tells_that_it_goes_on_whatever_the_new_pod_says(nats_serve
 
 
 PATH = ACTORS.path("default", "alice")
+
+
+async def test_what_a_pods_sink_says_reaches_the_operator_as_the_pod_would_write_it(nats_server: EmbeddedServer) -> None:
+    heard: dict[str, tuple[PodUid, FirstReport]] = {}
+    async with connected(NatsSettings((nats_server.url,))) as ours, connected(NatsSettings((nats_server.url,))) as theirs, FakeApiServer() as api:
+        listener = FirstReportListener(ours, (NAMESPACE,), lambda key, uid, report: heard.update({key.name: (uid, report)}))
+        async with KubeClient(anonymous_connection(api.url)) as client, asyncio.TaskGroup() as tasks:
+            listening = tasks.create_task(listener.run())
+            await asyncio.sleep(0)
+            await ours.flush()
+            sink = KubernetesSink(client, ReportingPod(theirs, NAMESPACE, PodUid("uid-of-a")).tell)
+            reports = [build_report(f"actor-{number}", version=number) for number in range(2 * REPORTS_MAX + 1)]
+            for report in reports:
+                sink.say(report)
+            sink.say(dataclasses.replace(reports[0], version=None))
+            async with asyncio.timeout(5):
+                while len(heard) < len(reports):
+                    await asyncio.sleep(0.01)
+            listening.cancel()
+
+            uid, first = heard["actor-7"]
+            await api.put(ACTORS.path(NAMESPACE, "actor-7"), {"metadata": {"namespace": NAMESPACE, "name": "actor-7", "uid": "u-actor-7"}})
+            await sink.write(reports[7])
+    written = object_at(api.documents.objects[ACTORS.path(NAMESPACE, "actor-7")], "status")
+    assert (uid, first.uid, msgspec.json.decode(msgspec.json.encode(first.status))) == ("uid-of-a", "u-actor-7", written)
+    assert {report.status.version for _, report in heard.values()} == set(range(len(reports)))
+
+
+def build_report(name: str, version: int) -> ActorReport:
+    desired = DesiredActor(parse_actor_id(NAMESPACE, "account", name), name, f"u-{name}", Epoch(5), 1)
+    return ActorReport(desired, ActorPhase.READY, version, 0, "account@x", "Ready", "serving")
 
 
 A, B = Placed("pod-a", PodUid("uid-a"), Epoch(5)), Placed("pod-b", PodUid("uid-b"), Epoch(6))

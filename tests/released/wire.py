@@ -16,6 +16,10 @@ from aether_api.control import (
     AssignmentItem,
     AssignmentReply,
     AssignmentResult,
+    FirstCondition,
+    FirstReport,
+    FirstReports,
+    FirstStatus,
     Heartbeat,
     HeldActor,
     HeldPage,
@@ -95,6 +99,7 @@ KINDS: Final = {
     "status of a pod": _control(control.decode_pod_status),
     "question for held actors": _control(control.decode_held_question),
     "page of held actors": _control(control.decode_held_page),
+    "first reports": _control(control.decode_first_reports),
     "pulse of an operator": _control(control.decode_operator_pulse),
 }
 
@@ -137,6 +142,19 @@ MESSAGES: Final[list[tuple[str, Any]]] = [
     ("question for held actors", HeldQuestion("alice")),
     ("question for held actors", HeldQuestion()),
     ("page of held actors", HeldPage(POD, "boot-1", 3, (HeldActor("bob", "u-2", 6), HeldActor("carol", "u-3", 8)), more=True)),
+    (
+        "first reports",
+        FirstReports(
+            POD,
+            (
+                FirstReport(
+                    "alice",
+                    "u-1",
+                    FirstStatus(2, "Ready", 5, 0, "account@c8525ff36c8ccbdc", 7, (FirstCondition("Ready", "True", "Ready", "replayed 5 events", 2, "2026-01-02T03:04:05Z"),)),
+                ),
+            ),
+        ),
+    ),
     ("pulse of an operator", OperatorPulse("aether-operator-6d4cf56db6-2xk7q_1", 3)),
     ("pulse of an operator", OperatorPulse("aether-operator-6d4cf56db6-2xk7q_1", 0)),
 ]

@@ -59,8 +59,12 @@ class KeyedQueue(Generic[K]):
 
     def add_later(self, key: K, delay_s: float) -> None:
         """Handle an item after a while, unless it is handled sooner; what is added in that time is handled with it."""
-        if key not in self._waiting and key not in self._timers:
-            self._timers[key] = asyncio.get_running_loop().call_later(delay_s, self._wake, key)
+        loop, timer = asyncio.get_running_loop(), self._timers.get(key)
+        if key in self._waiting or (timer is not None and timer.when() <= loop.time() + delay_s):
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timers[key] = loop.call_later(delay_s, self._wake, key)
 
     def add(self, key: K) -> None:
         """Handle an item soon, however long it was to wait."""

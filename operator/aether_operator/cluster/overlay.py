@@ -70,15 +70,15 @@ class Overlay:
         self._entries[key] = replace(entry, report=report)
         return True
 
-    def find_report(self, key: ObjectKey) -> FirstReport | None:
-        """Return what the pod says of an actor whose placement is not written yet."""
+    def find_report(self, key: ObjectKey, status: DesiredStatus) -> FirstReport | None:
+        """Return what the pod says of an actor that this very decision gives it, as long as it is not written."""
         entry = self._entries.get(key)
-        return entry.report if entry is not None else None
+        return entry.report if entry is not None and entry.status is status else None
 
-    def forget_report(self, key: ObjectKey) -> None:
+    def forget_report(self, key: ObjectKey, status: DesiredStatus) -> None:
         """Let the pod write its report itself."""
         entry = self._entries.get(key)
-        if entry is not None:
+        if entry is not None and entry.status is status:
             self._entries[key] = replace(entry, report=None)
 
     def drop(self, key: ObjectKey, status: DesiredStatus | None = None) -> None:

@@ -63,8 +63,6 @@ REFUSED_RETRY: Final = Backoff(first_s=1.0, max_s=180.0)
 REPORT_WAIT_S: Final = 0.1
 """Seconds for which the first status of an Actor waits for what its pod says of it: a short history is replayed in a tenth of that, and nobody sees the rest."""
 
-REPLAYED: Final = "Replayed"
-
 _QUIET_REASONS: Final = frozenset({"Suspended", "Deleting"})
 
 
@@ -103,7 +101,7 @@ class StatusWriter:
         if not self._overlay.is_current(actor.key, status):
             return
         self._pending[actor.key] = (actor, status)
-        if is_first(actor, status) and self._overlay.find_report(actor.key) is None:
+        if is_first(actor, status) and self._overlay.find_report(actor.key, status) is None:
             self.queue.add_later(actor.key, REPORT_WAIT_S)
         else:
             self.queue.add(actor.key)
@@ -138,7 +136,7 @@ class StatusWriter:
 
     async def _apply_once(self, actor: ActorView, status: DesiredStatus) -> bool:
         path = ACTORS.path(actor.key.namespace, actor.key.name, "status")
-        report = self._overlay.find_report(actor.key) if is_first(actor, status) else None
+        report = self._overlay.find_report(actor.key, status) if is_first(actor, status) else None
         try:
             if report is not None and await self._write_first(path, actor, status, report):
                 return True
@@ -161,7 +159,7 @@ class StatusWriter:
             answer = await self._client.patch_merge(path, document, field_manager=MANAGER)
         except KubeInvalid as exc:
             logger.warning("a first report was refused and is left to its pod", extra={logs.NAMESPACE: actor.key.namespace, logs.ACTOR_ID: actor.key.name, logs.REASON: str(exc)})
-            self._overlay.forget_report(actor.key)
+            self._overlay.forget_report(actor.key, status)
             return False
         self._overlay.note_written(actor.key, status, resource_version_of(answer))
         return True
@@ -218,7 +216,7 @@ def build_first_document(actor: ActorView, status: DesiredStatus, report: FirstR
     It is no apply, since what an apply leaves out of what it once set is removed: the pod's fields would go with the operator's next one.
     """
     document = build_status_document(actor, status, now=now)
-    scheduled = [item for item in objects_at(document, "status", "conditions") if text_at(item, "type") not in (READY, REPLAYED)]
+    scheduled = [item for item in objects_at(document, "status", "conditions") if text_at(item, "type") != READY]
     told: JsonObject = msgspec.to_builtins(report.status)
     placement = object_at(document, "status", "placement")
     document["status"] = {**told, "placement": placement, "conditions": [*scheduled, *map(msgspec.to_builtins, report.status.conditions)]}

@@ -138,7 +138,10 @@ class KubernetesSink:
             return
         told, conditions = self._settle(report)
         told.note(report.desired.uid, conditions)
-        self._tell(build_first_report(report, conditions))
+        try:
+            self._tell(build_first_report(report, conditions))
+        except InvalidEnvelope as exc:
+            logger.debug("a first report is not told", extra={logs.ACTOR_ID: str(report.desired.actor), logs.REASON: str(exc)})
 
     def _settle(self, report: ActorReport) -> tuple[_Told, tuple[Condition, ...]]:
         told = self._told.setdefault(report.desired.actor, _Told())
@@ -173,7 +176,16 @@ def build_shown(actor: Actor) -> ShownStatus:
     """Return what a resource tells of its actor."""
     status = actor.status
     conditions: frozenset[ToldCondition] = frozenset((item.type, item.status, item.reason) for item in status.conditions if item.type in POD_CONDITIONS)
-    return ShownStatus(int(actor.metadata.resource_version), status.phase, status.version, status.snapshot_version, status.reported_epoch, conditions)
+    return ShownStatus(
+        int(actor.metadata.resource_version),
+        status.phase,
+        status.version,
+        status.snapshot_version,
+        status.reported_epoch,
+        status.model_version,
+        status.observed_generation,
+        conditions,
+    )
 
 
 def build_status_document(report: ActorReport, conditions: tuple[Condition, ...]) -> JsonObject:

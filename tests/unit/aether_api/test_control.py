@@ -10,10 +10,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aether_api import control
-from aether_api.control import ActorView, Assignment, AssignmentItem, AssignmentReply, AssignmentResult, Heartbeat, HeldActor, HeldPage, HeldQuestion, OperatorPulse, PodStatus
+from aether_api.control import (
+    ActorView,
+    Assignment,
+    AssignmentItem,
+    AssignmentReply,
+    AssignmentResult,
+    FirstCondition,
+    FirstReport,
+    FirstReports,
+    FirstStatus,
+    Heartbeat,
+    HeldActor,
+    HeldPage,
+    HeldQuestion,
+    OperatorPulse,
+    PodStatus,
+)
 from aether_api.errors import InvalidEnvelope
 from tests.histories.hostile import HOSTILE_JSON, damaged
 
+FIRST = FirstReports(
+    "pod-1", (FirstReport("alice", "u-1", FirstStatus(2, "Ready", 5, 0, "account@x", 7, (FirstCondition("Ready", "True", "Ready", "serving", 2, "2026-01-02T03:04:05Z"),))),)
+)
 ITEM = AssignmentItem("adopt", "alice", "u-1", "account", "alice", 7, 2, 500)
 
 
@@ -45,6 +64,28 @@ def test_what_a_pod_holds_reads_back_as_it_was_sent() -> None:
     assert control.decode_held_question(b"{}") == HeldQuestion()
 
 
+def test_first_reports_read_back_as_they_were_sent() -> None:
+    assert control.decode_first_reports(control.encode(FIRST)) == FIRST
+
+
+@pytest.mark.parametrize(
+    ("now", "then"),
+    [
+        (b'"version":5', b'"version":%d' % 10**30),
+        (b'"version":5', b'"version":-1'),
+        (b'"reportedEpoch":7', b'"reportedEpoch":%d' % 2**63),
+        (b'"account@x"', b'"%b"' % (b"x" * 3000)),
+        (b'"Ready",', b'"Quarantined",'),
+    ],
+)
+def test_first_reports_hold_nothing_that_a_resource_does_not(now: bytes, then: bytes) -> None:
+    """The operator writes them."""
+    payload = control.encode(FIRST)
+    assert now in payload
+    with pytest.raises(InvalidEnvelope):
+        control.decode_first_reports(payload.replace(now, then))
+
+
 def test_the_pulse_of_an_operator_reads_back_as_it_was_sent() -> None:
     pulse = OperatorPulse("operator-x_1", 9)
     assert control.decode_operator_pulse(control.encode(pulse)) == pulse
@@ -52,7 +93,15 @@ def test_the_pulse_of_an_operator_reads_back_as_it_was_sent() -> None:
 
 @pytest.mark.parametrize(
     "decode",
-    [control.decode_pod_status, control.decode_held_page, control.decode_operator_pulse, control.decode_assignment, control.decode_assignment_reply, control.decode_heartbeat],
+    [
+        control.decode_pod_status,
+        control.decode_first_reports,
+        control.decode_held_page,
+        control.decode_operator_pulse,
+        control.decode_assignment,
+        control.decode_assignment_reply,
+        control.decode_heartbeat,
+    ],
 )
 @pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b"\xff", b'{"term":"x"}'])
 def test_what_is_no_such_message_is_refused(decode: Callable[[bytes], object], payload: bytes) -> None:
@@ -86,7 +135,7 @@ def test_every_heartbeat_reads_back(heartbeat: Heartbeat) -> None:
     assert control.decode_heartbeat(control.encode(heartbeat)) == heartbeat
 
 
-@pytest.mark.parametrize("decode", [control.decode_assignment, control.decode_assignment_reply, control.decode_heartbeat])
+@pytest.mark.parametrize("decode", [control.decode_assignment, control.decode_assignment_reply, control.decode_heartbeat, control.decode_first_reports])
 @pytest.mark.parametrize("payload", HOSTILE_JSON)
 def test_hostile_json_is_refused(decode: Callable[[bytes], object], payload: bytes) -> None:
     with pytest.raises(InvalidEnvelope):

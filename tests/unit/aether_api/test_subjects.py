@@ -56,6 +56,7 @@ def test_a_question_for_the_status_parses_back_to_its_actor_or_to_all_pods(actor
 
 @given(names, names, ids)
 def test_a_heartbeat_parses_back_to_its_pod(namespace: str, pool: str, uid: str) -> None:
+    assert subjects.parse_report_subject(subjects.report_subject(namespace, PodUid(uid))) == (namespace, uid)
     assert subjects.parse_heartbeat_subject(subjects.heartbeat_subject(namespace, PoolName(pool), PodUid(uid))) == (namespace, pool, uid)
 
 
@@ -76,6 +77,8 @@ def test_wildcards_cover_the_subjects_that_they_stand_for(actor: ActorId, comman
     assert matches(subjects.call_wildcard(namespace), subjects.command_subject("call", actor, command))
     assert matches(subjects.find_wildcard(namespace), subjects.command_subject("find", actor, command))
     assert matches(subjects.forward_wildcard(namespace, pod), subjects.forward_subject(namespace, pod, actor, command))
+    assert matches(subjects.report_wildcard(namespace), subjects.report_subject(namespace, pod))
+    assert matches(subjects.report_wildcard(), subjects.report_subject(namespace, pod))
     assert matches(subjects.heartbeat_wildcard(namespace), subjects.heartbeat_subject(namespace, PoolName("p"), pod))
     assert matches(subjects.heartbeat_wildcard(), subjects.heartbeat_subject(namespace, PoolName("p"), pod))
 
@@ -176,6 +179,7 @@ PARSERS = (
     subjects.parse_reminder_subject,
     subjects.parse_command_subject,
     subjects.parse_heartbeat_subject,
+    subjects.parse_report_subject,
 )
 tokens = st.sampled_from(
     ("aether", "ns", "evt", "stored", "inbox", "reminder", "wake", "cmd", "call", "find", "pod", "hb", "account", "alice", "1", "²", "9" * 5000, "", "*", ">", "Open")

@@ -134,6 +134,17 @@ async def test_what_is_to_be_handled_later_waits_unless_it_is_wanted_now() -> No
     assert len(queue) == 0
 
 
+async def test_of_two_times_at_which_to_handle_a_name_the_sooner_counts() -> None:
+    log = Log()
+    async with running(log.note) as queue:
+        for delays_s in ((100.0, 0.001), (0.001, 100.0)):
+            log.handled.clear()
+            for delay_s in delays_s:
+                queue.add_later("a", delay_s)
+            await log.until(1)
+            assert len(queue) == 0
+
+
 async def test_a_bug_ends_the_queue() -> None:
     async def handle(key: str) -> None:
         raise InternalError("broken")

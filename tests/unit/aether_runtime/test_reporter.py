@@ -21,7 +21,9 @@ def build_report(name: str = "alice", version: int = 0, phase: ActorPhase = Acto
 
 def show(report: ActorReport, revision: int) -> ShownStatus:
     """Return a status that tells what a report says."""
-    return ShownStatus(revision, report.phase, report.version, report.snapshot_version, report.told_epoch, frozenset(report.conditions))
+    return ShownStatus(
+        revision, report.phase, report.version, report.snapshot_version, report.told_epoch, report.model_version, report.desired.generation, frozenset(report.conditions)
+    )
 
 
 def drain(queue: ReportQueue, now_s: float) -> list[ActorReport]:
@@ -483,6 +485,43 @@ async def test_a_first_report_that_the_status_does_not_tell_is_written(shown: Sh
         await until(lambda: sink.written)
         running.cancel()
     assert sink.written == [build_report()]
+
+
+async def test_a_first_report_is_never_put_over_what_was_written_later() -> None:
+    """The resource may be looked up before the watch shows what the operator wrote of it."""
+    sink = Sink()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    actor = build_report().desired.actor
+    quarantined = build_report(phase=ActorPhase.QUARANTINED, version=5)
+    reporter.hold(actor, Epoch(1))
+    reporter.report(build_report())
+    reporter.report(quarantined)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        sink.tried += [build_report()] * 7  # the sink counts revisions: ours is the eighth
+        reporter.show(actor, Epoch(1))
+        await until(lambda: sink.written)
+        reporter.see(actor, show(build_report(), 7))
+        reporter.see(actor, show(quarantined, 8))
+        await turn()
+        running.cancel()
+    assert (sink.written, reporter.dirty) == ([quarantined], 0)
+
+
+@pytest.mark.parametrize("changed", [replace(build_report(), model_version="account@y"), replace(build_report(), desired=replace(build_report().desired, generation=2))])
+async def test_a_status_of_the_process_before_is_not_taken_for_a_first_report_of_another_model_or_spec(changed: ActorReport) -> None:
+    sink = Sink()
+    reporter = Reporter(sink, budget_per_s=lambda: 1000.0)
+    actor = build_report().desired.actor
+    reporter.hold(actor, Epoch(1))
+    reporter.report(changed)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reporter.run())
+        reporter.show(actor, Epoch(1))
+        reporter.see(actor, show(build_report(), 7))
+        await until(lambda: sink.written)
+        running.cancel()
+    assert sink.written == [changed]
 
 
 async def test_what_is_not_held_or_not_well_is_not_told() -> None:
