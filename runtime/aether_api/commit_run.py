@@ -1,7 +1,7 @@
 """Commits that follow each other, read and checked together: what a long replay folds.
 
 An object for each commit is what a replay spends most on, and nobody looks at it: of a run that is whole, the history needs the events, the sequences
-and the last commit. In a run by one writer, with one event in each commit, the headers can be foretold, and comparing costs a third of reading them.
+and the last commit. In a run by one writer, with one event in each commit, the headers can be foretold, and comparing costs half of reading them.
 """
 
 from __future__ import annotations

@@ -113,6 +113,20 @@ async def test_a_report_that_is_refused_is_left_to_its_pod(nats_server: Embedded
         assert len(status_writes(stage)) == 2
 
 
+async def test_conditions_of_others_are_not_replaced(nats_server: EmbeddedServer) -> None:
+    """A merge patch would; an apply leaves them alone."""
+    async with staged(nats_server) as stage:
+        pod = await stage.add_pod("a")
+        pod.says = report_of
+        theirs: JsonObject = {"type": "TheirOwn", "status": "True", "reason": "Theirs", "message": ""}
+        await stage.api.put(
+            ACTORS.path(NAMESPACE, "alice"), {"metadata": {"namespace": NAMESPACE, "name": "alice"}, "spec": {"model": "account"}, "status": {"conditions": [theirs]}}
+        )
+        await stage.until(lambda: stage.pod_of("alice") == "a")
+        kinds = {request.content_type.rpartition("/")[2] for request in stage.api.requests if request.path.endswith("/alice/status")}
+        assert kinds == {"apply-patch+yaml"}
+
+
 async def test_a_move_tells_that_it_goes_on_whatever_the_new_pod_says(nats_server: EmbeddedServer) -> None:
     """Only of a new actor nothing was said before, so only its first status can be written whole."""
 

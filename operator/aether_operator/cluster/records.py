@@ -162,6 +162,7 @@ def parse_actor(document: JsonObject) -> ActorView:
         reported_epoch=integer_at(status, "reportedEpoch"),
         phase=sys.intern(text_at(status, "phase")),
         conditions=tuple(_read_condition(item) for item in objects_at(status, "conditions") if text_at(item, "type") in _OURS),
+        has_others=any(text_at(item, "type") not in _OURS for item in objects_at(status, "conditions")),
     )
 
 

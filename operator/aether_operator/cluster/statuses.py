@@ -213,7 +213,8 @@ def build_status_document(actor: ActorView, status: DesiredStatus, *, now: datet
 def build_first_document(actor: ActorView, status: DesiredStatus, report: FirstReport, *, now: datetime) -> JsonObject:
     """Return the document that writes the first status of an Actor whole, as a merge patch.
 
-    It is no apply, since what an apply leaves out of what it once set is removed: the pod's fields would go with the operator's next one.
+    It is no apply, since what an apply leaves out of what it once set is removed: the pod's fields would go with the operator's next one. A merge patch
+    replaces the conditions, so there must be none of others.
     """
     document = build_status_document(actor, status, now=now)
     scheduled = [item for item in objects_at(document, "status", "conditions") if text_at(item, "type") != READY]
@@ -224,8 +225,8 @@ def build_first_document(actor: ActorView, status: DesiredStatus, report: FirstR
 
 
 def is_first(actor: ActorView, status: DesiredStatus) -> bool:
-    """Return whether a status is the first one of an Actor, of which nobody said anything yet, and gives it to a pod."""
-    return actor.placement is None and not actor.reported_epoch and status.placement is not None and status.placement.is_somewhere
+    """Return whether a status is the first one of an Actor, of which nobody else said anything yet, and gives it to a pod."""
+    return actor.placement is None and not actor.reported_epoch and not actor.has_others and status.placement is not None and status.placement.is_somewhere
 
 
 def _build_gone(actor: ActorView) -> KubeUnavailable:

@@ -70,6 +70,7 @@ class ActorView:
         placement: None before the first one.
         reported_epoch: the highest epoch that a pod reported, its own or one that it met in the log.
         conditions: Scheduled, Suspended and Ready, where they exist.
+        has_others: there are conditions of other types, too.
     """
 
     key: ObjectKey
@@ -94,6 +95,7 @@ class ActorView:
     reported_epoch: int = 0
     phase: str = ""
     conditions: tuple[KnownCondition, ...] = ()
+    has_others: bool = False
 
     @property
     def pool_key(self) -> ObjectKey:
