@@ -217,9 +217,9 @@ def heartbeat_subject(namespace: str, pool: PoolName, pod_uid: PodUid) -> str:
     return f"{ROOT}.{namespace}.hb.{pool}.{pod_uid}"
 
 
-def heartbeat_wildcard(namespace: str = "*") -> str:
+def heartbeat_wildcard(namespace: str | None = None) -> str:
     """Return the filter of all heartbeats of a namespace, or of all namespaces."""
-    return f"{ROOT}.{namespace}.hb.*.*"
+    return f"{ROOT}.{namespace or '*'}.hb.*.*"
 
 
 def report_subject(namespace: str, pod_uid: PodUid) -> str:
@@ -227,9 +227,9 @@ def report_subject(namespace: str, pod_uid: PodUid) -> str:
     return f"{ROOT}.{namespace}.report.{pod_uid}"
 
 
-def report_wildcard(namespace: str = "*") -> str:
+def report_wildcard(namespace: str | None = None) -> str:
     """Return the subject of what all pods of a namespace, or of all, say of new actors."""
-    return f"{ROOT}.{namespace}.report.*"
+    return f"{ROOT}.{namespace or '*'}.report.*"
 
 
 def actor_status_subject(actor: ActorId) -> str:

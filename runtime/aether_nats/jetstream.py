@@ -254,19 +254,13 @@ class JetStream:
 
 def _read_batch(answer: list[Message]) -> tuple[list[StoredMessage], int]:
     """Return the messages of a batched Direct Get and how many more there are."""
-    messages, pending = _split_batch(answer)
-    if messages or answer[-1].status == CODE_END_OF_BATCH:
-        check_batch(messages, answer[-1])
-    return [_expect(stored_of(message)) for message in messages], pending
-
-
-def _split_batch(answer: list[Message]) -> tuple[list[Message], int]:
     *messages, end = answer
     if not messages and end.status == CODE_NOT_FOUND:
         return [], 0
     if end.status != CODE_END_OF_BATCH:
         raise build_status_error(end)
-    return messages, find_pending(end)
+    check_batch(messages, end)
+    return [_expect(stored_of(message)) for message in messages], find_pending(end)
 
 
 def _expect(message: StoredMessage | None) -> StoredMessage:

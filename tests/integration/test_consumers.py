@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import msgspec
@@ -21,8 +20,8 @@ from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_nats.message import Message
 from aether_nats.pull import ASKED_BYTES, ASKED_FIRST
-from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, ensure_streams
+from tests.histories.cluster import connected
 from tests.histories.commits import build_next
 from tests.integration.links import CutLink
 
@@ -35,15 +34,6 @@ USERS: Final = """authorization { users = [
   {user: all, password: p}
   {user: reader, password: p, permissions: {publish: {deny: ["%s"]}}}
 ] }"""
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[NatsConnection, None]:
-    connection = await NatsConnection.open(NatsSettings(servers=(url,)))
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def fill(connection: NatsConnection, count: int = COMMITS, **changes: Any) -> StoredCommit:
@@ -78,7 +68,7 @@ class Reading:
 
 
 async def test_a_long_history_takes_one_consumer_and_leaves_none() -> None:
-    async with EmbeddedServer.start() as server, opened(server.url) as connection, opened(server.url) as watcher:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection, connected(server.url) as watcher:
         head = await fill(connection)
         reading = Reading(connection, watcher)
         assert await reading.read(head) == list(range(COMMITS))
@@ -91,7 +81,7 @@ async def test_a_long_history_takes_one_consumer_and_leaves_none() -> None:
 async def test_large_commits_are_asked_for_a_few_at_a_time() -> None:
     """Else memory would hold a thousand of them."""
     size = 50_000
-    async with EmbeddedServer.start() as server, opened(server.url) as connection, opened(server.url) as watcher:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection, connected(server.url) as watcher:
         head = await fill(connection, RUN_MIN + 1, payload=b"[" + b" " * size + b"]")
         reading = Reading(connection, watcher)
         assert await reading.read(head) == list(range(RUN_MIN + 1))
@@ -103,7 +93,7 @@ async def test_large_commits_are_asked_for_a_few_at_a_time() -> None:
 
 async def test_commits_that_grow_are_read_without_losing_the_link() -> None:
     """The server drops a client for which it has to keep more than 64 MB."""
-    async with EmbeddedServer.start() as server, opened(server.url) as connection, opened(server.url) as watcher:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection, connected(server.url) as watcher:
         small, large = RUN_MIN + 100, 700
         await fill(connection, small)
         head = await fill(connection, large, payload=b"[" + b" " * 150_000 + b"]")
@@ -116,7 +106,7 @@ async def test_commits_that_grow_are_read_without_losing_the_link() -> None:
 
 
 async def test_a_consumer_that_is_deleted_meanwhile_costs_time_and_nothing_else() -> None:
-    async with EmbeddedServer.start() as server, opened(server.url) as connection, opened(server.url) as watcher:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection, connected(server.url) as watcher:
         head = await fill(connection)
         reading = Reading(connection, watcher)
         await watcher.flush()
@@ -133,7 +123,7 @@ async def test_a_consumer_that_is_deleted_meanwhile_costs_time_and_nothing_else(
 async def test_who_may_use_no_consumer_reads_by_sequence_and_does_not_ask_again_at_once(caplog: pytest.LogCaptureFixture, denied: str) -> None:
     async with EmbeddedServer.start(extra_config=USERS % denied) as server:
         address = server.url.removeprefix("nats://")
-        async with opened(f"nats://all:p@{address}") as watcher, opened(f"nats://reader:p@{address}") as connection:
+        async with connected(f"nats://all:p@{address}") as watcher, connected(f"nats://reader:p@{address}") as connection:
             head = await fill(watcher)
             reading = Reading(connection, watcher, timeout_s=0.3)
             for _ in range(2):
@@ -142,7 +132,7 @@ async def test_who_may_use_no_consumer_reads_by_sequence_and_does_not_ask_again_
 
 
 async def test_a_lost_link_ends_the_reading_at_once() -> None:
-    async with EmbeddedServer.start() as server, opened(server.url) as watcher, CutLink.to(server.port) as link, opened(link.url) as connection:
+    async with EmbeddedServer.start() as server, connected(server.url) as watcher, CutLink.to(server.port) as link, connected(link.url) as connection:
         head = await fill(watcher)
         batches: AsyncIterator[Any] = Reading(connection, watcher).journal.read_commits(ALICE, head)
         await anext(batches)
@@ -154,7 +144,7 @@ async def test_a_lost_link_ends_the_reading_at_once() -> None:
 
 
 async def test_a_reading_that_is_given_up_leaves_no_consumer() -> None:
-    async with EmbeddedServer.start() as server, opened(server.url) as connection, opened(server.url) as watcher:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection, connected(server.url) as watcher:
         head = await fill(connection)
         reading = Reading(connection, watcher)
         await watcher.flush()

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import os
-
-import pytest
-
 from aether_api.v1alpha1 import Actor, ActorPhase
 from aether_kube.client import KubeClient
 from aether_kube.documents import JsonObject, JsonValue, objects_at, text_at, value_at
 from aether_kube.kinds import ACTORS
 from aether_runtime.adapters.kubernetes import KubernetesSink, build_desired, build_shown
 from aether_runtime.ports import ActorReport
-from tests.cluster.control_plane import ControlPlane, ensure_programs, start_control_plane
-from tests.cluster.folders import PROJECT, find_folders
-from tests.cluster.lifecycle import is_required
+from tests.integration.bare_plane import add_actor, bare_plane
 
 PATH = ACTORS.path("default", "alice")
 FALSE: JsonObject = {"type": "Quarantined", "status": "True", "reason": "Theirs", "message": "", "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}
 SCHEDULED: JsonObject = {**FALSE, "type": "Scheduled"}
-
-
-async def add_actor(plane: ControlPlane, client: KubeClient) -> Actor:
-    plane.kubectl("create", f"--filename={PROJECT / 'crds'}")
-    plane.kubectl("wait", "--for=condition=Established", "crd/actors.aether.flowmade.one", "--timeout=60s")
-    return Actor.model_validate(await client.create(ACTORS.path("default"), {**ACTORS.document("default", "alice"), "spec": {"model": "account"}}))
 
 
 async def add_false_condition(client: KubeClient, *, by_apply: bool) -> None:
@@ -37,11 +25,8 @@ async def add_false_condition(client: KubeClient, *, by_apply: bool) -> None:
 
 
 async def test_a_condition_of_another_manager_is_gone_after_one_report_and_stays_gone() -> None:
-    programs = ensure_programs(find_folders(), required=is_required(os.environ))
-    if programs is None:
-        pytest.skip("etcd and kube-apiserver were not built; `make bench-peers` does it")
-    async with start_control_plane(programs) as plane, await KubeClient.open(str(plane.kubeconfig())) as client:
-        report = ActorReport(build_desired(await add_actor(plane, client)), ActorPhase.READY, 3, 0, "account@x", "Ready")
+    async with bare_plane() as client:
+        report = ActorReport(build_desired(Actor.model_validate(await add_actor(client))), ActorPhase.READY, 3, 0, "account@x", "Ready")
         sink = KubernetesSink(client)
         for by_apply in (True, False):
             await sink.write(report)

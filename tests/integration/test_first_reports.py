@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 from datetime import UTC, datetime
 
 import msgspec
@@ -29,11 +28,9 @@ from aether_operator.planning.statuses import build_placed_status
 from aether_runtime.adapters.first_reports import REPORTS_MAX, ReportingPod
 from aether_runtime.adapters.kubernetes import KubernetesSink, build_desired, build_shown
 from aether_runtime.ports import ActorReport, DesiredActor
-from tests.cluster.control_plane import ControlPlane, ensure_programs, start_control_plane
-from tests.cluster.folders import PROJECT, find_folders
-from tests.cluster.lifecycle import is_required
 from tests.fake_apiserver.server import FakeApiServer, Fault
 from tests.histories.cluster import connected
+from tests.integration.bare_plane import add_actor, bare_plane
 from tests.integration.operator_stage import NAMESPACE, Stage, staged
 
 
@@ -185,11 +182,8 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 async def test_on_a_real_api_server_the_pods_part_outlives_the_operators_next_write_and_moves_with_the_actor() -> None:
     """The operator's first write must not make it the owner of what it says for the pod: its next apply, without that, would remove it."""
-    programs = ensure_programs(find_folders(), required=is_required(os.environ))
-    if programs is None:
-        pytest.skip("etcd and kube-apiserver were not built; `make bench-peers` does it")
-    async with start_control_plane(programs) as plane, await KubeClient.open(str(plane.kubeconfig())) as client:
-        view = parse_actor(await add_actor(plane, client))
+    async with bare_plane() as client:
+        view = parse_actor(await add_actor(client))
         said = report_of(AssignmentItem("adopt", "alice", view.uid, "account", "alice", A.epoch, view.generation))
         await client.patch_merge(f"{PATH}/status", build_first_document(view, build_placed_status(view, A, "Scheduled"), said, now=NOW), field_manager=MANAGER)
 
@@ -209,9 +203,3 @@ async def test_on_a_real_api_server_the_pods_part_outlives_the_operators_next_wr
             told = ActorReport(build_desired(shown), phase, version, 1, "account@y", "Ready", "")
             await sink.write(told)
             assert told.agrees_with(build_shown(Actor.model_validate(await client.get(PATH))))
-
-
-async def add_actor(plane: ControlPlane, client: KubeClient) -> JsonObject:
-    plane.kubectl("create", f"--filename={PROJECT / 'crds'}")
-    plane.kubectl("wait", "--for=condition=Established", "crd/actors.aether.flowmade.one", "--timeout=60s")
-    return await client.create(ACTORS.path("default"), {**ACTORS.document("default", "alice"), "spec": {"model": "account"}})

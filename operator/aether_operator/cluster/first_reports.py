@@ -31,8 +31,7 @@ class FirstReportListener:
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        subjects = [report_wildcard(namespace) if namespace else report_wildcard() for namespace in self._namespaces]
-        subscriptions = [self._connection.subscribe(subject, self._on_message) for subject in subjects]
+        subscriptions = [self._connection.subscribe(report_wildcard(namespace), self._on_message) for namespace in self._namespaces]
         try:
             await asyncio.Event().wait()
         finally:

@@ -56,8 +56,7 @@ class Heartbeats:
 
     def subscribe(self, connection: NatsConnection, namespaces: Collection[str | None]) -> list[Subscription]:
         """Listen to the heartbeats of the namespaces, None meaning all of them."""
-        subjects = [heartbeat_wildcard(namespace) if namespace else heartbeat_wildcard() for namespace in namespaces]
-        return [connection.subscribe(subject, self._on_message) for subject in subjects]
+        return [connection.subscribe(heartbeat_wildcard(namespace), self._on_message) for namespace in namespaces]
 
     def see(self, uid: PodUid) -> Process:
         """Return what is known of a pod's process, and begin to expect it if it is new."""

@@ -138,9 +138,9 @@ class StatusWriter:
         path = ACTORS.path(actor.key.namespace, actor.key.name, "status")
         report = self._overlay.find_report(actor.key, status) if is_first(actor, status) else None
         try:
-            if report is not None and await self._write_first(path, actor, status, report):
-                return True
-            answer = await self._client.apply(path, build_status_document(actor, status, now=datetime.now(UTC)), field_manager=MANAGER)
+            answer = await self._write_first(path, actor, status, report) if report is not None else None
+            if answer is None:
+                answer = await self._client.apply(path, build_status_document(actor, status, now=datetime.now(UTC)), field_manager=MANAGER)
         except KubeNotFound as exc:
             raise _build_gone(actor) from exc
         except KubeInvalid as exc:
@@ -152,17 +152,15 @@ class StatusWriter:
         self._overlay.note_written(actor.key, status, resource_version_of(answer))
         return True
 
-    async def _write_first(self, path: str, actor: ActorView, status: DesiredStatus, report: FirstReport) -> bool:
-        """Write placement and report at once; False if that is refused, and then the placement is written alone."""
+    async def _write_first(self, path: str, actor: ActorView, status: DesiredStatus, report: FirstReport) -> JsonObject | None:
+        """Write placement and report at once and return the Actor; None if that is refused, and then the placement is written alone."""
         document = build_first_document(actor, status, report, now=datetime.now(UTC))
         try:
-            answer = await self._client.patch_merge(path, document, field_manager=MANAGER)
+            return await self._client.patch_merge(path, document, field_manager=MANAGER)
         except KubeInvalid as exc:
             logger.warning("a first report was refused and is left to its pod", extra={logs.NAMESPACE: actor.key.namespace, logs.ACTOR_ID: actor.key.name, logs.REASON: str(exc)})
             self._overlay.forget_report(actor.key, status)
-            return False
-        self._overlay.note_written(actor.key, status, resource_version_of(answer))
-        return True
+            return None
 
     def _take_refusal(self, actor: ActorView, status: DesiredStatus, exc: KubeInvalid) -> None:
         """Give a decision up that another one has overtaken.

@@ -111,19 +111,16 @@ class History:
         position = self.position
         if run.first_version != position.version + 1 or run.first_n != position.index.n or run.incarnation != position.incarnation:
             return False
-        state, version, apply, time, second, seconds = self.state, position.version, self.model.apply, "", 0, list[int]()
+        state, version, last_time, seconds = self.state, position.version, position.last_time, list[int]()
         try:
             batches = run.events()
             for batch in batches:
-                for event in batch:
-                    version += 1
-                    if event.time != time:
-                        time = event.time
-                        second = parse_second(time)
-                    state = apply(state, event.type, bytes(event.data), time=time, version=version, schema_version=event.schema_version)
+                state, time, second = self._apply_events(state, batch, version)
+                version += len(batch)
+                last_time = time or last_time
                 seconds.append(second)
-            last, last_time = run[-1], normalise_time(time) if time else position.last_time
-            moved = Position(version, last.sequence, position.index.extended(run.sequences), position.incarnation, last.id, last_time)
+            last = run[-1]
+            moved = Position(version, last.sequence, position.index.extended(run.sequences), position.incarnation, last.id, last_time and normalise_time(last_time))
         except (InvalidEnvelope, PermanentError):
             return False
         self.state, self.position = state, moved
@@ -161,15 +158,9 @@ class History:
 
     def _fold_events(self, commit: StoredCommit, version: int) -> str:
         """Apply what one commit holds, all or nothing, and return the time of its last event."""
-        state, apply, time, second = self.state, self.model.apply, "", 0
         try:
             events = commit.events()
-            for event in events:
-                version += 1
-                if event.time != time:
-                    time = event.time
-                    second = parse_second(time)
-                state = apply(state, event.type, bytes(event.data), time=time, version=version, schema_version=event.schema_version)
+            state, time, second = self._apply_events(self.state, events, version)
             if commit.inbox or commit.reminders:
                 self.inbox, self.reminders = self._read_durable(commit.inbox, commit.reminders)
                 self.note_fired({})
@@ -183,6 +174,17 @@ class History:
         else:
             self.note_commands(commit.sequence, second, [event.command_id for event in events])
         return time
+
+    def _apply_events(self, state: State, events: Sequence[Event], version: int) -> tuple[State, str, int]:
+        """Return the state after the events of one commit that come after `version`, and time and unix second of the last one; changes nothing."""
+        apply, time, second = self.model.apply, "", 0
+        for event in events:
+            version += 1
+            if event.time != time:
+                time = event.time
+                second = parse_second(time)
+            state = apply(state, event.type, bytes(event.data), time=time, version=version, schema_version=event.schema_version)
+        return state, time, second
 
     def accept(self, position: Position, second: int, digests: Sequence[int], state: State) -> None:
         """Move to `position`, whose commit came of the commands with these hashes in that unix second, and whose events were already applied to give `state`."""

@@ -8,8 +8,8 @@ from functools import partial
 from math import inf
 from typing import Any, Final
 
-from aether_api.headers import FIRST_LINE
 from tests.simulation.server.broker import Broker, Publication
+from tests.simulation.server.jetstream import build_block
 from tests.simulation.server.stream import Stored, Stream
 
 NS: Final = 1e-9
@@ -111,7 +111,7 @@ class Consumers:
             consumer.delivered += 1
             consumer.next_sequence = message.sequence + 1
             reply = f"$JS.ACK.{consumer.stream.config.name}.{consumer.name}.1.{message.sequence}.{consumer.delivered}.{int(message.stored_s * 1e9)}.0"
-            block = FIRST_LINE + b"\r\n" + message.lines + b"\r\n" if message.lines else b""
+            block = build_block(message.lines) if message.lines else b""
             if place < arrives:
                 self._broker.forward(request.inbox, Publication(message.subject, reply, block, message.payload))
         return False
