@@ -27,6 +27,9 @@ from tests.histories.invariants import events_of, read_history
 PROJECT: Final = Path(__file__).parents[2]
 EXAMPLES: Final = PROJECT / "examples" / "bank"
 
+POOL: Final = "actorpool/default"
+"""What the chart makes."""
+
 NODE_PORT: Final = 30422
 """Where NATS answers on every node, for clients outside the cluster."""
 
@@ -167,7 +170,10 @@ def install_bank(cluster: Cluster, namespace: str, *, say: Callable[[str], None]
     settings = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
     deadline = ("--wait", "--timeout", f"{INSTALL_S}s")
     cluster.helm("upgrade", "--install", "aether", str(PROJECT / "helm" / "aether"), "--namespace", namespace, *settings, *deadline, timeout_s=INSTALL_S + 30)
-    return Bank(cluster, namespace)
+    bank = Bank(cluster, namespace)
+    # helm waits for the operator, and the operator makes the pool's pods.
+    bank.kubectl("wait", "--for=condition=Ready", f"--timeout={READY_S}s", POOL, timeout_s=READY_S + 30)
+    return bank
 
 
 def uninstall_bank(bank: Bank) -> None:
