@@ -139,7 +139,7 @@ def _read_sizes(sequences: Sequence[int], raw_headers: Sequence[bytes], subject:
 
 
 def _rise(sequences: Sequence[int]) -> bool:
-    return sorted(set(sequences)) == sequences
+    return isinstance(sequences, range) or sorted(set(sequences)) == sequences
 
 
 def sizes_of(commits: Sequence[StoredCommit]) -> list[int]:

@@ -8,7 +8,7 @@ deadlines, since clocks differ.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -255,6 +255,22 @@ def parse_second(text: str) -> int:
     if len(text) == TIME_LENGTH and text[19] == "." and text[26] == "Z" and text[20:26].isdigit() and text.isascii():
         return _parse_second(text[:19])
     return _check_second(text)
+
+
+def parse_seconds(texts: Sequence[str]) -> list[int]:
+    """Return what `parse_second` returns of each, for times that look like those of `format_time`; less for each, since that is checked in columns.
+
+    Raises:
+        InvalidEnvelope: one looks otherwise, or is no time.
+    """
+    joined = "".join(texts)
+    columns = [joined[place::TIME_LENGTH] for place in (19, 26, *range(20, 26))]
+    count = len(texts)
+    if {*map(len, texts)} != {TIME_LENGTH} or columns[:2] != ["." * count, "Z" * count] or not ("".join(columns[2:]).isdigit() and joined.isascii()):
+        raise InvalidEnvelope(f"times are not all in the form {TIME_FORMAT}")
+    seconds = [text[:19] for text in texts]
+    found = {second: _parse_second(second) for second in dict.fromkeys(seconds)}
+    return [*map(found.__getitem__, seconds)]
 
 
 @lru_cache(maxsize=8)

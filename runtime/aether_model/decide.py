@@ -10,16 +10,17 @@ model no longer fits the log, and quarantines the actor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import orjson
 
+from aether_api.envelope import Event
 from aether_api.errors import CommandFailed, EventInvalid, InternalError, InvalidEnvelope, Reason
 from aether_model.cel import Activation, CelEvaluationError, encode_json
 from aether_model.compiled import CompiledCommand, CompiledEmit, CompiledEvent, CompiledGuard
-from aether_model.model import NO_OP, CommandInput, Decision, DomainEvent, Emitted, Rejected, State
+from aether_model.model import NO_OP, CommandInput, Decision, DomainEvent, Emitted, Rejected, State, apply_each
 from aether_model.remind import build_reminders
 
 Fields = dict[str, object]
@@ -91,6 +92,10 @@ class CompiledModel:
         if violation is not None:
             raise EventInvalid(f"event {event_type}, version {version}: {violation}")
         return _fold(compiled, cast("Fields", state), compiled.fields.complete(fields), time=time, version=version)
+
+    def apply_all(self, state: State, events: Iterable[Event], version: int) -> State:
+        """Return the state after stored events."""
+        return apply_each(self, state, events, version)
 
     def encode_state(self, state: State) -> bytes:
         """Encode a state as a JSON object.

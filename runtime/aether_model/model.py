@@ -11,9 +11,12 @@ of a command (measured).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal, Protocol
 
 import msgspec
+
+from aether_api.envelope import Event
 
 State = object
 """A state belongs to its model, which alone looks into it; it is never changed in place, so it may be shared."""
@@ -167,6 +170,10 @@ class Model(Protocol):
         """
         ...
 
+    def apply_all(self, state: State, events: Iterable[Event], version: int) -> State:
+        """Return the state after stored events that follow `version`, as `apply` gives it for one after the other."""
+        ...
+
     def encode_state(self, state: State) -> bytes:
         """Encode a state as a JSON object, for snapshots and for people.
 
@@ -182,3 +189,10 @@ class Model(Protocol):
             InvalidEnvelope: the bytes are no state of this model.
         """
         ...
+
+
+def apply_each(model: Model, state: State, events: Iterable[Event], version: int) -> State:
+    """Return the state after stored events: `Model.apply_all` of a model that has no quicker way."""
+    for next_version, event in enumerate(events, start=version + 1):
+        state = model.apply(state, event.type, bytes(event.data), time=event.time, version=next_version, schema_version=event.schema_version)
+    return state

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from aether_api.envelope import Event
 from aether_api.errors import MALFORMED, CommandFailed, EventInvalid, InvalidEnvelope, Reason
 from aether_api.identity import MEMBER_PATTERN
 from aether_model.model import NO_OP, CancelReminder, CommandInput, Decision, DomainEvent, Emitted, NoOp, Rejected, SetReminder, State
@@ -64,7 +65,7 @@ class Applier:
     type: type[msgspec.Struct]
     schema_version: int
     upcasts: Mapping[int, Upcast]
-    decode: Callable[[bytes], msgspec.Struct]
+    decode: Callable[[bytes | msgspec.Raw], msgspec.Struct]
     run: Callable[..., object]
     wants_context: bool
 
@@ -130,13 +131,31 @@ class PythonRuntimeModel:
         try:
             event = applier.decode(data) if schema_version == applier.schema_version else _upcast(applier, data, schema_version)
             after = applier.run(state, event, EventContext(version, time)) if applier.wants_context else applier.run(state, event)
-        except (EventInvalid, *MALFORMED) as exc:
-            raise EventInvalid(f"event {event_type}, version {version}: {_explain(exc, ())}") from exc
         except Exception as exc:  # the root of everything that an author wrote: it costs its own actor and no other
-            raise EventInvalid(f"event {event_type}, version {version}: {applier.method} raised {type(exc).__name__}: {exc}") from exc
+            raise _build_failure(applier, event_type, version, exc) from exc
         if type(after) is not self.state_type:
             raise EventInvalid(f"event {event_type}, version {version}: {applier.method} returned {type(after).__name__}, not {self.state_type.__name__}")
         return after
+
+    def apply_all(self, state: State, events: Iterable[Event], version: int) -> State:
+        """Return the state after stored events. Most are of one kind in a row, so what an event needs is looked up once; whatever is not plain goes through `apply`."""
+        kind, plain = ("", 0), None
+        for next_version, event in enumerate(events, start=version + 1):
+            if (event.type, event.schema_version) != kind:
+                kind = event.type, event.schema_version
+                plain = self.appliers.get(event.type)
+                if plain is not None and (plain.wants_context or plain.schema_version != event.schema_version):
+                    plain = None
+            if plain is not None:
+                try:
+                    after = plain.run(state, plain.decode(event.data))
+                except Exception as exc:  # a root, as in `apply`
+                    raise _build_failure(plain, event.type, next_version, exc) from exc
+                if type(after) is self.state_type:
+                    state = after
+                    continue
+            state = self.apply(state, event.type, bytes(event.data), time=event.time, version=next_version, schema_version=event.schema_version)
+        return state
 
     def encode_state(self, state: State) -> bytes:
         """Encode a state as a JSON object.
@@ -203,6 +222,11 @@ class PythonRuntimeModel:
 
 def _context_of(command: CommandInput) -> CommandContext:
     return CommandContext(command.actor_id, command.version, command.time or "")
+
+
+def _build_failure(applier: Applier, event_type: str, version: int, error: Exception) -> EventInvalid:
+    known = isinstance(error, (EventInvalid, *MALFORMED))
+    return EventInvalid(f"event {event_type}, version {version}: {_explain(error, ()) if known else f'{applier.method} raised {type(error).__name__}: {error}'}")
 
 
 def _upcast(applier: Applier, data: bytes, schema_version: int) -> msgspec.Struct:

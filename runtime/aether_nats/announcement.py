@@ -6,7 +6,8 @@ headers last, so what a publisher forged of them does not count.
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from typing import Final, NamedTuple
 
 from aether_api import headers
 from aether_api.envelope import StoredCommit, decode_commit
@@ -16,21 +17,33 @@ from aether_nats.message import Message
 _STREAM: Final = headers.marker("Nats-Stream")
 _SEQUENCE: Final = headers.marker(headers.STORED_SEQUENCE)
 _LAST_SEQUENCE: Final = headers.marker("Nats-Last-Sequence")
+_USUAL: Final = re.compile(
+    rb"\r\nNats-Stream: ([!-~]+)\r\nNats-Subject: [!-~]+\r\nNats-Sequence: ([1-9]\d{0,17})\r\nNats-Time-Stamp: [!-~]+\r\nNats-Last-Sequence: (\d{1,18})\r\n\r\n"
+)
+"""What servers write today, in their order: one search instead of three."""
 
 
-def read_stream(message: Message) -> str:
-    """Return the name of the stream that announces; empty where it is missing."""
-    return headers.find_header(message.raw_headers, _STREAM) or ""
+class Place(NamedTuple):
+    """Where the server stored what it announces.
+
+    Attributes:
+        stream: its name; empty where the server does not say.
+        last_sequence: of what the actor stored before, 0 for nothing.
+    """
+
+    stream: str
+    sequence: int
+    last_sequence: int
 
 
-def read_sequence(message: Message) -> int:
-    """Return the sequence of what was stored, or raise `InvalidEnvelope`."""
-    return _count(message, _SEQUENCE)
-
-
-def read_last_sequence(message: Message) -> int:
-    """Return the sequence of what the actor stored before, 0 for nothing, or raise `InvalidEnvelope`."""
-    return _count(message, _LAST_SEQUENCE)
+def read_place(message: Message) -> Place:
+    """Return where something was stored, or raise `InvalidEnvelope`."""
+    raw = message.raw_headers
+    usual = _USUAL.fullmatch(raw, max(0, raw.rfind(_STREAM)))
+    if usual is not None:
+        stream, sequence, last_sequence = usual.groups()
+        return Place(stream.decode(), int(sequence), int(last_sequence))
+    return Place(headers.find_header(raw, _STREAM) or "", _count(raw, _SEQUENCE), _count(raw, _LAST_SEQUENCE))
 
 
 def decode_announced(sequence: int, message: Message) -> StoredCommit:
@@ -39,8 +52,8 @@ def decode_announced(sequence: int, message: Message) -> StoredCommit:
     return decode_commit(sequence, raw[: raw.rfind(_STREAM)] + b"\r\n\r\n", message.payload)
 
 
-def _count(message: Message, marked: bytes) -> int:
-    count = headers.parse_count(headers.find_header(message.raw_headers, marked) or "")
+def _count(raw: bytes, marked: bytes) -> int:
+    count = headers.parse_count(headers.find_header(raw, marked) or "")
     if count is None:
         raise InvalidEnvelope("a header of the server is missing")
     return count

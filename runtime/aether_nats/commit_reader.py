@@ -20,7 +20,7 @@ from typing import Final
 from msgspec import structs
 
 from aether_api import logs
-from aether_api.commit_index import Block, decode_short_index, inner_blocks
+from aether_api.commit_index import RADIX, Block, decode_short_index, inner_blocks
 from aether_api.commit_run import build_run
 from aether_api.envelope import StoredCommit, decode_commit, decode_found_commit
 from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, RequestTimeout, RetryableError, StreamUnavailable
@@ -77,8 +77,14 @@ class CommitReader:
                 async for commits in runs:
                     yield commits
                     next_n += len(commits)
-        async for commits in self._read_by_sequence(actor, head, next_n):
-            yield commits
+        elif from_n < head.n < RADIX:
+            commits = await self._read_short(actor, head, from_n)
+            if commits:
+                yield commits
+                next_n += len(commits)
+        if next_n < head.n:
+            async for commits in self._read_by_sequence(actor, head, next_n):
+                yield commits
         if head.n >= from_n:
             yield [head]
 
@@ -211,19 +217,28 @@ class CommitReader:
 
     async def _read_each(self, actor: ActorId, sequences: Sequence[int], next_n: int, incarnation: int) -> AsyncIterator[Sequence[StoredCommit]]:
         """Yield the commits at some sequences, for as long as they are those from `next_n` on."""
-        subject = self._locate(actor)[1].encode()
         for start in range(0, len(sequences), BATCH_COMMITS):
-            batch = sequences[start : start + BATCH_COMMITS]
-            answers = await self._ask(actor, batch)
-            run = build_run(batch, [answer.raw_headers for answer in answers], [answer.payload for answer in answers], subject)
-            if run is not None and run.first_n == next_n and run.incarnation == incarnation:
-                yield run
-            else:
-                commits = _check_run(await self._decode_each(actor, batch, answers), next_n, incarnation)
-                if not commits:
-                    return
-                yield commits
-            next_n += len(batch)
+            commits = await self._read_some(actor, sequences[start : start + BATCH_COMMITS], next_n, incarnation)
+            if not commits:
+                return
+            yield commits
+            next_n += BATCH_COMMITS
+
+    async def _read_some(self, actor: ActorId, sequences: Sequence[int], next_n: int, incarnation: int) -> Sequence[StoredCommit]:
+        """Return the commits at so many sequences that they are read at once; none if one of them is not the one that must come next."""
+        answers = await self._ask(actor, sequences)
+        run = build_run(sequences, [answer.raw_headers for answer in answers], [answer.payload for answer in answers], self._locate(actor)[1].encode())
+        if run is not None and run.first_n == next_n and run.incarnation == incarnation:
+            return run
+        return _check_run(await self._decode_each(actor, sequences, answers), next_n, incarnation)
+
+    async def _read_short(self, actor: ActorId, head: StoredCommit, from_n: int) -> Sequence[StoredCommit]:
+        """Return the commits [from_n, head.n), all of which the index of `head` names, by one read: what most actors are started with."""
+        try:
+            sequences = decode_short_index(head.n, head.index_text)
+        except InvalidEnvelope:  # who goes on says what is wrong
+            return ()
+        return await self._read_some(actor, sequences[from_n:], from_n, head.incarnation) if sequences is not None else ()
 
     async def _find_sequences(self, actor: ActorId, head: StoredCommit, from_n: int, blocks: list[Block] | None) -> tuple[list[int], list[Block]]:
         """Return the sequences of the next commits from `from_n` on, oldest first, and the blocks that follow.

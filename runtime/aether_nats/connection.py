@@ -256,6 +256,10 @@ class NatsConnection:
             raise
         return future
 
+    def write_queued(self) -> None:
+        """Hand what is queued to the socket now, for a caller that knows that nothing is to follow; otherwise it leaves when the loop comes round."""
+        self._link.write_queued()
+
     async def flush(self, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         """Wait until the server has handled everything sent before, and all it sent back has reached its callbacks.
 
@@ -304,7 +308,7 @@ class NatsConnection:
                 await self._link.close()
         except TimeoutError:
             self._link.abort()
-        except (nats_errors.Error, OSError) as exc:
+        except (nats_errors.Error, OSError, RuntimeError) as exc:  # uvloop raises RuntimeError for a socket that is closed already
             logger.debug("closing the NATS connection failed", extra={logs.REASON: str(exc)})
 
     def _start(self) -> None:

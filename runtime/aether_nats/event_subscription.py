@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from aether_api import logs
@@ -29,7 +30,7 @@ from aether_api.subjects import (
     partition_of,
     stored_filter,
 )
-from aether_nats.announcement import decode_announced, read_last_sequence, read_sequence, read_stream
+from aether_nats.announcement import decode_announced, read_place
 from aether_nats.connection import Subscription
 from aether_nats.deliveries import ActorVersion, Delivery, EventStored, Gap, Overflow, Positions, Step, StreamMark, Taken, Unreadable, read_events
 from aether_nats.hearing import Stretch
@@ -46,6 +47,9 @@ RETRY_S: Final = 0.5
 
 SETTLE_S: Final = 1.0
 """Seconds for which a comparison waits for an announcement that may be on its way, before it calls it missed."""
+
+ACTORS_CACHED: Final = 16_384
+"""Subjects whose actors are remembered: those that are announced often are few (3 MB)."""
 
 SWEEP_BATCH: Final = 256
 """Messages of a stream read at once after a loss: hides the round trip, and bounds the queue beyond its own limit."""
@@ -127,7 +131,9 @@ class EventSubscription:
         self._compare_at = self._loop.time() + settings.compare_every_s
         self._retry_at = 0.0
         self._closed = False
-        self._wakeup = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_s = 0.0
 
     async def open(self, start: Start) -> None:
         """Subscribe, and learn where the streams end now; `EventBus` calls it. What is announced meanwhile waits until that is known."""
@@ -153,7 +159,8 @@ class EventSubscription:
         self._closed = True
         if self._subscription is not None:
             self._subscription.unsubscribe()
-        self._wakeup.set()
+        self._stop_alarm()
+        self._wake()
 
     def note_loss(self) -> None:
         """Look into the log soon: from here on announcements may have been lost, whatever is announced until then."""
@@ -161,7 +168,7 @@ class EventSubscription:
             mark.read_to, mark.lost = mark.known_to(), True
         self._lost = True
         self._retry_at = 0.0
-        self._wakeup.set()
+        self._wake()
 
     def fetch_missed(self, gap: Gap) -> AsyncIterator[EventStored | Unreadable]:
         """Read the events of a gap from the log, in order, of the types that were asked for; see `MissedReader.read`."""
@@ -212,13 +219,13 @@ class EventSubscription:
             if isinstance(step, Taken):
                 self._queued_bytes += len(step.commit.payload)
         if steps:
-            self._wakeup.set()
+            self._wake()
 
     # What is announced.
 
     def _on_message(self, message: Message) -> None:
         try:
-            actor = parse_stored_subject(message.subject)
+            actor = _read_actor(message.raw_subject)
             if not self.pattern.is_whole and not self.pattern.matches(actor):
                 return self._note_other(message)
             if not self._started and len(self._held) < self._settings.queue_max:
@@ -226,7 +233,7 @@ class EventSubscription:
                 return
             if self._dropped or not self._started or len(self._queue) >= self._settings.queue_max or self._queued_bytes >= self._settings.queue_bytes_max:
                 self._dropped += 1
-                self._wakeup.set()
+                self._wake()
                 return
             self._take(actor, message)
         except (InvalidEnvelope, InvalidName) as exc:
@@ -234,13 +241,14 @@ class EventSubscription:
 
     def _note_other(self, message: Message) -> None:
         """Count what NATS cannot tell from what is meant, as the server will count it."""
-        mark = self._marks.get(read_stream(message)) if self._started else None
+        place = read_place(message)
+        mark = self._marks.get(place.stream) if self._started else None
         if mark is not None:
-            mark.hearing.note(read_sequence(message))
+            mark.hearing.note(place.sequence)
 
     def _take(self, actor: ActorId, message: Message) -> None:
-        mark = self._mark_of(read_stream(message))
-        sequence, last_sequence = read_sequence(message), read_last_sequence(message)
+        stream, sequence, last_sequence = read_place(message)
+        mark = self._mark_of(stream)
         if sequence <= mark.announced_to or self._positions.contradicts(actor, last_sequence, sequence):
             self._suspect(mark, sequence)
         mark.announced_to = max(mark.announced_to, sequence)
@@ -295,13 +303,32 @@ class EventSubscription:
         return True
 
     async def _wait(self) -> None:
-        """Wait for an announcement, a loss, the end, or the time of the next look."""
-        self._wakeup.clear()
+        """Wait for an announcement, a loss, the end, or the time of the next look.
+
+        The alarm stays from one wait to the next: most end with an announcement, and the next look is as far away as before.
+        """
+        if self._waiter is not None and not self._waiter.done():
+            raise RuntimeError("another task waits for this subscription already")
         times = [self._compare_at, *([self._suspects[0][2]] if self._suspects else [])]
         at_s = max(min(times), self._retry_at) if not (self._lost or self._sweeps or self._checks or self._stretches) else self._retry_at
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(at_s):
-                await self._wakeup.wait()
+        if self._alarm is None or self._alarm_s != at_s:
+            self._stop_alarm()
+            self._alarm, self._alarm_s = self._loop.call_at(at_s, self._ring), at_s
+        self._waiter = self._loop.create_future()
+        await self._waiter
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _stop_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     async def _plan(self) -> None:
         """Decide what to read: after a loss everything since, else the heads of the actors that are known, and what was not heard of."""
@@ -452,3 +479,8 @@ class EventSubscription:
         if journal is not None:
             mark = self._mark_of(event_stream(actor.namespace, partition_of(actor, journal.partitions)))
             self._push(self._positions.take_known(mark, actor, known, await journal.read_head(actor)))
+
+
+@lru_cache(ACTORS_CACHED)
+def _read_actor(subject: bytes) -> ActorId:
+    return parse_stored_subject(subject.decode())

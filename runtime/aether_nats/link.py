@@ -100,6 +100,9 @@ class Link(Protocol):
     def respond(self, reply: bytes, payload: bytes) -> None:
         """Queue an answer, or raise `Backpressure`."""
 
+    def write_queued(self) -> None:
+        """Hand what is queued to the socket now; otherwise that happens when the loop comes round."""
+
     def restore(self) -> None:
         """Take up again after a reconnect; comes before any publish."""
 

@@ -102,6 +102,9 @@ class PlainLink:
         """Queue an answer, or raise `Backpressure`."""
         self.publish(reply.decode(), "", b"", payload)
 
+    def write_queued(self) -> None:
+        """Do nothing: nats-py decides when it writes."""
+
     def restore(self) -> None:
         """Do nothing: nats-py has restored its subscriptions, and those made meanwhile wait in the queue."""
 

@@ -49,12 +49,16 @@ _encode = msgspec.json.Encoder().encode
 class Pulled(NamedTuple):
     """Messages as a consumer delivers them, in columns; without sequences where their replies do not tell them."""
 
-    sequences: list[int]
-    raw_headers: list[bytes]
-    payloads: list[bytes]
+    sequences: Sequence[int]
+    raw_headers: Sequence[bytes]
+    payloads: Sequence[bytes]
 
     def __bool__(self) -> bool:
         return bool(self.payloads)
+
+
+NOTHING_PULLED: Final = Pulled((), (), ())
+"""What there is when all messages were taken."""
 
 
 class ConsumerConfig(msgspec.Struct, frozen=True):
@@ -80,14 +84,21 @@ class _Arrival(Awaited[None]):
         return self.settle(None)
 
 
-def sequences_of(replies: Sequence[bytes]) -> list[int]:
-    """Return where the messages of one consumer stand in the stream; nothing where their replies do not tell."""
+def sequences_of(replies: Sequence[bytes]) -> Sequence[int]:
+    """Return where the messages of one consumer stand in the stream, at least one; nothing where their replies do not tell.
+
+    A consumer delivers in the order of the stream. So where as many messages as there are lie between the first and the last, nothing else is among
+    them, and the others need not be read.
+    """
     # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<sequence>.<delivered>.<time>.<pending>[.<token>]
-    behind = 5 if replies and replies[0].count(b".") == LONG_REPLY_DOTS else 4
+    behind = 5 if replies[0].count(b".") == LONG_REPLY_DOTS else 4
     try:
+        first, last = [int(reply.rsplit(b".", behind)[1]) for reply in (replies[0], replies[-1])]
+        if last - first == len(replies) - 1:
+            return range(first, last + 1)
         return [*map(int, [reply.rsplit(b".", behind)[1] for reply in replies])]
     except (ValueError, IndexError):
-        return []
+        return ()
 
 
 class Pull:
@@ -112,9 +123,7 @@ class Pull:
         self._asked = ASKED_FIRST
         self._spare = 0
         self._tries = 0
-        self._replies: list[bytes] = []
-        self._raw_headers: list[bytes] = []
-        self._payloads: list[bytes] = []
+        self._arrived: list[tuple[bytes, bytes, bytes]] = []
         self._max_bytes = max(ASKED_BYTES, connection.max_payload + ROOM_BYTES)
         self._has_brought = False
         self._error: AetherError | None = None
@@ -126,11 +135,9 @@ class Pull:
             self._take_status(Message(subject, reply, raw_headers, payload))
         else:
             self._has_brought = True
-            self._replies.append(reply)
-            self._raw_headers.append(raw_headers)
-            self._payloads.append(payload)
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
+            self._arrived.append((reply, raw_headers, payload))
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
             waiting.settle(None)
 
     async def take(self) -> Pulled:
@@ -141,20 +148,20 @@ class Pull:
             JetStreamError, StreamUnavailable: the server has ended the consumer.
         """
         self._ask()
-        while not self._payloads and self._left:
+        while not self._arrived and self._left:
             if self._error is not None:
                 await self._ask_again(self._error)
             await self._wait()
             self._ask()
-        pulled = Pulled(sequences_of(self._replies[:TAKEN_MAX]), self._raw_headers[:TAKEN_MAX], self._payloads[:TAKEN_MAX])
-        for column in (self._replies, self._raw_headers, self._payloads):
-            del column[:TAKEN_MAX]
-        count = len(pulled.payloads)
-        if count:
-            self._asked = self._spare = max(1, min(ASKED_MAX, ASKED_BYTES * count // (1 + sum(map(len, pulled.payloads)))))
+        if not self._arrived:
+            return NOTHING_PULLED
+        replies, raw_headers, payloads = zip(*self._arrived[:TAKEN_MAX], strict=True)
+        del self._arrived[:TAKEN_MAX]
+        count = len(payloads)
+        self._asked = self._spare = max(1, min(ASKED_MAX, ASKED_BYTES * count // (1 + sum(map(len, payloads)))))
         self._left -= count
         self._under_way -= count
-        return pulled
+        return Pulled(sequences_of(replies), raw_headers, payloads)
 
     def _take_status(self, status: Message) -> None:
         missing = find_missing(status)

@@ -51,8 +51,8 @@ class CommitLog(Protocol):
 class Heads(Protocol):
     """Compares many actors with the log at once; `aether_nats.heads` states the rules."""
 
-    async def find_moved(self, known: Iterable[tuple[ActorId, int]]) -> list[ActorId]:
-        """Return the actors whose last commit is another than the known sequence."""
+    async def find_moved(self, known: Iterable[tuple[ActorId, int]], *, some: bool = False) -> list[ActorId]:
+        """Return the actors whose last commit is another than the known sequence; `some` where others are watched, too."""
         ...
 
 

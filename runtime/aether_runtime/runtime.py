@@ -46,6 +46,7 @@ from aether_runtime.runtime_config import RuntimeConfig, RuntimePorts
 from aether_runtime.runtime_message import RuntimeMessage, send_until
 from aether_runtime.single_flight import SingleFlight
 from aether_runtime.snapshotter import Snapshotter
+from aether_runtime.turn import Turn
 from aether_runtime.unshown import UnshownPlacements
 from aether_runtime.vm import VirtualMachine
 from aether_runtime.vm_world import VmListener, VmServices
@@ -103,6 +104,7 @@ class Runtime(VmListener):
             may_keep=self._may_keep,
             bytes_max=ports.connection.max_payload // COMMIT_SHARE,
             reminders=ports.reminders,
+            turn=Turn(ports.connection.write_queued),
         )
         self.metrics = self._build_metric_sources()
 
@@ -407,8 +409,7 @@ class Runtime(VmListener):
     def on_ready(self, vm: VirtualMachine) -> None:
         """Take the actor's commands directly from now on."""
         actor = vm.get_actor_id()
-        if vm.took_over:
-            self.followers.follow(vm)
+        self.followers.on_ready(vm)
         if actor in self._failures:
             self._failures[actor] = note_ready(self._failures[actor], self._loop.time())
         self.feeds.close(actor)
@@ -532,12 +533,15 @@ class Runtime(VmListener):
         try:
             await permit.take()
             await self.passivation.make_room()
+            self.followers.watch(vm)
             await vm.start(permit)
             logger.debug("an actor started", extra={logs.ACTOR_ID: str(actor), logs.VERSION: vm.get_version(), logs.DURATION_S: round(self._loop.time() - began_s, 4)})
         except Exception as exc:
             vm.fail(exc)
         finally:
             permit.give_back()
+            if not vm.is_ready:
+                self.followers.leave(vm)
             if self._starting.get(actor) is asyncio.current_task():
                 del self._starting[actor]
 

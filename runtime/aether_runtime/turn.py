@@ -8,6 +8,7 @@ of a command's time). And what arrived together for one actor becomes one group.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from aether_api.envelope import Commit
@@ -27,9 +28,19 @@ class _Stored(NamedTuple):
 
 
 class Turn:
-    """What the VMs of one process do when the loop comes round."""
+    """What the VMs of one process do when the loop comes round.
 
-    def __init__(self) -> None:
+    Appends and answers of a stage leave at its end, by one write: the server works on them while the next stage runs (measured: a twentieth
+    more commands than with a write when the loop comes round again, which first reads what has come meanwhile).
+    """
+
+    def __init__(self, write: Callable[[], None] = lambda: None) -> None:
+        """Make a turn in which nobody waits.
+
+        Args:
+            write: hands what is queued to the socket.
+        """
+        self._write = write
         self._idle: list[VirtualMachine] = []
         self._stored: list[_Stored] = []
 
@@ -50,11 +61,15 @@ class Turn:
         decided = [(vm, group) for vm in vms if (group := vm.decide()) is not None]
         for vm, group in decided:
             vm.store(group)
+        self._write()
 
     def _accept_all(self) -> None:
         stored, self._stored = self._stored, []
         accepted = [item for item in stored if item.vm.accept(item.commit, item.group, item.sequence)]
         for vm, _, group, _ in accepted:
             vm.answer(group)
+        self._write()
         for vm, _, _, _ in accepted:
             vm.go_on()
+        if self._idle:
+            self._decide_all()

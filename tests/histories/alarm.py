@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, cast
 
 import msgspec
 
+from aether_api.envelope import Event
 from aether_api.errors import CommandFailed
 from aether_api.identity import parse_actor_id
-from aether_model.model import NO_OP, After, At, CancelReminder, CommandInput, Cron, Decision, DomainEvent, Emitted, Missed, Rejected, Schedule, SetReminder, State
+from aether_model.model import NO_OP, After, At, CancelReminder, CommandInput, Cron, Decision, DomainEvent, Emitted, Missed, Rejected, Schedule, SetReminder, State, apply_each
 
 CLOCK: Final = parse_actor_id("default", "alarm", "clock")
 
@@ -63,6 +65,10 @@ class Alarm:
         """Add what it was told."""
         rang = cast("dict[str, list[str]]", state)["rang"]
         return {"rang": [*rang, msgspec.json.decode(data)["label"]]}
+
+    def apply_all(self, state: State, events: Iterable[Event], version: int) -> State:
+        """Return the state after stored events."""
+        return apply_each(self, state, events, version)
 
     def encode_state(self, state: State) -> bytes:
         """Encode it as it is."""

@@ -14,6 +14,7 @@ from aether_runtime.core.group import Now, Waiting
 from aether_runtime.ports import ActorReport, CommitLog, DesiredActor, ReminderStore
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.tally import Tally
+from aether_runtime.turn import Turn
 from aether_runtime.vm import VirtualMachine
 from aether_runtime.vm_world import VmListener, VmServices
 from tests.histories.bank import ALICE, START_S, compile_account
@@ -56,6 +57,7 @@ class Pod(VmListener):
         clock: Clock | None = None,
         bytes_max: int = 1 << 20,
         reminders: ReminderStore | None = None,
+        write: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.clock = clock or Clock()
@@ -80,6 +82,7 @@ class Pod(VmListener):
             bytes_max=bytes_max,
             reminders=reminders,
             tally=self.tally,
+            turn=Turn(write),
         )
 
     @property

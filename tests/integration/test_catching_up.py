@@ -10,8 +10,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
+from aether_api.errors import Reason
 from aether_api.identity import ActorId, Epoch, PodUid, parse_actor_id
 from aether_api.messages import Reply
+from aether_api.subjects import event_subject
 from aether_nats.client import CommandClient
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.heads import HeadComparison
@@ -93,6 +95,98 @@ async def test_what_is_announced_in_order_is_taken_without_a_read(nats_server: E
             await until(lambda version=version: vm.get_version() == version)  # type: ignore[misc]  # the lambda's default only binds the loop's value
             assert pod.runtime.followers.behind == before + number
         assert set(readers) == {journal}, "the pod itself has read nothing"
+
+
+async def test_what_is_stored_while_a_vm_replays_is_news_when_it_is_ready(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head that its replay read is old by then, and nothing is announced again."""
+    read_head, heads = Journal.read_head, list[int]()
+    async with running_pod(nats_server.url, "a") as pod:
+        await CommandClient(pod.connection).send(ALICE, "Open", {"owner": "alice"})
+    async with connected(nats_server.url) as connection:
+        behind = await open_journal(connection)
+        await deposit_behind_its_back(behind)
+
+        async def read_and_fall_behind(journal: Journal, actor: ActorId) -> StoredCommit | None:
+            head = await read_head(journal, actor)
+            if journal is not behind and head is not None:
+                heads.append(head.last_version)
+                if len(heads) == 1:
+                    await deposit_behind_its_back(behind)
+            return head
+
+        monkeypatch.setattr(Journal, "read_head", read_and_fall_behind)
+        async with running_pod(nats_server.url, "a") as pod:
+            vm = pod.runtime.create_vm(ALICE)
+            await until(lambda: vm.is_ready and vm.get_version() == 3)
+            assert heads == [2, 3], "once for the replay and once for the news"
+
+
+async def test_what_is_stored_while_its_own_actor_replays_is_news_too(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last commit that the replay read is the pod's own."""
+    read_head, is_first = Journal.read_head, True
+    async with connected(nats_server.url) as connection, running_pod(nats_server.url, "a") as pod:
+        await CommandClient(pod.connection).send(ALICE, "Open", {"owner": "alice"})
+        await pod.runtime.stop_vm(ALICE)
+        behind = await open_journal(connection)
+
+        async def read_and_fall_behind(journal: Journal, actor: ActorId) -> StoredCommit | None:
+            nonlocal is_first
+            head = await read_head(journal, actor)
+            if is_first:
+                is_first = False
+                await deposit_behind_its_back(behind)
+                await asyncio.sleep(0.05)
+            return head
+
+        monkeypatch.setattr(Journal, "read_head", read_and_fall_behind)
+        vm = pod.runtime.create_vm(ALICE)
+        await until(lambda: vm.is_ready and vm.get_version() == 2)
+
+
+async def test_what_is_stored_while_a_replaying_vm_is_cut_off_is_found_soon(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its announcement is lost, and the comparison after a cut is of those that are ready by then."""
+    monkeypatch.setattr("aether_runtime.followers.SETTLE_S", 0.2)
+    read_head, is_first = Journal.read_head, True
+    async with CutLink.to(nats_server.port) as link, connected(nats_server.url) as connection:
+        async with running_pod(nats_server.url, "a") as pod:
+            await CommandClient(pod.connection).send(ALICE, "Open", {"owner": "alice"})
+        behind = await open_journal(connection)
+        await deposit_behind_its_back(behind)
+
+        async with running_pod(link.url, "a") as pod:
+
+            async def read_and_lose_the_link(journal: Journal, actor: ActorId) -> StoredCommit | None:
+                nonlocal is_first
+                head = await read_head(journal, actor)
+                if is_first:
+                    is_first = False
+                    await link.cut()
+                    await deposit_behind_its_back(behind)
+                    link.mend()
+                    await until(lambda: pod.connection.is_connected)
+                    await asyncio.sleep(0.1)
+                return head
+
+            monkeypatch.setattr(Journal, "read_head", read_and_lose_the_link)
+            vm = pod.runtime.create_vm(ALICE)
+            await until(lambda: vm.is_ready and vm.get_version() == 3)
+
+
+async def test_an_actor_that_nobody_had_before_leaves_no_subscription(nats_server: EmbeddedServer) -> None:
+    async with running_pod(nats_server.url, "a") as pod:
+        await CommandClient(pod.connection).send(ALICE, "Open", {"owner": "alice"})
+        assert len(pod.runtime.followers) == 0
+        await pod.runtime.stop_vm(ALICE)
+        await CommandClient(pod.connection).send(ALICE, "Deposit", {"amount": 1})
+        assert len(pod.runtime.followers) == 0
+
+
+async def test_a_vm_that_cannot_start_leaves_no_subscription(nats_server: EmbeddedServer) -> None:
+    async with connected(nats_server.url) as connection, running_pod(nats_server.url, "a") as pod:
+        await connection.request(event_subject(ALICE, PARTITIONS), b"garbage")
+        reply = await CommandClient(pod.connection).send(ALICE, "Deposit", {"amount": 1})
+        assert reply.reason == Reason.QUARANTINED.value
+        assert len(pod.runtime.followers) == 0
 
 
 async def test_following_ends_and_leaves_no_subscription(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:

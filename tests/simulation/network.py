@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from tests.simulation.loop import PROCESS, Process, State, VirtualLoop
 
@@ -214,6 +214,17 @@ class SimulatedTransport(asyncio.Transport):
         if not self._is_closing:
             self._is_closing = True
             self._link.abort()
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return who takes what arrives."""
+        return self._link.protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Let another one take what arrives."""
+        self._link.protocol = cast("asyncio.Protocol", protocol)
+
+    def resume_reading(self) -> None:
+        """Go on: nothing ever pauses it."""
 
     def get_write_buffer_size(self) -> int:
         """Return 0: the link takes everything at once, and is slow itself."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from typing import Final
 
 import msgspec
@@ -17,7 +18,7 @@ from aether_api.commit_run import CommitRun
 from aether_api.durable import NO_INBOX, InboxPosition, parse_inbox_position
 from aether_api.envelope import Event, StoredCommit
 from aether_api.errors import EventInvalid, InvalidEnvelope, PermanentError
-from aether_api.messages import normalise_time, parse_second
+from aether_api.messages import normalise_time, parse_second, parse_seconds
 from aether_model.model import Model, State
 from aether_runtime.core.reminders import NO_REMINDERS, find_fired, fold_changes, no_reminders
 from aether_runtime.core.window import KEPT_MIN, WINDOW_S, CommandWindow, hash_command_id
@@ -111,20 +112,18 @@ class History:
         position = self.position
         if run.first_version != position.version + 1 or run.first_n != position.index.n or run.incarnation != position.incarnation:
             return False
-        state, version, last_time, seconds = self.state, position.version, position.last_time, list[int]()
         try:
             batches = run.events()
-            for batch in batches:
-                state, time, second = self._apply_events(state, batch, version)
-                version += len(batch)
-                last_time = time or last_time
-                seconds.append(second)
+            events = [*chain.from_iterable(batches)]
+            seconds = parse_seconds([event.time for event in events])
+            state = self.model.apply_all(self.state, events, position.version)
             last = run[-1]
-            moved = Position(version, last.sequence, position.index.extended(run.sequences), position.incarnation, last.id, last_time and normalise_time(last_time))
+            moved = Position(run.last_version, last.sequence, position.index.extended(run.sequences), position.incarnation, last.id, normalise_time(events[-1].time))
         except (InvalidEnvelope, PermanentError):
             return False
         self.state, self.position = state, moved
-        self.window.add_each(self._find_entries(run, batches, seconds))
+        ends = seconds if len(seconds) == len(run) else [seconds[count - 1] for count in accumulate(map(len, batches))]
+        self.window.add_each(self._find_entries(run, batches, ends))
         return True
 
     def _find_entries(self, run: CommitRun, batches: Sequence[Sequence[Event]], seconds: Sequence[int]) -> list[tuple[int, int, int]]:

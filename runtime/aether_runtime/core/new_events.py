@@ -7,7 +7,7 @@ would be quarantined for, is never stored. The commit carries the epoch that it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,7 +17,7 @@ from aether_api.envelope import Commit, Event, build_event_id, build_source, enc
 from aether_api.errors import EventInvalid, InternalError, InvalidEnvelope, InvalidName
 from aether_api.identity import ActorId, Epoch, check_member
 from aether_api.messages import format_time, parse_second, parse_time
-from aether_model.model import CommandInput, Decision, Model, State
+from aether_model.model import CommandInput, Decision, Model, State, apply_each
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.window import SKEW_S
 
@@ -158,6 +158,10 @@ class AnyEvents:
     def apply(self, state: State, event_type: str, data: bytes, *, time: str, version: int, schema_version: int = 1) -> State:
         """Take the event as it is."""
         return state
+
+    def apply_all(self, state: State, events: Iterable[Event], version: int) -> State:
+        """Return the state after stored events."""
+        return apply_each(self, state, events, version)
 
     def encode_state(self, state: State) -> bytes:
         """Return an empty object."""

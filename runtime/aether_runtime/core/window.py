@@ -151,12 +151,12 @@ class CommandWindow:
         return sorted((entry for shard in self._shards for entry in _RECORD.iter_unpack(shard)), key=itemgetter(1, 0))
 
     def _keep_up(self, now_s: int) -> None:
-        """Do a share of the upkeep, once for every `PER_SHARD` entries: half as many shards lose what is old, and one is split or two are merged."""
+        """Do a share of the upkeep, once for every `PER_SHARD` entries: half as many shards, or all, lose what is old, and one is split or two are merged."""
         self._steps += 1
         if not self._steps % (KEPT_MIN // PER_SHARD):
             self._kept_s, self._block_s = self._block_s, now_s
         horizon_s = max(min(now_s - int(WINDOW_S), self._kept_s), self.floor_s)
-        for _ in range(PER_SHARD // 2):
+        for _ in range(min(PER_SHARD // 2, len(self._shards))):
             self._next += 1
             if self._next >= len(self._shards):
                 self._next = 0

@@ -27,6 +27,7 @@ from aether_api.messages import (
     format_time,
     parse_command,
     parse_second,
+    parse_seconds,
     parse_time,
 )
 from tests.histories.hostile import HOSTILE_JSON
@@ -221,3 +222,35 @@ def test_an_event_of_another_age_is_refused(text: str) -> None:
     """The window of known commands has 32 bits for a second."""
     with pytest.raises(InvalidEnvelope):
         parse_second(text)
+
+
+MOMENTS = st.builds(lambda second, micros: format_time(second + micros / 1_000_000), st.integers(0, SECOND_MAX - 1), st.integers(0, 999_999))
+
+
+@given(st.lists(MOMENTS, min_size=1, max_size=20))
+def test_the_seconds_of_many_events_are_those_of_each(times: list[str]) -> None:
+    assert parse_seconds(times) == [parse_second(time) for time in times]
+
+
+@given(
+    st.lists(MOMENTS, max_size=4),
+    st.lists(MOMENTS, max_size=4),
+    st.sampled_from(
+        [
+            [""],
+            ["2026-07-01T12:00:00Z"],
+            ["2026-07-01T12:00:00.000000+00:00"],
+            ["2026-07-91T12:00:00.000000Z"],
+            ["2026-07-01T12:00:00.00000\u0661Z"],
+            ["2026-07-01T12:00:00,000000Z"],
+            [NOW + NOW, ""],
+            [NOW[:20], NOW[20:]],
+            [NOW[:26], NOW[26:] + NOW],
+            [NOW + NOW[:4], NOW[4:]],
+            ["2126-07-01T12:00:00.000000Z"],
+        ]
+    ),
+)
+def test_many_times_are_refused_where_one_has_another_form(before: list[str], after: list[str], odd: list[str]) -> None:
+    with pytest.raises(InvalidEnvelope):
+        parse_seconds([*before, *odd, *after])

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from aether_api.envelope import Event
 from aether_api.errors import CommandFailed, EventInvalid, InvalidEnvelope, ModelInvalid
 from aether_api.v1alpha1 import ActorModelSpec
 from aether_model.load import build_model
-from aether_model.model import After, Cron, DomainEvent, Emitted, Model, NoOp, SetReminder
+from aether_model.model import After, Cron, DomainEvent, Emitted, Model, NoOp, SetReminder, apply_each
 from aether_model.model import CommandInput as Input
 from aether_model.python import CancelReminder, CommandContext, CommandFields, EventContext, EventFields, PythonModel, Rejected, Remind, StateFields, applies, handles, upcasts
 from aether_model.python_compile import compile_python
@@ -214,6 +217,53 @@ class Sloppy(PythonModel[Count]):
         if event.at == "raise":
             raise LookupError("no such thing")
         return None if event.at == "nothing" else replace(state, seen={1, object()})  # type: ignore[return-value]  # likewise
+
+
+Stored = tuple[str, bytes, int]
+STORED: list[Stored] = [
+    ("Added", b'{"by":1}', 3),
+    ("Added", b'{"amount":10}', 2),
+    ("Added", b'{"number":100}', 1),
+    ("Increased", b'{"by":1000}', 3),
+    ("Increased", b'{"n":10000}', 1),
+    ("Rung", b'{"at":"noon"}', 1),
+]
+WRONG: list[Stored] = [("Added", b'{"by":"x"}', 3), ("Added", b"[]", 3), ("Added", b'{"by":1}', 4), ("Subtracted", b"{}", 1), ("Rung", b"{}", 1)]
+
+
+def build_event(version: int, event_type: str, data: bytes, schema_version: int) -> Event:
+    return Event("1.0", str(version), "/aether/d/counter/a", event_type, TIME, msgspec.Raw(data), schema_version=schema_version)
+
+
+def apply_one_by_one(model: Model, events: Iterable[Event], version: int) -> object:
+    try:
+        return apply_each(model, model.initial_state(), events, version)
+    except EventInvalid as exc:
+        return str(exc)
+
+
+def apply_at_once(model: Model, events: Iterable[Event], version: int) -> object:
+    try:
+        return model.apply_all(model.initial_state(), events, version)
+    except EventInvalid as exc:
+        return str(exc)
+
+
+@given(st.lists(st.sampled_from(STORED), max_size=8), st.none() | st.sampled_from(WRONG), st.lists(st.sampled_from(STORED), max_size=3))
+def test_events_in_a_row_give_what_they_give_one_by_one(before: list[Stored], wrong: Stored | None, after: list[Stored]) -> None:
+    model = compile_python(Counter)
+    stored = [*before, *([wrong] if wrong else []), *after]
+    events = [build_event(version, *item) for version, item in enumerate(stored, start=8)]
+    assert apply_at_once(model, events, 7) == apply_one_by_one(model, events, 7)
+    assert isinstance(apply_at_once(model, events, 7), str if wrong else Count)
+
+
+@pytest.mark.parametrize("at", ["raise", "nothing"])
+def test_a_method_that_fails_is_told_the_same_in_a_row(at: str) -> None:
+    model = compile_python(Sloppy)
+    events = [build_event(version, "Rung", msgspec.json.encode({"at": text}), 1) for version, text in enumerate(["fine", at, "fine"], start=1)]
+    assert apply_at_once(model, events, 0) == apply_one_by_one(model, events, 0)
+    assert "version 2" in str(apply_at_once(model, events, 0))
 
 
 def test_a_method_that_fails_to_apply_makes_the_event_invalid() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from itertools import pairwise
 
@@ -47,16 +46,16 @@ class Recorder:
     def __init__(self) -> None:
         self.controls: list[str] = []
 
-    async def on_ping(self) -> None:
+    def on_ping(self) -> None:
         self.controls.append("ping")
 
-    async def on_pong(self) -> None:
+    def on_pong(self) -> None:
         self.controls.append("pong")
 
-    async def on_info(self, info: dict[str, object]) -> None:
+    def on_info(self, info: dict[str, object]) -> None:
         self.controls.append(f"info {info.get('version')}")
 
-    async def on_server_error(self, text: str) -> None:
+    def on_server_error(self, text: str) -> None:
         self.controls.append(f"error {text}")
 
 
@@ -69,11 +68,8 @@ def parse(chunks: list[bytes]) -> tuple[list[Received], list[str]]:
 
     parser = FastParser(recorder, {b"1": handle, b"2": handle})
 
-    async def feed() -> None:
-        for chunk in chunks:
-            await parser.parse(chunk)
-
-    asyncio.run(feed())
+    for chunk in chunks:
+        parser.feed(chunk)
     return messages, recorder.controls
 
 
@@ -104,16 +100,24 @@ def test_what_is_not_the_protocol_is_refused(garbage: bytes) -> None:
         parse([garbage])
 
 
+def test_a_subject_may_hold_what_a_server_lets_through() -> None:
+    messages, _ = parse([b"MSG a.\x0bb\x1c\xa0 1 2\r\nhi\r\nHMSG a.\x0bb 2 r.\x0bt %d %d\r\n%b\r\n" % (len(BLOCK), len(BLOCK), BLOCK)])
+    assert messages == [(b"a.\x0bb\x1c\xa0", b"", b"", b"hi"), (b"a.\x0bb", b"r.\x0bt", BLOCK, b"")]
+
+
+@pytest.mark.parametrize("sizes", [b"19 18", b"-1 5", b"5 -1", b"a 5", b"5 a"])
+def test_a_message_whose_headers_do_not_fit_it_is_refused(sizes: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        parse([b"HMSG a.b 1 %b\r\n%b\r\n" % (sizes, BLOCK)])
+
+
 def test_a_reset_forgets_half_a_message() -> None:
     messages: list[bytes] = []
 
-    async def feed() -> None:
-        parser = FastParser(Recorder(), {b"1": lambda subject, reply, raw, payload: messages.append(payload)})
-        await parser.parse(b"MSG a.b 1 10\r\nhalf")
-        parser.reset()
-        await parser.parse(b"MSG a.b 1 4\r\nnext\r\n")
-
-    asyncio.run(feed())
+    parser = FastParser(Recorder(), {b"1": lambda subject, reply, raw, payload: messages.append(payload)})
+    parser.feed(b"MSG a.b 1 10\r\nhalf")
+    parser.reset()
+    parser.feed(b"MSG a.b 1 4\r\nnext\r\n")
     assert messages == [b"next"]
 
 

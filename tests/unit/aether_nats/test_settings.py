@@ -51,8 +51,8 @@ def test_the_fast_layer_serves_the_installed_version() -> None:
 def test_the_fast_layer_refuses_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "plain" in find_refusal(NatsSettings(fast=False))
     assert "WebSocket" in find_refusal(NatsSettings(servers=("ws://a",)))
-    monkeypatch.setattr(nats.aio.client.Client, "_process_pong", None)
-    assert "_process_pong" in find_refusal(NatsSettings())
+    monkeypatch.setattr(nats.aio.client.Client, "_read_loop", None)
+    assert "_read_loop" in find_refusal(NatsSettings())
     monkeypatch.setattr(nats.aio.client, "__version__", "3.0.0")
     assert "3.0.0" in find_refusal(NatsSettings())
 

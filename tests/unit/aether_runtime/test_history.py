@@ -189,6 +189,10 @@ def test_a_run_that_breaks_leaves_what_came_before(bad: int) -> None:
     assert describe(history) == describe(expected)
 
 
+ODD_TIME = "2026-W27-3T12:00:00.000000Z"
+"""As long as ours, with the same marks in the same places."""
+
+
 def build_columns(commits: list[Commit], first_sequence: int) -> CommitRun:
     encoded = [encode_commit(commit) for commit in commits]
     blocks = [headers.FIRST_LINE + b"\r\n" + lines + b"\r\n" for lines, _ in encoded]
@@ -245,8 +249,8 @@ def test_a_run_in_columns_that_breaks_leaves_what_came_before(what: str, bad: in
     assert describe(history) == describe(expected)
 
 
-@pytest.mark.parametrize("times", [[""] * 4, ["", TIME, "", ""], [TIME, "", "", ""], [TIME, TIME, TIME, ""]])
-def test_events_without_a_time_give_the_same_in_a_run_and_one_by_one(times: list[str]) -> None:
+@pytest.mark.parametrize("times", [[""] * 4, ["", TIME, "", ""], [TIME, "", "", ""], [TIME, TIME, TIME, ""], [ODD_TIME] * 4, [TIME, ODD_TIME]])
+def test_events_without_a_time_or_with_an_odd_one_give_the_same_in_a_run_and_one_by_one(times: list[str]) -> None:
     writer = open_history()
     commits: list[Commit] = []
     for place, time in enumerate(times):

@@ -29,7 +29,7 @@ from aether_runtime.vm import MAILBOX_BYTES_MAX, MAILBOX_MAX
 from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard, compile_unspeakable_account
 from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
-from tests.histories.world import Pod, run_commands, send_alone, settle
+from tests.histories.world import Call, Pod, run_commands, send_alone, settle
 
 OPEN = build_command("Open", {"owner": "alice"}, id="open")
 
@@ -97,6 +97,23 @@ async def test_what_waits_while_an_append_is_under_way_becomes_one_commit() -> N
     await settle(pod, until=lambda: all(call.answers for call in calls))
     assert [(commit.first_version, commit.last_version) for commit in await history_of(events)] == [(1, 1), (2, 2), (3, 21)]
     assert [call.reply.version for call in calls] == list(range(2, 22))
+
+
+async def test_what_a_stage_queues_is_written_at_its_end() -> None:
+    """Answers leave before the next group is decided, and its append right behind it."""
+    events = build_store(Fate.STORED, Fate.HELD)
+    written: list[tuple[int, int]] = []
+    calls: list[Call] = []
+    pod = Pod("a", events, write=lambda: written.append((len(events.appends), sum(len(call.answers) for call in calls))))
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    written.clear()
+    calls += [await send_alone(pod, vm, deposit("d0")), pod.send(vm, deposit("d1"))]
+    assert (2, 0) in written, "the append of d0"
+    written.clear()
+    events.release()
+    await settle(pod, until=lambda: all(call.answers for call in calls))
+    assert list(dict.fromkeys(written)) == [(2, 1), (3, 1), (3, 2)], "the answer to d0, the append of d1, the answer to d1"
 
 
 async def test_a_lost_ack_is_found_in_the_log_and_answered_as_accepted() -> None:
