@@ -255,28 +255,27 @@ def decode_commit(sequence: int, raw_headers: bytes, payload: bytes) -> StoredCo
         InvalidEnvelope: a header is missing or is not what its name says.
     """
     usual = match_usual_headers(raw_headers)
-    if usual is None:
-        return _decode_any_commit(sequence, raw_headers, payload)
-    id, first, last, n, back, epoch, pod, model, incarnation, _, _ = usual.groups()
-    if int(first) > int(last):
-        return _decode_any_commit(sequence, raw_headers, payload)
-    return StoredCommit(
-        id.decode(), sequence, int(n), back.decode(), int(first), int(last), Epoch(int(epoch)), pod.decode(), model.decode(), int(incarnation), tombstone=False, payload=payload
-    )
+    commit = None if usual is None else _build_usual(usual, sequence, payload)
+    return _decode_any_commit(sequence, raw_headers, payload) if commit is None else commit
 
 
 def decode_found_commit(raw_headers: bytes, payload: bytes, subject: bytes = b"") -> StoredCommit | None:
     """Read a commit as Direct Get gives it, with its sequence; None where it does not have its usual form, or another subject than one that is given, and takes a closer look."""
     usual = match_usual_headers(raw_headers)
-    if usual is None:
+    if usual is None or usual[11] is None or (subject and usual[10] != subject):
         return None
-    id, first, last, n, back, epoch, pod, model, incarnation, place, sequence = usual.groups()
+    return _build_usual(usual, int(usual[11]), payload)
+
+
+def _build_usual(usual: re.Match[bytes], sequence: int, payload: bytes) -> StoredCommit | None:
+    """Return a commit of usual form, unless its versions run back."""
+    id, first, last, n, back, epoch, pod, model, incarnation, _, _ = usual.groups()
     first_version, last_version = int(first), int(last)
-    if sequence is None or first_version > last_version or (subject and place != subject):
+    if first_version > last_version:
         return None
     return StoredCommit(
         id.decode(),
-        int(sequence),
+        sequence,
         int(n),
         back.decode(),
         first_version,
