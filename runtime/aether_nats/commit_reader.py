@@ -250,9 +250,6 @@ class CommitReader:
             InvalidEnvelope: the index is broken.
         """
         if blocks is None:
-            short = decode_short_index(head.n, head.index_text)
-            if short is not None:
-                return short[from_n:], []
             blocks = [block for block in head.index().blocks() if block.last >= from_n]
         window = await self._take_window(actor, blocks, from_n)
         known: dict[int, int] = {}

@@ -92,11 +92,13 @@ def sequences_of(replies: Sequence[bytes]) -> Sequence[int]:
     """
     # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<sequence>.<delivered>.<time>.<pending>[.<token>]
     behind = 5 if replies[0].count(b".") == LONG_REPLY_DOTS else 4
+
+    def read(some: Sequence[bytes]) -> list[int]:
+        return [int(reply.rsplit(b".", behind)[1]) for reply in some]
+
     try:
-        first, last = [int(reply.rsplit(b".", behind)[1]) for reply in (replies[0], replies[-1])]
-        if last - first == len(replies) - 1:
-            return range(first, last + 1)
-        return [*map(int, [reply.rsplit(b".", behind)[1] for reply in replies])]
+        first, last = read((replies[0], replies[-1]))
+        return range(first, last + 1) if last - first == len(replies) - 1 else read(replies)
     except (ValueError, IndexError):
         return ()
 

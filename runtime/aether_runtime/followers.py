@@ -108,8 +108,8 @@ class Followers:
 
     def on_ready(self, vm: VirtualMachine) -> None:
         """Go on listening for a VM that took over, or that has news; it looks at what came after the head that it had read."""
-        follower, has_news = self._followed.get(vm.get_actor_id()), self._announced.pop(vm, 0) > vm.sequence
-        if follower is None or follower.vm is not vm:
+        follower, has_news = self._find(vm), self._announced.pop(vm, 0) > vm.sequence
+        if follower is None:
             return
         if not (vm.took_over or has_news):
             return self._unfollow(vm.get_actor_id())
@@ -127,8 +127,7 @@ class Followers:
 
     def leave(self, vm: VirtualMachine) -> None:
         """Listen no more for a VM that did not start."""
-        follower = self._followed.get(vm.get_actor_id())
-        if follower is not None and follower.vm is vm:
+        if self._find(vm) is not None:
             self._unfollow(vm.get_actor_id())
 
     async def run(self) -> None:
@@ -211,6 +210,11 @@ class Followers:
                 self._unfollow(follower.vm.get_actor_id())
         if by_end:
             self._loop.call_at(by_end[0].until_s, self._end_due)
+
+    def _find(self, vm: VirtualMachine) -> Follower | None:
+        """Return what listens for a VM, unless another VM's has taken its place."""
+        follower = self._followed.get(vm.get_actor_id())
+        return follower if follower is not None and follower.vm is vm else None
 
     def _unfollow(self, actor: ActorId) -> None:
         follower = self._followed.pop(actor, None)

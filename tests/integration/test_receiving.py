@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,10 +14,9 @@ from nats.aio.client import Client
 
 from aether_nats.connection import NatsConnection
 from aether_nats.settings import NatsSettings
+from tests.histories.cluster import until
 
 pytestmark = pytest.mark.asyncio
-
-WAIT_S = 5.0
 
 
 class Script:
@@ -57,12 +56,6 @@ async def scripted(with_pong: bytes = b"") -> AsyncGenerator[tuple[Script, NatsC
         server.close()
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 def build_info(**fields: Any) -> bytes:
     return b"INFO %b\r\n" % json.dumps({"server_id": "x", "version": "2.15.1", **fields}).encode()
 
@@ -98,5 +91,5 @@ async def test_the_rest_of_a_message_is_never_taken_for_another_one_when_the_lin
         vars(client)["_receiver"].data_received(payload[1000:])  # as a loop may that looks at the socket before it goes on
         await until(lambda: len(script.links) == 2 and connection.is_connected)
         script.links[1].write(b"MSG secret %d 2\r\nok\r\n" % sids["secret"])
-        await until(lambda: got)
+        await until(lambda: bool(got))
         assert got == [("secret", b"ok")]

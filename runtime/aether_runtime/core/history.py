@@ -159,7 +159,8 @@ class History:
         """Apply what one commit holds, all or nothing, and return the time of its last event."""
         try:
             events = commit.events()
-            state, time, second = self._apply_events(self.state, events, version)
+            time, second = _find_moment(events)
+            state = self.model.apply_all(self.state, events, version)
             if commit.inbox or commit.reminders:
                 self.inbox, self.reminders = self._read_durable(commit.inbox, commit.reminders)
                 self.note_fired({})
@@ -173,17 +174,6 @@ class History:
         else:
             self.note_commands(commit.sequence, second, [event.command_id for event in events])
         return time
-
-    def _apply_events(self, state: State, events: Sequence[Event], version: int) -> tuple[State, str, int]:
-        """Return the state after the events of one commit that come after `version`, and time and unix second of the last one; changes nothing."""
-        apply, time, second = self.model.apply, "", 0
-        for event in events:
-            version += 1
-            if event.time != time:
-                time = event.time
-                second = parse_second(time)
-            state = apply(state, event.type, bytes(event.data), time=time, version=version, schema_version=event.schema_version)
-        return state, time, second
 
     def accept(self, position: Position, second: int, digests: Sequence[int], state: State) -> None:
         """Move to `position`, whose commit came of the commands with these hashes in that unix second, and whose events were already applied to give `state`."""
@@ -219,6 +209,16 @@ class History:
         self.inbox = parse_inbox_position(commit.inbox) if commit.inbox else NO_INBOX
         self.reminders = self.fired = NO_REMINDERS
         self.position = Position(0, commit.sequence, NO_COMMITS.appended(commit.sequence), commit.incarnation, commit.id, "")
+
+
+def _find_moment(events: Iterable[Event]) -> tuple[str, int]:
+    """Return time and unix second of the last event of a commit, all of whose times are looked at."""
+    time, second = "", 0
+    for event in events:
+        if event.time != time:
+            time = event.time
+            second = parse_second(time)
+    return time, second
 
 
 def _build_gap(commit: StoredCommit, version: int, n: int) -> EventInvalid:
