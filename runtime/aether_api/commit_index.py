@@ -82,7 +82,7 @@ class CommitIndex(msgspec.Struct, frozen=True, gc=False):
 
     def extended(self, sequences: Sequence[int]) -> CommitIndex:
         """Return the index after commits `n`, `n + 1` and so on were stored; a long run costs a twentieth of appending one by one."""
-        known = {block.last: block.sequence for block in self.blocks()}
+        known = dict(zip([last for _, last in _list_blocks(self.n)], _decode_sequences(self.text), strict=True))
         end = self.n + len(sequences)
         named = [sequences[last - self.n] if last >= self.n else known[last] for _, last in _list_blocks(end)]
         distances = [_to_base36(newer - older) for newer, older in pairwise(named)]

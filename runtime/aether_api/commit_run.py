@@ -19,6 +19,10 @@ _EPOCH: Final = f"\r\n{headers.EPOCH}: ".encode()
 _ID, _VERSIONS, _ORDINAL, _BACK = (
     line.removeprefix("Aether-").encode() for line in (f"{headers.COMMIT}: ", f"{headers.VERSIONS}: %d-%d", f"{headers.ORDINAL}: %d", f"{headers.BACK}: ")
 )
+_PLACE: Final = f"\r\n{headers.STORED_SEQUENCE}: ".encode()
+_PLACE_AND_TIME: Final = _PLACE + b"%d\r\nNats-Time-Stamp: "
+_PLACE_LINES: Final = 4
+"""Ends of lines from there on: before and behind the sequence, behind the time, and the empty line."""
 
 
 class CommitRun(Sequence[StoredCommit]):
@@ -34,7 +38,7 @@ class CommitRun(Sequence[StoredCommit]):
         payloads: the raw batches.
     """
 
-    __slots__ = ("_raw_headers", "_sizes", "first_n", "first_version", "incarnation", "last_version", "payloads", "sequences")
+    __slots__ = ("_last", "_raw_headers", "_sizes", "first_n", "first_version", "incarnation", "last_version", "payloads", "sequences")
 
     def __init__(self, first: tuple[int, int, int], sizes: Sequence[int], sequences: Sequence[int], raw_headers: Sequence[bytes], payloads: Sequence[bytes]) -> None:
         """Keep what `build_run` has checked: ordinal, version and incarnation of the first commit, and how many events each has."""
@@ -44,6 +48,7 @@ class CommitRun(Sequence[StoredCommit]):
         self.payloads = payloads
         self._sizes = sizes
         self._raw_headers = raw_headers
+        self._last: StoredCommit | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -57,7 +62,10 @@ class CommitRun(Sequence[StoredCommit]):
     def __getitem__(self, place: int | slice) -> StoredCommit | Sequence[StoredCommit]:
         if isinstance(place, slice):
             return self._cut(place)
-        return decode_commit(self.sequences[place], self._raw_headers[place], self.payloads[place])
+        at = range(len(self))[place]
+        if self._last is not None and at == len(self) - 1:
+            return self._last
+        return decode_commit(self.sequences[at], self._raw_headers[at], self.payloads[at])
 
     def events(self) -> list[list[Event]]:
         """Decode the events of each commit.
@@ -72,12 +80,25 @@ class CommitRun(Sequence[StoredCommit]):
             raise InvalidEnvelope(f"sequences {self.sequences[0]} to {self.sequences[-1]}: the events do not carry the versions {self.first_version} to {self.last_version}")
         return batches
 
+    def followed_by(self, commit: StoredCommit) -> CommitRun | None:
+        """Return the run with one more commit, which was read before by itself; None if that does not follow, or is none that a run may hold."""
+        follows = (commit.n, commit.first_version, commit.incarnation) == (self.first_n + len(self), self.last_version + 1, self.incarnation)
+        if not follows or commit.tombstone or commit.inbox or commit.reminders:
+            return None
+        sizes = [*self._sizes, commit.last_version - commit.first_version + 1]
+        first = (self.first_n, self.first_version, self.incarnation)
+        run = CommitRun(first, sizes, [*self.sequences, commit.sequence], self._raw_headers, [*self.payloads, commit.payload])
+        run._last = commit
+        return run
+
     def _cut(self, place: slice) -> Sequence[StoredCommit]:
         start, stop, step = place.indices(len(self))
         if step != 1 or start >= stop:
             return [self[at] for at in range(start, stop, step)]
         first = (self.first_n + start, self.first_version + sum(self._sizes[:start]), self.incarnation)
-        return CommitRun(first, self._sizes[place], self.sequences[place], self._raw_headers[place], self.payloads[place])
+        run = CommitRun(first, self._sizes[place], self.sequences[place], self._raw_headers[place], self.payloads[place])
+        run._last = self._last if stop == len(self) else None
+        return run
 
 
 def build_run(sequences: Sequence[int], raw_headers: Sequence[bytes], payloads: Sequence[bytes], subject: bytes = b"") -> CommitRun | None:
@@ -91,10 +112,22 @@ def build_run(sequences: Sequence[int], raw_headers: Sequence[bytes], payloads: 
         return None
     first_version, last_version, n, incarnation = map(int, usual.group(2, 3, 4, 9))
     first = (n, first_version, incarnation)
-    if not subject and first_version == last_version and _is_foretold(raw_headers, n, first_version):
+    foretold = raw_headers if not subject else _strip_places(sequences, raw_headers) if usual[10] == subject else []
+    if foretold and first_version == last_version and _is_foretold(foretold, n, first_version):
         return CommitRun(first, [1] * len(sequences), sequences, raw_headers, payloads)
     sizes = _read_sizes(sequences, raw_headers, subject, first)
     return None if sizes is None else CommitRun(first, sizes, sequences, raw_headers, payloads)
+
+
+def _strip_places(sequences: Sequence[int], raw_headers: Sequence[bytes]) -> list[bytes]:
+    """Return the headers without what Direct Get says of each message alone, nothing if one stands at another sequence than it should."""
+    stripped: list[bytes] = []
+    for sequence, raw in zip(sequences, raw_headers, strict=True):
+        at = raw.rfind(_PLACE)
+        if not raw.startswith(_PLACE_AND_TIME % sequence, at) or raw.count(b"\n", at) != _PLACE_LINES or raw[-4:] != b"\r\n\r\n":
+            return []
+        stripped.append(raw[:at])
+    return stripped
 
 
 def _is_foretold(raw_headers: Sequence[bytes], n: int, version: int) -> bool:

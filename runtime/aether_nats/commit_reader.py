@@ -21,7 +21,7 @@ from msgspec import structs
 
 from aether_api import logs
 from aether_api.commit_index import RADIX, Block, decode_short_index, inner_blocks
-from aether_api.commit_run import build_run
+from aether_api.commit_run import CommitRun, build_run
 from aether_api.envelope import StoredCommit, decode_commit, decode_found_commit
 from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, RequestTimeout, RetryableError, StreamUnavailable
 from aether_api.identity import ActorId
@@ -79,6 +79,10 @@ class CommitReader:
                     next_n += len(commits)
         elif from_n < head.n < RADIX:
             commits = await self._read_short(actor, head, from_n)
+            whole = commits.followed_by(head) if isinstance(commits, CommitRun) else None
+            if whole is not None:
+                yield whole
+                return
             if commits:
                 yield commits
                 next_n += len(commits)

@@ -129,11 +129,13 @@ class History:
     def _find_entries(self, run: CommitRun, batches: Sequence[Sequence[Event]], seconds: Sequence[int]) -> list[tuple[int, int, int]]:
         """Return what the window must know of a run; `seconds` are the times of its commits."""
         forgotten = self.forgotten
-        if run.first_n + len(run) <= forgotten.n and max(seconds) < forgotten.second:
-            return []
         facts: Iterable[tuple[int, int, Sequence[Event]]] = zip(run.sequences, seconds, batches, strict=True)
-        if run.first_n < forgotten.n:
+        if run.first_n < forgotten.n and min(seconds) < forgotten.second:
+            if run.first_n + len(run) <= forgotten.n and max(seconds) < forgotten.second:
+                return []
             facts = (fact for n, fact in enumerate(facts, start=run.first_n) if n >= forgotten.n or fact[1] >= forgotten.second)
+        elif run.last_version - run.first_version < len(run):  # one event in each
+            return [(hash_command_id(event.command_id), sequence, second) for sequence, second, (event,) in facts if event.command_id]
         return [(hash_command_id(id), sequence, second) for sequence, second, batch in facts for id in dict.fromkeys([event.command_id for event in batch]) if id]
 
     def _fold_lives(self, commits: Sequence[StoredCommit]) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from operator import itemgetter
 from typing import Final
 
@@ -127,7 +128,7 @@ class CommandWindow:
 
     def add_digests(self, digests: Iterable[int], sequence: int, second: int) -> None:
         """Do the same for the `hash_command_id` of all commands of one commit."""
-        self.add_each((digest, sequence, second) for digest in digests)
+        self.add_each(zip(digests, repeat(sequence), repeat(second)))
 
     def add_each(self, entries: Iterable[tuple[int, int, int]]) -> None:
         """Do the same for `(hash, sequence, unix second)` entries, oldest first."""

@@ -75,6 +75,68 @@ def test_a_part_of_a_run_is_a_run(sizes: list[int], data: st.DataObject) -> None
     assert list(run[stop:start]) == []
 
 
+SUBJECT = b"aether.shop.evt.0.account.alice"
+
+
+def place(rows: Sequence[Row], *, subject: bytes = SUBJECT, behind: bytes = b"") -> list[Row]:
+    """Add what Direct Get says of each message."""
+    return [
+        (
+            sequence,
+            block[:-2] + b"Nats-Stream: S\r\nNats-Subject: %b\r\nNats-Sequence: %d\r\nNats-Time-Stamp: 2026-07-01T12:00:00.%dZ\r\n%b\r\n" % (subject, sequence, sequence, behind),
+            payload,
+        )
+        for sequence, block, payload in rows
+    ]
+
+
+def placed_run_of(rows: Sequence[Row]) -> CommitRun | None:
+    return build_run([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows], SUBJECT)
+
+
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=9) | st.integers(1, 9).map(lambda count: [1] * count),
+    st.integers(1, 2),
+    st.sampled_from((b"", b"Nats-Num-Pending: 3\r\nNats-Last-Sequence: 0\r\n")),
+)
+def test_answers_of_direct_get_make_the_same_run(sizes: list[int], writers: int, behind: bytes) -> None:
+    rows = store(build_commits(sizes, writers=["p/b", "q/b"][:writers]))
+    run = placed_run_of(place(rows, behind=behind))
+    assert run is not None
+    assert list(run) == list(expect_run(rows))
+
+
+@pytest.mark.parametrize("sizes", [[1] * 5, [1, 2, 1, 2, 1]])
+def test_an_answer_from_elsewhere_makes_no_run(sizes: list[int]) -> None:
+    rows = place(store(build_commits(sizes)))
+    other = place(store(build_commits(sizes)), subject=b"aether.shop.evt.0.account.bob")
+    moved = [(sequence + 1, block, payload) for sequence, block, payload in rows]
+    more = place(store(build_commits(sizes)), behind=b"Aether-Tombstone: 1\r\n")
+    plain = store(build_commits(sizes))
+    assert placed_run_of(rows) is not None
+    for wrong in (other, moved, more, plain):
+        assert placed_run_of(wrong) is None
+        for at in range(len(rows)):
+            assert placed_run_of([*rows[:at], wrong[at], *rows[at + 1 :]]) is None
+
+
+@given(st.lists(st.integers(1, 3), min_size=2, max_size=7), st.data())
+def test_a_commit_that_was_read_before_ends_a_run_like_any_other(sizes: list[int], data: st.DataObject) -> None:
+    rows = store(build_commits(sizes))
+    whole, grown = expect_run(rows), expect_run(rows[:-1]).followed_by(decode_commit(*rows[-1]))
+    assert grown is not None
+    assert list(grown) == list(whole)
+    assert [grown[-place] for place in range(1, len(rows) + 1)] == list(whole)[::-1]
+    assert (grown.first_n, grown.first_version, grown.last_version, list(grown.sequences)) == (whole.first_n, whole.first_version, whole.last_version, list(whole.sequences))
+    assert (grown.events(), sizes_of(grown)) == (whole.events(), sizes_of(whole))
+    start = data.draw(st.integers(0, len(rows) - 1))
+    stop = data.draw(st.integers(start + 1, len(rows)))
+    part = grown[start:stop]
+    assert (list(part), sizes_of(part)) == (list(whole)[start:stop], sizes_of(whole)[start:stop])
+    with pytest.raises(IndexError):
+        grown[len(rows)]
+
+
 def lengthen(commits: list[Commit]) -> None:
     commits[2] = replace(commits[2], last_version=commits[2].last_version + 1)
 
@@ -130,6 +192,13 @@ def test_headers_that_are_no_text_make_no_run(sizes: list[int], name: str) -> No
     sequence, block, payload = rows[2]
     rows[2] = (sequence, block.replace(f"Aether-{name}: ".encode(), f"Aether-{name}: ".encode() + b"\xff"), payload)
     assert run_of(rows) is None
+
+
+@pytest.mark.parametrize("change", [leave_out, skip_versions, change_life, set_reminder, settle, begin_anew])
+def test_what_does_not_follow_or_is_not_usual_ends_no_run(change: Callable[[list[Commit]], None]) -> None:
+    commits = build_commits([1] * 4)
+    change(commits)
+    assert expect_run(store(commits)[:2]).followed_by(decode_commit(*store(commits)[2])) is None
 
 
 def test_headers_that_are_not_ours_are_looked_over() -> None:
