@@ -21,7 +21,7 @@ from msgspec import structs
 
 from aether_api import logs
 from aether_api.commit_index import RADIX, Block, decode_short_index, inner_blocks
-from aether_api.commit_run import CommitRun, build_run
+from aether_api.commit_run import CommitRun, build_run, sizes_of
 from aether_api.envelope import StoredCommit, decode_commit, decode_found_commit
 from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, RequestTimeout, RetryableError, StreamUnavailable
 from aether_api.identity import ActorId
@@ -29,12 +29,12 @@ from aether_nats.deliveries import Unreadable
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage, stored_of
 from aether_nats.message import Message
-from aether_nats.pull import Pull, Pulled
+from aether_nats.pull import Pull, Pulled, Wanted
 
 logger = logging.getLogger(__name__)
 
 BATCH_COMMITS: Final = 256
-"""Commits read at once by sequence: hides the round trip, and bounds memory to 256 commits of an actor."""
+"""Commits read at once by sequence, fewer where they are large: hides the round trip, and bounds memory to some MB for an actor."""
 
 WINDOW_COMMITS: Final = 32_768
 """Commits whose sequences are found at once, before any is read: a third power of the index's radix, so that a shorter history takes not one round
@@ -77,7 +77,7 @@ class CommitReader:
                 async for commits in runs:
                     yield commits
                     next_n += len(commits)
-        elif from_n < head.n < RADIX:
+        elif from_n < head.n < RADIX and head.n - from_n <= self._count_at_once(len(head.payload)):
             commits = await self._read_short(actor, head, from_n)
             whole = commits.followed_by(head) if isinstance(commits, CommitRun) else None
             if whole is not None:
@@ -92,12 +92,16 @@ class CommitReader:
         if head.n >= from_n:
             yield [head]
 
-    async def read_sequences(self, actor: ActorId, sequences: Sequence[int]) -> list[StoredCommit | None]:
-        """Read the actor's commits at some sequences; None where nothing stands, or another message."""
-        return await self._decode_each(actor, sequences, await self._ask(actor, sequences))
+    async def read_sequences(self, actor: ActorId, sequences: Sequence[int], *, size: int = 0) -> list[StoredCommit | None]:
+        """Read the actor's commits at some sequences; None where nothing stands, or another message.
 
-    async def _ask(self, actor: ActorId, sequences: Sequence[int]) -> list[Message]:
-        return await self._js.messages_by_sequence(self._locate(actor)[0], sequences)
+        Args:
+            size: bytes of one of them, as far as the caller knows.
+        """
+        return await self._decode_each(actor, sequences, await self._ask(actor, sequences, size))
+
+    async def _ask(self, actor: ActorId, sequences: Sequence[int], size: int) -> list[Message]:
+        return await self._js.messages_by_sequence(self._locate(actor)[0], sequences, size=size)
 
     async def _decode_each(self, actor: ActorId, sequences: Sequence[int], answers: Sequence[Message]) -> list[StoredCommit | None]:
         stream, subject = self._locate(actor)
@@ -154,7 +158,7 @@ class CommitReader:
         """Yield commits from `from_n` on for as long as they follow each other, at most up to the one before `head`; ends where there is trouble of any kind."""
         stream, subject = self._locate(actor)
         start = 1 if not from_n else await self._find_one(actor, head, from_n)
-        pull = await self._open_pull(stream, subject, start, head.n - from_n) if start else None
+        pull = await self._open_pull(stream, subject, start, Wanted(head.n - from_n, len(head.payload))) if start else None
         if pull is None:
             return
         first_n = from_n
@@ -175,12 +179,12 @@ class CommitReader:
         finally:
             pull.close()
 
-    async def _open_pull(self, stream: str, subject: str, first_sequence: int, count: int) -> Pull | None:
+    async def _open_pull(self, stream: str, subject: str, first_sequence: int, wanted: Wanted) -> Pull | None:
         """Make a consumer; where that is refused, nobody tries for a while."""
         if time.monotonic() < self._pull_again_s:
             return None
         try:
-            return await self._js.open_pull(stream, subject, first_sequence, count)
+            return await self._js.open_pull(stream, subject, first_sequence, wanted)
         except (RequestTimeout, StreamUnavailable, JetStreamError) as exc:
             self._note_refusal(stream, exc)
             return None
@@ -197,7 +201,7 @@ class CommitReader:
         if next_n >= head.n:
             return
         sequences = await self._scan(actor, head, next_n)
-        async for commits in self._read_each(actor, sequences, next_n, head.incarnation):
+        async for commits in self._read_each(actor, head, sequences, next_n):
             yield commits
             next_n += len(commits)
         if next_n < head.n:
@@ -213,28 +217,33 @@ class CommitReader:
                 logger.debug("the commit index cannot be used", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
                 return
             end_n = from_n + len(sequences)
-            async for commits in self._read_each(actor, sequences, from_n, head.incarnation):
+            async for commits in self._read_each(actor, head, sequences, from_n):
                 yield commits
                 from_n += len(commits)
             if from_n != end_n or not sequences:
                 return
 
-    async def _read_each(self, actor: ActorId, sequences: Sequence[int], next_n: int, incarnation: int) -> AsyncIterator[Sequence[StoredCommit]]:
-        """Yield the commits at some sequences, for as long as they are those from `next_n` on."""
-        for start in range(0, len(sequences), BATCH_COMMITS):
-            commits = await self._read_some(actor, sequences[start : start + BATCH_COMMITS], next_n, incarnation)
+    async def _read_each(self, actor: ActorId, head: StoredCommit, sequences: Sequence[int], next_n: int) -> AsyncIterator[Sequence[StoredCommit]]:
+        """Yield the commits at some sequences, for as long as they are those from `next_n` on in the life of `head`."""
+        start, size = 0, len(head.payload)
+        while start < len(sequences):
+            some = sequences[start : start + self._count_at_once(size)]
+            commits = await self._read_some(actor, head, some, next_n + start, size)
             if not commits:
                 return
             yield commits
-            next_n += BATCH_COMMITS
+            start, size = start + len(some), sum(sizes_of(commits)) // len(some)
 
-    async def _read_some(self, actor: ActorId, sequences: Sequence[int], next_n: int, incarnation: int) -> Sequence[StoredCommit]:
+    def _count_at_once(self, size: int) -> int:
+        return min(BATCH_COMMITS, self._js.count_at_once(size))
+
+    async def _read_some(self, actor: ActorId, head: StoredCommit, sequences: Sequence[int], next_n: int, size: int) -> Sequence[StoredCommit]:
         """Return the commits at so many sequences that they are read at once; none if one of them is not the one that must come next."""
-        answers = await self._ask(actor, sequences)
+        answers = await self._ask(actor, sequences, size)
         run = build_run(sequences, [answer.raw_headers for answer in answers], [answer.payload for answer in answers], self._locate(actor)[1].encode())
-        if run is not None and run.first_n == next_n and run.incarnation == incarnation:
+        if run is not None and run.first_n == next_n and run.incarnation == head.incarnation:
             return run
-        return _check_run(await self._decode_each(actor, sequences, answers), next_n, incarnation)
+        return _check_run(await self._decode_each(actor, sequences, answers), next_n, head.incarnation)
 
     async def _read_short(self, actor: ActorId, head: StoredCommit, from_n: int) -> Sequence[StoredCommit]:
         """Return the commits [from_n, head.n), all of which the index of `head` names, by one read: what most actors are started with."""
@@ -242,7 +251,7 @@ class CommitReader:
             sequences = decode_short_index(head.n, head.index_text)
         except InvalidEnvelope:  # who goes on says what is wrong
             return ()
-        return await self._read_some(actor, sequences[from_n:], from_n, head.incarnation) if sequences is not None else ()
+        return await self._read_some(actor, head, sequences[from_n:], from_n, len(head.payload)) if sequences is not None else ()
 
     async def _find_sequences(self, actor: ActorId, head: StoredCommit, from_n: int, blocks: list[Block] | None) -> tuple[list[int], list[Block]]:
         """Return the sequences of the next commits from `from_n` on, oldest first, and the blocks that follow.
@@ -255,29 +264,32 @@ class CommitReader:
         """
         if blocks is None:
             blocks = [block for block in head.index().blocks() if block.last >= from_n]
-        window = await self._take_window(actor, blocks, from_n)
+        window = await self._take_window(actor, head, blocks, from_n)
         known: dict[int, int] = {}
         while window:
             known.update((block.last, block.sequence) for block in window)
-            window = await self._open(actor, [block for block in window if block.first < block.last], from_n)
+            window = await self._open(actor, head, [block for block in window if block.first < block.last], from_n)
         return [known[n] for n in sorted(known)], blocks
 
-    async def _take_window(self, actor: ActorId, blocks: list[Block], from_n: int) -> list[Block]:
+    async def _take_window(self, actor: ActorId, head: StoredCommit, blocks: list[Block], from_n: int) -> list[Block]:
         """Take the oldest blocks off the end of the list, as many as fit into a window; opens one that is too big."""
         while blocks and _size_of(blocks[-1]) > WINDOW_COMMITS:
             big = blocks.pop()
-            blocks += [Block(big.last, big.last, big.sequence), *await self._open(actor, [big], from_n)]
+            blocks += [Block(big.last, big.last, big.sequence), *await self._open(actor, head, [big], from_n)]
         window: list[Block] = []
         while blocks and blocks[-1].last < (window or blocks[-1:])[0].first + WINDOW_COMMITS:
             window.append(blocks.pop())
         return window
 
-    async def _open(self, actor: ActorId, closed: Sequence[Block], from_n: int) -> list[Block]:
+    async def _open(self, actor: ActorId, head: StoredCommit, closed: Sequence[Block], from_n: int) -> list[Block]:
         """Return the blocks inside closed ones without their last commits, those of each newest first; what is read for it is dropped batch by batch."""
         inner: list[Block] = []
-        for start in range(0, len(closed), BATCH_COMMITS):
-            batch = closed[start : start + BATCH_COMMITS]
-            inner += _expand(batch, await self.read_sequences(actor, [block.sequence for block in batch]), from_n)
+        start, size = 0, len(head.payload)
+        while start < len(closed):
+            batch = closed[start : start + self._count_at_once(size)]
+            commits = await self.read_sequences(actor, [block.sequence for block in batch], size=size)
+            inner += _expand(batch, commits, from_n)
+            start, size = start + len(batch), sum(len(commit.payload) for commit in commits if commit is not None) // len(batch)
         return inner
 
     async def _find_one(self, actor: ActorId, head: StoredCommit, n: int) -> int:
@@ -285,7 +297,7 @@ class CommitReader:
         try:
             block = next(found for found in head.index().blocks() if found.first <= n <= found.last)
             while block.last != n:
-                block = next(found for found in await self._open(actor, [block], n) if found.first <= n <= found.last)
+                block = next(found for found in await self._open(actor, head, [block], n) if found.first <= n <= found.last)
         except (InvalidEnvelope, StopIteration) as exc:
             logger.debug("the commit index cannot be used", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
             return 0

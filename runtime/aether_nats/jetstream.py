@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
@@ -40,10 +41,14 @@ from aether_nats.jetstream_wire import (
     stored_of,
 )
 from aether_nats.message import Message
-from aether_nats.pull import ConsumerConfig, Pull
+from aether_nats.pull import ConsumerConfig, Pull, Wanted
+from aether_nats.read_budget import PullShares, ReadBudget
 
 READS_IN_FLIGHT_MAX: Final = 256
 """Direct Gets sent before the first is awaited: enough to hide the round trip, and little beside other actors' reads."""
+
+BATCH_BYTES_MAX: Final = 4 << 20
+"""Bytes that one batch of a Direct Get brings, or one message that is larger; the server's own bound is all that it keeps for a client."""
 
 SUBJECTS_IN_REQUEST_MAX: Final = 512
 """Subjects in one `multi_last`: the server refuses above 1,024 matches."""
@@ -63,6 +68,8 @@ class JetStream:
     def __init__(self, connection: NatsConnection, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self._connection = connection
         self._timeout_s = timeout_s
+        self._budget = ReadBudget()
+        self._pull_shares = PullShares()
 
     @property
     def connection(self) -> NatsConnection:
@@ -174,13 +181,22 @@ class JetStream:
             raise
         return True
 
-    async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[Message]:
-        """Read messages by their sequences, pipelined, and return the answers for `stored_of`, in the order in which they come."""
+    def count_at_once(self, size: int = 0) -> int:
+        """Return how many messages of some `size` bytes, as far as the caller knows, are to be read at once: they are all in memory then."""
+        return min(READS_IN_FLIGHT_MAX, self._budget.count(size))
+
+    async def messages_by_sequence(self, stream: str, sequences: Sequence[int], *, size: int = 0) -> list[Message]:
+        """Read messages by their sequences, pipelined, and return the answers for `stored_of`, in the order in which they come.
+
+        Args:
+            size: bytes of one of them, as far as the caller knows.
+        """
         subject, found = f"{API}.DIRECT.GET.{stream}", list[Message]()
-        for start in range(0, len(sequences), READS_IN_FLIGHT_MAX):
-            questions = [b'{"seq":%d}' % sequence for sequence in sequences[start : start + READS_IN_FLIGHT_MAX]]
+        while len(found) < len(sequences):
+            some = sequences[len(found) : len(found) + self.count_at_once(size)]
+            questions = [b'{"seq":%d}' % sequence for sequence in some]
             try:
-                found += await self._connection.request_each(subject, questions, self._timeout_s)
+                found += await self._budget.read(len(some), size, partial(self._connection.request_each, subject, questions, self._timeout_s))
             except NoResponders as exc:
                 raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
         return found
@@ -192,11 +208,11 @@ class JetStream:
             found += await self._multi_last(stream, wanted[start : start + SUBJECTS_IN_REQUEST_MAX])
         return found
 
-    async def open_pull(self, stream: str, subject: str, first_sequence: int, count: int) -> Pull:
-        """Make a consumer that delivers `count` messages of a subject from `first_sequence` on; the caller closes it."""
+    async def open_pull(self, stream: str, subject: str, first_sequence: int, wanted: Wanted) -> Pull:
+        """Make a consumer that delivers so many messages of a subject from `first_sequence` on; the caller closes it."""
         config = ConsumerConfig(f"replay-{secrets.token_hex(8)}", subject, max(1, first_sequence))
         await self._call(f"CONSUMER.CREATE.{stream}.{config.name}.{subject}", {"stream_name": stream, "config": config, "action": "create"}, _any_decoder)
-        pull = Pull(self._connection, stream, config.name, count, self._timeout_s)
+        pull = Pull(self._connection, stream, config.name, wanted, self._pull_shares, timeout_s=self._timeout_s)
         self._connection.attach(pull)
         return pull
 
@@ -205,14 +221,14 @@ class JetStream:
 
         The server walks every message in between and writers wait meanwhile: for fallbacks and tools, never to replay.
         """
-        question = {"seq": max(1, first_sequence), "next_by_subj": subject, "batch": count}
+        question = {"seq": max(1, first_sequence), "next_by_subj": subject, "batch": count, "max_bytes": BATCH_BYTES_MAX}
         return await self._direct_many(stream, _encode(question))
 
     async def _multi_last(self, stream: str, subjects: list[str]) -> list[StoredMessage]:
         found: list[StoredMessage] = []
         next_sequence = 0
         while True:
-            question: dict[str, object] = {"multi_last": subjects}
+            question: dict[str, object] = {"multi_last": subjects, "max_bytes": BATCH_BYTES_MAX}
             if next_sequence:
                 question["seq"] = next_sequence
             page, pending = await self._direct_many(stream, _encode(question))

@@ -19,12 +19,12 @@ from aether_api.errors import AetherError, Backpressure, Disconnected, StreamUna
 from aether_nats.connection import NatsConnection
 from aether_nats.jetstream_wire import API, build_status_error, find_missing
 from aether_nats.message import Message
+from aether_nats.read_budget import PULL_BYTES_MAX, PullShares
 from aether_nats.requests import INBOX_PREFIX, STATUS_AT, Awaited
 
 ASKED_MAX: Final = 512
 ASKED_FIRST: Final = 16
-ASKED_BYTES: Final = 1 << 20
-"""Messages of one request, of the first one, and the bytes that one brings as far as the last messages tell; two are under way."""
+"""Messages of one request, and of the first one; they are fewer where they are large, as far as the last ones tell. Two requests are under way."""
 
 ROOM_BYTES: Final = 64 << 10
 """Bytes beyond the largest payload that one request may bring, for subject and headers: the server ends it sooner where messages grew, so that two never fill
@@ -44,6 +44,13 @@ INACTIVE_NS: Final = 30 * 10**9
 """Nanoseconds without a request after which the server drops a consumer whose reader is gone."""
 
 _encode = msgspec.json.Encoder().encode
+
+
+class Wanted(NamedTuple):
+    """What a consumer is to deliver: so many messages, of so many bytes as far as anybody knows."""
+
+    messages: int
+    size: int = 0
 
 
 class Pulled(NamedTuple):
@@ -112,21 +119,28 @@ class Pull:
 
     queue = ""
 
-    def __init__(self, connection: NatsConnection, stream: str, name: str, left: int, timeout_s: float) -> None:
-        """Prepare for `left` messages; callers use `JetStream.open_pull`."""
+    def __init__(self, connection: NatsConnection, stream: str, name: str, wanted: Wanted, shares: PullShares, *, timeout_s: float) -> None:
+        """Prepare for so many messages; callers use `JetStream.open_pull`.
+
+        Args:
+            shares: of the bytes that all consumers of the connection may have under way.
+        """
         self.sid = connection.next_sid()
         self.subject = f"{INBOX_PREFIX}.{name}.{secrets.token_hex(8)}"
         self._connection = connection
         self._stream = stream
         self.consumer = name
-        self._left = left
+        self._left = wanted.messages
         self._timeout_s = timeout_s
         self._under_way = 0
-        self._asked = ASKED_FIRST
+        self._shares = shares
+        self._is_open = True
+        shares.join()
+        self._asked = self._count_fitting(ASKED_FIRST, 1, wanted.size)
         self._spare = 0
         self._tries = 0
         self._arrived: list[tuple[bytes, bytes, bytes]] = []
-        self._max_bytes = max(ASKED_BYTES, connection.max_payload + ROOM_BYTES)
+        self._max_bytes = max(PULL_BYTES_MAX, connection.max_payload + ROOM_BYTES)
         self._has_brought = False
         self._error: AetherError | None = None
         self._waiting: _Arrival | None = None
@@ -160,10 +174,14 @@ class Pull:
         replies, raw_headers, payloads = zip(*self._arrived[:TAKEN_MAX], strict=True)
         del self._arrived[:TAKEN_MAX]
         count = len(payloads)
-        self._asked = self._spare = max(1, min(ASKED_MAX, ASKED_BYTES * count // (1 + sum(map(len, payloads)))))
+        self._asked = self._spare = self._count_fitting(ASKED_MAX, count, sum(map(len, payloads)))
         self._left -= count
         self._under_way -= count
         return Pulled(sequences_of(replies), raw_headers, payloads)
+
+    def _count_fitting(self, most: int, count: int, size: int) -> int:
+        """Return how many messages fit into our share, if `count` of them have `size` bytes."""
+        return max(1, min(most, self._shares.each * count // (1 + size)))
 
     def _take_status(self, status: Message) -> None:
         missing = find_missing(status)
@@ -176,7 +194,11 @@ class Pull:
             self._error = build_status_error(status)
 
     def close(self) -> None:
-        """End the consumer; without a link the server does it by itself."""
+        """End the consumer; without a link the server does it by itself. Harmless to repeat."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._shares.leave()
         self._connection.stop_subscription(self, keep_handler=False)
         with suppress(Disconnected, Backpressure):
             self._connection.publish(f"{API}.CONSUMER.DELETE.{self._stream}.{self.consumer}", b"")

@@ -165,10 +165,10 @@ class BentJetStream(JetStream):
     asked: Sequence[int] = ()
     """Sequences that were read one by one."""
 
-    async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[Message]:
+    async def messages_by_sequence(self, stream: str, sequences: Sequence[int], *, size: int = 0) -> list[Message]:
         """Answer as a replica that has not caught up."""
         self.asked = [*self.asked, *sequences]
-        found = await super().messages_by_sequence(stream, sequences)
+        found = await super().messages_by_sequence(stream, sequences, size=size)
         return [message for message in found if (stored := stored_of(message)) is None or stored.sequence not in self.hidden]
 
     async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:

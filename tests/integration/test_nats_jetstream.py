@@ -14,7 +14,7 @@ from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import READS_IN_FLIGHT_MAX, JetStream
 from aether_nats.jetstream_wire import ERROR_STREAM_EXISTS, StoredMessage, StreamConfig, stored_of
-from aether_nats.pull import Pull, Pulled
+from aether_nats.pull import Pull, Pulled, Wanted
 from aether_nats.settings import NatsSettings
 from tests.simulation.sockets import SocketServer
 
@@ -163,7 +163,7 @@ async def is_gone(js: JetStream, consumer: str) -> bool:
 async def test_a_consumer_delivers_what_was_asked_for_and_is_gone_when_it_is_closed(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         await fill(js, 60)
-        pull = await js.open_pull("S", "s.a", 20, 45)
+        pull = await js.open_pull("S", "s.a", 20, Wanted(45))
         taken = await take_all(pull)
         assert [sequence for pulled in taken for sequence in pulled.sequences] == list(range(21, 111, 2))
         assert [payload for pulled in taken for payload in pulled.payloads] == [b"%d" % number for number in range(10, 55)]
@@ -179,7 +179,7 @@ async def test_a_consumer_delivers_what_was_asked_for_and_is_gone_when_it_is_clo
 async def test_a_consumer_that_has_less_than_was_asked_for_says_so_in_time(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         await fill(js, 3)
-        pull = await JetStream(js.connection, timeout_s=0.3).open_pull("S", "s.a", 1, 4)
+        pull = await JetStream(js.connection, timeout_s=0.3).open_pull("S", "s.a", 1, Wanted(4))
         assert len((await pull.take()).payloads) == 3
         with pytest.raises((RequestTimeout, JetStreamError)):
             await pull.take()
@@ -189,7 +189,7 @@ async def test_a_consumer_that_has_less_than_was_asked_for_says_so_in_time(fast:
 async def test_a_consumer_that_somebody_deletes_ends_at_once(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         await fill(js, 3)
-        pull = await js.open_pull("S", "s.a", 1, 4)
+        pull = await js.open_pull("S", "s.a", 1, Wanted(4))
         assert len((await pull.take()).payloads) == 3
         await js.connection.request(f"$JS.API.CONSUMER.DELETE.S.{pull.consumer}", b"")
         async with asyncio.timeout(2):
@@ -201,7 +201,7 @@ async def test_a_consumer_that_somebody_deletes_ends_at_once(fast: bool | None) 
 async def test_a_stream_that_is_not_there_has_no_consumer(fast: bool | None) -> None:
     async with jetstream(fast=fast) as js:
         with pytest.raises(JetStreamError, match="not found"):
-            await js.open_pull("NONE", "s.a", 1, 1)
+            await js.open_pull("NONE", "s.a", 1, Wanted(1))
 
 
 async def test_a_purge_keeps_the_newest_or_what_is_not_below_a_sequence(fast: bool | None) -> None:

@@ -37,7 +37,7 @@ class FarApartLog(JetStream):
         self.lost: frozenset[int] = frozenset()
         self.step = 1
 
-    async def messages_by_sequence(self, stream: str, sequences: Sequence[int]) -> list[Message]:
+    async def messages_by_sequence(self, stream: str, sequences: Sequence[int], *, size: int = 0) -> list[Message]:
         self.asked.append(len(sequences))
         return [self._answer(sequence // DISTANCE - 1) for sequence in sequences][:: self.step]
 

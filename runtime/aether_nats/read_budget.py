@@ -1,0 +1,133 @@
+"""Bounds the bytes that a connection has asked a server for and not received yet.
+
+A server keeps 64 MB for a client that reads more slowly than it is sent to, and then cuts the link, which every actor of the process feels (measured: 64 replays
+at once of commits of 60 KB lost it three times in two seconds, commits of 300 KB for half a minute). Nobody knows how large a message is before it is there, so what
+the caller knows and what came last tells how many may be under way. Where that was wrong and the link was lost, much less is asked for until better is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from aether_api.errors import Disconnected, RequestTimeout
+from aether_nats.message import Message
+
+READ_BYTES_MAX: Final = 16 << 20
+"""Bytes under way by reads of single messages, which may be four times as large as expected before a server minds: beyond what hides a round trip of 10 ms."""
+
+REQUEST_BYTES: Final = 2 << 20
+"""Bytes that one read of several messages is expected to bring: they are in memory at once, and others come between."""
+
+PULLS_BYTES_MAX: Final = 16 << 20
+PULL_BYTES_MAX: Final = 1 << 20
+"""Bytes under way by all consumers of a connection, and of one request of one of them."""
+
+MESSAGE_BYTES_MIN: Final = 512
+"""Bytes that the smallest of our messages has with its headers."""
+
+MESSAGE_BYTES_MAX: Final = 8 << 20
+"""Bytes of the largest message that a server takes by our settings."""
+
+SURPRISE: Final = 8
+"""How much larger messages count as after a read that failed, since they may be why."""
+
+WAIT_TIMEOUT_S: Final = 30.0
+"""Seconds that a read waits for others, each of which ends within a request's time-out."""
+
+
+class ReadBudget:
+    """What the reads of single messages over one connection share; first come, first served."""
+
+    def __init__(self) -> None:
+        self._left = READ_BYTES_MAX
+        self._usual = MESSAGE_BYTES_MIN
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def count(self, size: int = 0) -> int:
+        """Return how many messages one request may ask for, at least one.
+
+        Args:
+            size: bytes of one of them, as far as the caller knows.
+        """
+        return max(1, REQUEST_BYTES // self._expect(size))
+
+    async def read(self, count: int, size: int, ask: Callable[[], Awaitable[list[Message]]]) -> list[Message]:
+        """Return what `ask` gives, at most `count` messages of some `size` bytes, once there is room for them.
+
+        Raises:
+            RequestTimeout: there was none for a long time.
+        """
+        taken = min(READ_BYTES_MAX, count * self._expect(size))
+        if self._waiting or taken > self._left:
+            await self._wait(taken)
+        else:
+            self._left -= taken
+        try:
+            found = await ask()
+        except (Disconnected, RequestTimeout):
+            self._usual = min(MESSAGE_BYTES_MAX, SURPRISE * self._expect(size))
+            raise
+        finally:
+            self._give_back(taken)
+        self._usual = max(MESSAGE_BYTES_MIN, self._usual // 2, _mean(found))
+        return found
+
+    def _expect(self, size: int) -> int:
+        return max(self._usual, size + MESSAGE_BYTES_MIN)
+
+    async def _wait(self, wanted: int) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((wanted, turn))
+        try:
+            async with asyncio.timeout(WAIT_TIMEOUT_S):
+                await turn
+        except BaseException as exc:
+            if turn.done() and not turn.cancelled():
+                self._give_back(wanted)
+            else:
+                with suppress(ValueError):  # it may have been passed over already
+                    self._waiting.remove((wanted, turn))
+                self._let_in()
+            if isinstance(exc, TimeoutError):
+                raise RequestTimeout(f"reads under way left no room for another one within {WAIT_TIMEOUT_S:g} s") from exc
+            raise
+
+    def _give_back(self, taken: int) -> None:
+        self._left += taken
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self._left:
+            wanted, turn = self._waiting.popleft()
+            if turn.done():
+                continue  # given up
+            self._left -= wanted
+            turn.set_result(None)
+
+
+class PullShares:
+    """Divides the bytes that consumers may have under way among those that there are."""
+
+    def __init__(self) -> None:
+        self._sharing = 0
+
+    @property
+    def each(self) -> int:
+        """Bytes of one request of one of them, two of which may be under way."""
+        return min(PULL_BYTES_MAX, PULLS_BYTES_MAX // (2 * max(1, self._sharing)))
+
+    def join(self) -> None:
+        """Count one more."""
+        self._sharing += 1
+
+    def leave(self) -> None:
+        """Count one less."""
+        self._sharing -= 1
+
+
+def _mean(messages: Sequence[Message]) -> int:
+    return sum([len(message.payload) for message in messages]) // max(1, len(messages))
