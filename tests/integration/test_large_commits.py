@@ -25,8 +25,8 @@ ACTORS: Final = [parse_actor_id("default", "account", f"a{number}") for number i
 """So many that their commits lie too far apart for consumers."""
 
 COMMITS: Final = 25
-LARGE: Final = b"[" + b" " * 100_000 + b"]"
-"""One of 1,250 payloads: twice of what a server keeps for a client."""
+LARGE: Final = b"[" + b" " * 400_000 + b"]"
+"""One of 1,250 payloads: eight times what a server keeps for a client."""
 
 SURPRISES_MAX: Final = 3
 """Times that the link may be lost to a reader who was told nothing of what it reads."""
