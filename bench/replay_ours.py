@@ -1,4 +1,4 @@
-"""Our side of the replay benches: a whole runtime that starts VMs and tells how long that took and what memory it needed.
+"""Our side of the replay benches: a whole runtime, as `python -m aether_runtime` is one, that starts VMs and tells how long that took and what memory it needed.
 
 A fresh process for each measurement, which is killed afterwards, so that no snapshot shortens the next one.
 
@@ -22,7 +22,7 @@ import uvloop
 
 from aether_api.identity import parse_actor_id
 from aether_runtime.ports import DesiredActor
-from aether_runtime.process import open_runtime
+from aether_runtime.process import calm_collector, open_runtime
 from aether_runtime.runtime import Runtime
 from aether_runtime.settings import read_settings
 from aether_runtime.vm import VirtualMachine
@@ -79,6 +79,7 @@ async def main(text: str) -> None:
     async with open_runtime(settings) as runtime, asyncio.TaskGroup() as tasks:
         tasks.create_task(runtime.run(), name="runtime")
         await _await_model(runtime)
+        calm_collector()
         print("ready", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         print(msgspec.json.encode(await _measure(runtime, replays)).decode(), flush=True)

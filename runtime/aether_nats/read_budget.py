@@ -19,7 +19,7 @@ from aether_nats.message import Message
 READ_BYTES_MAX: Final = 16 << 20
 """Bytes under way by reads of single messages, which may be four times as large as expected before a server minds: beyond what hides a round trip of 10 ms."""
 
-REQUEST_BYTES: Final = 2 << 20
+REQUEST_BYTES: Final = 1 << 20
 """Bytes that one read of several messages is expected to bring: they are in memory at once, and others come between."""
 
 PULLS_BYTES_MAX: Final = 16 << 20
