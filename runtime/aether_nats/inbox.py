@@ -22,7 +22,7 @@ from aether_api.errors import MALFORMED, InvalidEnvelope, InvalidName, StreamUna
 from aether_api.identity import ActorId
 from aether_api.messages import Command, parse_time
 from aether_api.subjects import dead_subject, inbox_stream, inbox_subject, inbox_wildcard, parse_inbox_subject, reminder_wildcard, snapshot_stream, tries_subject
-from aether_nats.jetstream import JetStream
+from aether_nats.jetstream import BATCH_BYTES_MAX, JetStream
 from aether_nats.jetstream_wire import PubAck, StoredMessage, StreamInfo
 
 READ_AHEAD: Final = 100
@@ -86,10 +86,14 @@ class Inbox:
         found = await self._js.multi_last(self._stream, [inbox_subject(actor) for actor in actors])
         return {parse_inbox_subject(message.subject): message.sequence for message in found}
 
-    async def read_next(self, actor: ActorId, after: int) -> list[StoredMessage]:
-        """Return the next messages after a sequence, in order; empty when there are none, which the leader confirmed."""
+    async def read_next(self, actor: ActorId, after: int, *, max_bytes: int = BATCH_BYTES_MAX) -> list[StoredMessage]:
+        """Return the next messages after a sequence, in order; empty when there are none, which the leader confirmed.
+
+        Args:
+            max_bytes: after so many no further message comes.
+        """
         subject = inbox_subject(actor)
-        messages, _ = await self._js.read_batch(self._stream, subject, after + 1, READ_AHEAD)
+        messages, _ = await self._js.read_batch(self._stream, subject, after + 1, READ_AHEAD, max_bytes=max_bytes)
         if messages:
             return messages
         first = await self._js.leader_next(self._stream, subject, after + 1)
@@ -119,7 +123,7 @@ class Inbox:
 
     async def read_dead(self, actor: ActorId) -> list[DeadLetter]:
         """List the dead letters of an actor, oldest first."""
-        messages, _ = await self._js.read_batch(self._stream, dead_subject(actor), 1, DEAD_SHOWN_MAX)
+        messages = await self._js.read_up_to(self._stream, dead_subject(actor), DEAD_SHOWN_MAX)
         return [read_dead_letter(message.sequence, message.raw_headers, message.payload, stored=message.time) for message in messages]
 
     async def retry_dead(self, actor: ActorId, sequence: int) -> int:

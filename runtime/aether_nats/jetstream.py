@@ -42,13 +42,13 @@ from aether_nats.jetstream_wire import (
 )
 from aether_nats.message import Message
 from aether_nats.pull import ConsumerConfig, Pull, Wanted
-from aether_nats.read_budget import PullShares, ReadBudget
+from aether_nats.read_budget import BATCHES_BYTES_MAX, READS_BYTES_MAX, PullShares, ReadBudget
 
 READS_IN_FLIGHT_MAX: Final = 256
 """Direct Gets sent before the first is awaited: enough to hide the round trip, and little beside other actors' reads."""
 
 BATCH_BYTES_MAX: Final = 4 << 20
-"""Bytes that one batch of a Direct Get brings, or one message that is larger; the server's own bound is all that it keeps for a client."""
+"""Bytes after which no further message comes in one batch of a Direct Get; the server's own bound is all that it keeps for a client."""
 
 SUBJECTS_IN_REQUEST_MAX: Final = 512
 """Subjects in one `multi_last`: the server refuses above 1,024 matches."""
@@ -68,7 +68,8 @@ class JetStream:
     def __init__(self, connection: NatsConnection, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self._connection = connection
         self._timeout_s = timeout_s
-        self._budget = ReadBudget()
+        self._reads = ReadBudget(READS_BYTES_MAX)
+        self._batches = ReadBudget(BATCHES_BYTES_MAX)
         self._pull_shares = PullShares()
 
     @property
@@ -156,7 +157,7 @@ class JetStream:
             return stored_of(await self._direct(f"{stream}.{subject}", b""))
         if before_sequence == 1:
             return None  # the server would take no bound for a bound of none
-        found, _ = await self._direct_many(stream, _encode({"multi_last": [subject], "up_to_seq": before_sequence - 1}))
+        found, _ = await self._direct_many(stream, _encode({"multi_last": [subject], "up_to_seq": before_sequence - 1}), 1)
         return found[0] if found else None
 
     async def message_by_sequence(self, stream: str, sequence: int) -> StoredMessage | None:
@@ -183,7 +184,7 @@ class JetStream:
 
     def count_at_once(self, size: int = 0) -> int:
         """Return how many messages of some `size` bytes, as far as the caller knows, are to be read at once: they are all in memory then."""
-        return min(READS_IN_FLIGHT_MAX, self._budget.count(size))
+        return min(READS_IN_FLIGHT_MAX, self._reads.count(size))
 
     async def messages_by_sequence(self, stream: str, sequences: Sequence[int], *, size: int = 0) -> list[Message]:
         """Read messages by their sequences, pipelined, and return the answers for `stored_of`, in the order in which they come.
@@ -196,7 +197,7 @@ class JetStream:
             some = sequences[len(found) : len(found) + self.count_at_once(size)]
             questions = [b'{"seq":%d}' % sequence for sequence in some]
             try:
-                found += await self._budget.read(len(some), size, partial(self._connection.request_each, subject, questions, self._timeout_s))
+                found += await self._reads.read(len(some), size, partial(self._connection.request_each, subject, questions, self._timeout_s))
             except NoResponders as exc:
                 raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
         return found
@@ -216,13 +217,25 @@ class JetStream:
         self._connection.attach(pull)
         return pull
 
-    async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:
+    async def read_up_to(self, stream: str, subject: str, count: int) -> list[StoredMessage]:
+        """Read the first messages of a subject, in as many batches as that takes."""
+        found: list[StoredMessage] = []
+        pending = 1
+        while pending and len(found) < count:
+            batch, pending = await self.read_batch(stream, subject, found[-1].sequence + 1 if found else 1, count - len(found))
+            found += batch
+        return found
+
+    async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int, *, max_bytes: int = BATCH_BYTES_MAX) -> tuple[list[StoredMessage], int]:
         """Read up to `count` messages of a subject from `first_sequence` on, and how many more there are.
 
         The server walks every message in between and writers wait meanwhile: for fallbacks and tools, never to replay.
+
+        Args:
+            max_bytes: after so many no further message comes.
         """
-        question = {"seq": max(1, first_sequence), "next_by_subj": subject, "batch": count, "max_bytes": BATCH_BYTES_MAX}
-        return await self._direct_many(stream, _encode(question))
+        question = {"seq": max(1, first_sequence), "next_by_subj": subject, "batch": count, "max_bytes": max_bytes}
+        return await self._direct_many(stream, _encode(question), count, max_bytes)
 
     async def _multi_last(self, stream: str, subjects: list[str]) -> list[StoredMessage]:
         found: list[StoredMessage] = []
@@ -231,7 +244,7 @@ class JetStream:
             question: dict[str, object] = {"multi_last": subjects, "max_bytes": BATCH_BYTES_MAX}
             if next_sequence:
                 question["seq"] = next_sequence
-            page, pending = await self._direct_many(stream, _encode(question))
+            page, pending = await self._direct_many(stream, _encode(question), len(subjects))
             found += page
             if not pending or not page:
                 return found
@@ -252,9 +265,10 @@ class JetStream:
             raise
         return answer.stored()
 
-    async def _direct_many(self, stream: str, question: bytes) -> tuple[list[StoredMessage], int]:
+    async def _direct_many(self, stream: str, question: bytes, count: int, max_bytes: int = BATCH_BYTES_MAX) -> tuple[list[StoredMessage], int]:
+        ask = partial(self._connection.request_many, f"{API}.DIRECT.GET.{stream}", question, b"", self._timeout_s)
         try:
-            messages = await self._connection.request_many(f"{API}.DIRECT.GET.{stream}", question, b"", self._timeout_s)
+            messages = await self._batches.read(count, 0, ask, bytes_max=max_bytes)
         except NoResponders as exc:
             raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
         return _read_batch(messages)

@@ -16,8 +16,11 @@ from typing import Final
 from aether_api.errors import Disconnected, RequestTimeout
 from aether_nats.message import Message
 
-READ_BYTES_MAX: Final = 16 << 20
-"""Bytes under way by reads of single messages, which may be four times as large as expected before a server minds: beyond what hides a round trip of 10 ms."""
+READS_BYTES_MAX: Final = 16 << 20
+"""Bytes under way by reads of single messages, which may be some times as large as expected before a server minds: beyond what hides a round trip of 10 ms."""
+
+BATCHES_BYTES_MAX: Final = 8 << 20
+"""Bytes under way by batches of inboxes and of comparisons, apart from others: a stream that does not answer keeps what it was asked for until that is late."""
 
 REQUEST_BYTES: Final = 1 << 20
 """Bytes that one read of several messages is expected to bring: they are in memory at once, and others come between."""
@@ -40,10 +43,10 @@ WAIT_TIMEOUT_S: Final = 30.0
 
 
 class ReadBudget:
-    """What the reads of single messages over one connection share; first come, first served."""
+    """What reads of one kind over one connection share; first come, first served."""
 
-    def __init__(self) -> None:
-        self._left = READ_BYTES_MAX
+    def __init__(self, bytes_max: int) -> None:
+        self._all = self._left = bytes_max
         self._usual = MESSAGE_BYTES_MIN
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -55,13 +58,16 @@ class ReadBudget:
         """
         return max(1, REQUEST_BYTES // self._expect(size))
 
-    async def read(self, count: int, size: int, ask: Callable[[], Awaitable[list[Message]]]) -> list[Message]:
+    async def read(self, count: int, size: int, ask: Callable[[], Awaitable[list[Message]]], *, bytes_max: int | None = None) -> list[Message]:
         """Return what `ask` gives, at most `count` messages of some `size` bytes, once there is room for them.
+
+        Args:
+            bytes_max: of all of them, if they were asked for with such a bound.
 
         Raises:
             RequestTimeout: there was none for a long time.
         """
-        taken = min(READ_BYTES_MAX, count * self._expect(size))
+        taken = min(bytes_max or self._all, self._all, count * self._expect(size))
         if self._waiting or taken > self._left:
             await self._wait(taken)
         else:

@@ -72,7 +72,7 @@ class Schedules:
 
     async def read_all(self, actor: ActorId) -> list[tuple[Reminder, str]]:
         """List an actor's schedules with their tokens, also such as no commit stands behind."""
-        messages, _ = await self._js.read_batch(inbox_stream(actor.namespace), reminder_wildcard(actor), 1, SHOWN_MAX)
+        messages = await self._js.read_up_to(inbox_stream(actor.namespace), reminder_wildcard(actor), SHOWN_MAX)
         return [_read_schedule(message) for message in messages]
 
 

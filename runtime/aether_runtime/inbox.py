@@ -33,7 +33,7 @@ from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.message import Message
 from aether_runtime.core.group import InboxEntry, Waiting
-from aether_runtime.core.inbox import Grave, count_try, explain_poison, judge, repeat_after_s
+from aether_runtime.core.inbox import Grave, count_try, explain_poison, judge, repeat_after_s, share_ahead
 from aether_runtime.core.reminders import REMINDER_GONE, Drop, choose_tick
 from aether_runtime.ports import InboxStore, ReminderStore
 from aether_runtime.single_flight import SingleFlight
@@ -247,7 +247,7 @@ class DurableInbox:
         found_any = False
         position = await self._find_position(vm, renew=not self._incarnation)
         while vm.is_ready:
-            messages = await self._insist(partial(self._store.read_next, actor, position.sequence))
+            messages = await self._insist(partial(self._store.read_next, actor, position.sequence, max_bytes=share_ahead(len(self._drains))))
             if not messages and found_any:
                 return
             if not messages:

@@ -97,8 +97,8 @@ class InboxStore(Protocol):
         """Return the last sequence of those inboxes that hold something."""
         ...
 
-    async def read_next(self, actor: ActorId, after: int) -> list[StoredMessage]:
-        """Return the next messages of an inbox, in order."""
+    async def read_next(self, actor: ActorId, after: int, *, max_bytes: int) -> list[StoredMessage]:
+        """Return the next messages of an inbox, in order: at least one that waits, and none after so many bytes."""
         ...
 
     async def settle(self, actor: ActorId, through: int) -> None:

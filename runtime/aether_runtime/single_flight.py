@@ -25,6 +25,10 @@ class SingleFlight:
         self._at_most = at_most
         self._again: dict[ActorId, bool] = {}
 
+    def __len__(self) -> int:
+        """Return how many actors are worked on."""
+        return len(self._again)
+
     def __contains__(self, actor: ActorId) -> bool:
         """Tell whether an actor is worked on."""
         return actor in self._again

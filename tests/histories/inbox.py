@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import accumulate
 
 from aether_api.durable import build_durable_headers
 from aether_api.errors import Disconnected
@@ -64,10 +65,12 @@ class MemoryInbox:
         self._end(self._begin())
         return {actor: messages[-1].sequence for actor in actors if (messages := self.messages.get(actor))}
 
-    async def read_next(self, actor: ActorId, after: int) -> list[StoredMessage]:
+    async def read_next(self, actor: ActorId, after: int, *, max_bytes: int) -> list[StoredMessage]:
         """Return what comes next."""
         self._end(self._begin())
-        return [message for message in self.messages.get(actor, ()) if message.sequence > after][:READ_AHEAD]
+        found = [message for message in self.messages.get(actor, ()) if message.sequence > after][:READ_AHEAD]
+        before = accumulate((len(message.raw_headers) + len(message.payload) for message in found), initial=0)
+        return [message for message, size in zip(found, before, strict=False) if size < max_bytes]
 
     async def settle(self, actor: ActorId, through: int) -> None:
         """Remove what is settled."""

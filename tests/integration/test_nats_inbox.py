@@ -19,7 +19,7 @@ from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.inbox import READ_AHEAD, Inbox, Tries
-from aether_nats.jetstream import JetStream
+from aether_nats.jetstream import BATCH_BYTES_MAX, JetStream
 from aether_nats.jetstream_wire import StreamConfig
 from aether_nats.journal import Journal
 from aether_nats.message import Message
@@ -118,6 +118,30 @@ async def test_a_long_inbox_is_read_in_pieces(rig: Rig) -> None:
     await until_equal(lambda: read_ids(rig), ids[:READ_AHEAD])
     last = (await rig.inbox.read_next(ALICE, 0))[-1].sequence
     await until_equal(lambda: read_ids(rig, last), ids[READ_AHEAD:])
+
+
+async def test_large_commands_are_read_until_they_are_as_many_bytes_as_wanted(rig: Rig) -> None:
+    for number in range(4):
+        await rig.inbox.send(build_command(f"c-{number}", payload=b" " * 2000))
+    await until_equal(lambda: read_ids(rig), [f"c-{number}" for number in range(4)])
+    assert len(await rig.inbox.read_next(ALICE, 0, max_bytes=3000)) == 2
+    assert len(await rig.inbox.read_next(ALICE, 0, max_bytes=10)) == 1
+
+
+async def test_dead_letters_are_listed_whatever_they_weigh(rig: Rig) -> None:
+    for number in range(3):
+        await rig.inbox.send(build_command(f"c-{number}", payload=b" " * BATCH_BYTES_MAX))
+    await until_equal(lambda: read_ids(rig), ["c-0"])
+    after = 0
+    for _ in range(3):
+        (message,) = await rig.inbox.read_next(ALICE, after)
+        await rig.inbox.bury(ALICE, message, "CommandFailed", "it raised")
+        after = message.sequence
+
+    async def read_dead() -> list[str]:
+        return [letter.command_id for letter in await rig.inbox.read_dead(ALICE)]
+
+    await until_equal(read_dead, [f"c-{number}" for number in range(3)])
 
 
 async def test_tries_are_kept_with_the_snapshots(rig: Rig) -> None:

@@ -139,10 +139,10 @@ class ApiEngine(JetStreamEngine):
             question = {"last_by_subj": subject}
         if "multi_last" in question:
             last = stream.last_each(question["multi_last"], at_s, question.get("up_to_seq", 0) or inf)
-            self.broker.answer(reply, *_build_train(stream, [message for message in last if message.sequence >= question.get("seq", 0)], 1024))
+            self.broker.answer(reply, *_build_train(stream, [message for message in last if message.sequence >= question.get("seq", 0)], 1024, question.get("max_bytes", inf)))
         elif "batch" in question:
             found = [message for message in stream.select(question.get("next_by_subj", ">"), at_s) if message.sequence >= question.get("seq", 1)]
-            self.broker.answer(reply, *_build_train(stream, found, question["batch"]))
+            self.broker.answer(reply, *_build_train(stream, found, question["batch"], question.get("max_bytes", inf)))
         else:
             found_one = _find_message(stream, question, at_s)
             self.broker.answer(reply, (build_block(found_one.lines + build_place(stream, found_one)), found_one.payload) if found_one else build_status("404 Message Not Found"))
@@ -187,15 +187,18 @@ def _build_message(message: Stored | None) -> Answer:
     return build_json({"message": found})
 
 
-def _build_train(stream: Stream, found: Sequence[Stored], batch: int) -> list[Answer]:
-    """Return the messages of a batch and the status that ends it; each names the one before."""
+def _build_train(stream: Stream, found: Sequence[Stored], batch: int, max_bytes: float) -> list[Answer]:
+    """Return the messages of a batch, up to the one that fills it, and the status that ends it; each names the one before."""
     if not found:
         return [build_status("404 Message Not Found")]
-    train, before = list[Answer](), 0
+    train, before, size = list[Answer](), 0, 0
     for place, message in enumerate(found[:batch], 1):
+        if size >= max_bytes:
+            break
+        size += len(message.payload) + len(message.lines)
         train.append((build_block(message.lines + build_place(stream, message) + _build_counts(len(found) - place, before)), message.payload))
         before = message.sequence
-    return [*train, (b"NATS/1.0 204 EOB\r\n" + _build_counts(max(0, len(found) - batch), before) + b"\r\n", b"")]
+    return [*train, (b"NATS/1.0 204 EOB\r\n" + _build_counts(len(found) - len(train), before) + b"\r\n", b"")]
 
 
 def _build_counts(pending: int, before: int) -> bytes:

@@ -9,7 +9,11 @@ import pytest
 from aether_api.errors import AetherError, Disconnected, NoResponders, RequestTimeout
 from aether_nats import read_budget
 from aether_nats.message import Message
-from aether_nats.read_budget import MESSAGE_BYTES_MAX, PULL_BYTES_MAX, PULLS_BYTES_MAX, READ_BYTES_MAX, REQUEST_BYTES, PullShares, ReadBudget
+from aether_nats.read_budget import MESSAGE_BYTES_MAX, PULL_BYTES_MAX, PULLS_BYTES_MAX, READS_BYTES_MAX, REQUEST_BYTES, PullShares, ReadBudget
+
+
+def build_budget() -> ReadBudget:
+    return ReadBudget(READS_BYTES_MAX)
 
 
 def messages(count: int, size: int) -> list[Message]:
@@ -41,24 +45,24 @@ async def settle() -> None:
 
 
 def test_what_is_large_is_read_a_few_at_a_time() -> None:
-    budget = ReadBudget()
+    budget = build_budget()
     assert budget.count() > 1000
     assert REQUEST_BYTES // 110_000 <= budget.count(100_000) <= REQUEST_BYTES // 100_000
     assert budget.count(2 * REQUEST_BYTES) == 1
 
 
 async def test_what_came_last_tells_how_large_the_next_will_be() -> None:
-    budget = ReadBudget()
+    budget = build_budget()
     await budget.read(4, 0, lambda: give(messages(4, 100_000)))
     assert budget.count() == REQUEST_BYTES // 100_000
     for _ in range(20):
         await budget.read(4, 0, lambda: give(messages(4, 10)))
-    assert budget.count() == ReadBudget().count()
+    assert budget.count() == build_budget().count()
 
 
 @pytest.mark.parametrize("error", [Disconnected("the link is lost"), RequestTimeout("late")])
 async def test_after_a_failure_less_and_less_is_asked_for_but_always_something(error: AetherError) -> None:
-    budget = ReadBudget()
+    budget = build_budget()
     counts = [budget.count()]
     for _ in range(8):
         with pytest.raises(type(error)):
@@ -74,15 +78,15 @@ async def test_after_a_failure_less_and_less_is_asked_for_but_always_something(e
 
 
 async def test_a_stream_that_is_not_served_says_nothing_of_sizes() -> None:
-    budget = ReadBudget()
+    budget = build_budget()
     with pytest.raises(NoResponders):
         await budget.read(10, 0, lambda: fail(NoResponders("nobody")))
-    assert budget.count() == ReadBudget().count()
+    assert budget.count() == build_budget().count()
 
 
 async def test_reads_wait_until_there_is_room_in_the_order_in_which_they_came() -> None:
-    budget, server = ReadBudget(), Server()
-    size = READ_BYTES_MAX // 4
+    budget, server = build_budget(), Server()
+    size = READS_BYTES_MAX // 4
     ended: list[int] = []
 
     async def read(number: int, count: int) -> None:
@@ -103,11 +107,22 @@ async def test_reads_wait_until_there_is_room_in_the_order_in_which_they_came() 
     assert ended == [0, 2, 1]
 
 
-async def test_what_is_larger_than_all_room_has_its_turn_alone() -> None:
-    budget, server = ReadBudget(), Server()
+async def test_a_read_with_a_bound_takes_no_more_room_than_that() -> None:
+    budget, server = build_budget(), Server()
     async with asyncio.TaskGroup() as tasks:
         for _ in range(2):
-            tasks.create_task(budget.read(100, READ_BYTES_MAX, server.ask))
+            tasks.create_task(budget.read(100, READS_BYTES_MAX, server.ask, bytes_max=READS_BYTES_MAX // 2))
+        await settle()
+        assert len(server.asked) == 2
+        for asked in server.asked:
+            asked.set_result([])
+
+
+async def test_what_is_larger_than_all_room_has_its_turn_alone() -> None:
+    budget, server = build_budget(), Server()
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(2):
+            tasks.create_task(budget.read(100, READS_BYTES_MAX, server.ask))
         await settle()
         assert len(server.asked) == 1
         server.asked[0].set_result(messages(1, 1))
@@ -117,9 +132,9 @@ async def test_what_is_larger_than_all_room_has_its_turn_alone() -> None:
 
 @pytest.mark.parametrize("steps", range(6))
 async def test_a_read_that_is_given_up_while_it_waits_or_has_its_turn_leaves_its_room_to_others(steps: int) -> None:
-    budget, server = ReadBudget(), Server()
+    budget, server = build_budget(), Server()
     async with asyncio.TaskGroup() as tasks:
-        _, second, third = [tasks.create_task(budget.read(1, READ_BYTES_MAX, server.ask)) for _ in range(3)]
+        _, second, third = [tasks.create_task(budget.read(1, READS_BYTES_MAX, server.ask)) for _ in range(3)]
         await settle()
         server.asked[0].set_result([])
         for _ in range(steps):
@@ -129,19 +144,19 @@ async def test_a_read_that_is_given_up_while_it_waits_or_has_its_turn_leaves_its
         server.asked[-1].set_result([])
         await third
         assert second.cancelled()
-    await budget.read(1, READ_BYTES_MAX, lambda: give([]))
+    await budget.read(1, READS_BYTES_MAX, lambda: give([]))
 
 
 async def test_a_read_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_budget, "WAIT_TIMEOUT_S", 0.01)
-    budget, server = ReadBudget(), Server()
+    budget, server = build_budget(), Server()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(budget.read(1, READ_BYTES_MAX, server.ask))
+        tasks.create_task(budget.read(1, READS_BYTES_MAX, server.ask))
         await settle()
         with pytest.raises(RequestTimeout, match="no room"):
-            await budget.read(1, READ_BYTES_MAX, server.ask)
+            await budget.read(1, READS_BYTES_MAX, server.ask)
         server.asked[0].set_result([])
-    await budget.read(1, READ_BYTES_MAX, lambda: give([]))
+    await budget.read(1, READS_BYTES_MAX, lambda: give([]))
 
 
 def test_consumers_share_what_they_may_have_under_way() -> None:

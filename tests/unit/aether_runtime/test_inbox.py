@@ -7,7 +7,7 @@ import pytest
 from aether_api.errors import Reason
 from aether_api.messages import Reply, build_error
 from aether_nats.inbox import Tries
-from aether_runtime.core.inbox import TRIES_MAX, Fate, count_try, explain_poison, judge, repeat_after_s
+from aether_runtime.core.inbox import AHEAD_BYTES_LEAST, AHEAD_BYTES_MAX, AHEAD_BYTES_MOST, TRIES_MAX, Fate, count_try, explain_poison, judge, repeat_after_s, share_ahead
 from aether_runtime.core.reminders import REMINDER_GONE
 
 
@@ -49,3 +49,9 @@ def test_a_command_is_given_up_instead_of_a_sixth_try() -> None:
 
 def test_repeats_come_later_and_later() -> None:
     assert [repeat_after_s(count) for count in (2, 3, 4, 5)] == [0.1, 0.2, 0.4, 0.8]
+
+
+def test_actors_that_catch_up_together_share_what_is_read_ahead() -> None:
+    shares = {actors: share_ahead(actors) for actors in (0, 1, 100, 1000, 100_000)}
+    assert all(share * actors <= AHEAD_BYTES_MAX for actors, share in shares.items() if actors <= 1000)
+    assert (shares[0], shares[1], shares[100_000]) == (AHEAD_BYTES_MOST, AHEAD_BYTES_MOST, AHEAD_BYTES_LEAST)
