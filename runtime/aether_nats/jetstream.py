@@ -42,7 +42,7 @@ from aether_nats.jetstream_wire import (
 )
 from aether_nats.message import Message
 from aether_nats.pull import ConsumerConfig, Pull, Wanted
-from aether_nats.read_budget import BATCHES_BYTES_MAX, READS_BYTES_MAX, PullShares, ReadBudget
+from aether_nats.read_budget import BATCHES_BYTES_MAX, READS_BYTES_MAX, SINGLES_BYTES_MAX, PullShares, ReadBudget
 
 READS_IN_FLIGHT_MAX: Final = 256
 """Direct Gets sent before the first is awaited: enough to hide the round trip, and little beside other actors' reads."""
@@ -69,6 +69,7 @@ class JetStream:
         self._connection = connection
         self._timeout_s = timeout_s
         self._reads = ReadBudget(READS_BYTES_MAX)
+        self._singles = ReadBudget(SINGLES_BYTES_MAX)
         self._batches = ReadBudget(BATCHES_BYTES_MAX)
         self._pull_shares = PullShares()
 
@@ -252,13 +253,13 @@ class JetStream:
 
     async def _direct(self, target: str, question: bytes) -> Message:
         try:
-            return await self._connection.request(f"{API}.DIRECT.GET.{target}", question, b"", self._timeout_s)
+            return await self._read_one(f"{API}.DIRECT.GET.{target}", question)
         except NoResponders as exc:
             raise StreamUnavailable(f"nobody serves the stream of {target} now") from exc
 
     async def _leader_message(self, stream: str, question: dict[str, object]) -> StoredMessage | None:
         try:
-            answer = await self._call(f"STREAM.MSG.GET.{stream}", question, _leader_decoder)
+            answer = await self._call(f"STREAM.MSG.GET.{stream}", question, _leader_decoder, may_be_large=True)
         except JetStreamError as exc:
             if exc.error_code == ERROR_NO_MESSAGE:
                 return None
@@ -273,10 +274,16 @@ class JetStream:
             raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
         return _read_batch(messages)
 
-    async def _call(self, name: str, question: object, decoder: msgspec.json.Decoder[_T]) -> _T:
-        payload = b"" if question is None else _encode(question)
+    async def _read_one(self, subject: str, question: bytes) -> Message:
+        async def ask() -> list[Message]:
+            return [await self._connection.request(subject, question, b"", self._timeout_s)]
+
+        return (await self._singles.read(1, 0, ask))[0]
+
+    async def _call(self, name: str, question: object, decoder: msgspec.json.Decoder[_T], *, may_be_large: bool = False) -> _T:
+        subject, payload = f"{API}.{name}", b"" if question is None else _encode(question)
         try:
-            message = await self._connection.request(f"{API}.{name}", payload, b"", self._timeout_s)
+            message = await (self._read_one(subject, payload) if may_be_large else self._connection.request(subject, payload, b"", self._timeout_s))
         except NoResponders as exc:
             raise StreamUnavailable("JetStream does not answer: is it enabled on the server and for this account?") from exc
         return decode_answer(message, decoder)

@@ -17,7 +17,10 @@ from aether_api.errors import Disconnected, RequestTimeout
 from aether_nats.message import Message
 
 READS_BYTES_MAX: Final = 16 << 20
-"""Bytes under way by reads of single messages, which may be some times as large as expected before a server minds: beyond what hides a round trip of 10 ms."""
+"""Bytes under way by reads of several messages by their sequences, which may be some times as large as expected before a server minds: beyond what hides a round trip of 10 ms."""
+
+SINGLES_BYTES_MAX: Final = 16 << 20
+"""Bytes under way by reads of one message, such as snapshots and last commits, of which nothing is known but how large others were."""
 
 BATCHES_BYTES_MAX: Final = 8 << 20
 """Bytes under way by batches of inboxes and of comparisons, apart from others: a stream that does not answer keeps what it was asked for until that is late."""
@@ -36,7 +39,7 @@ MESSAGE_BYTES_MAX: Final = 8 << 20
 """Bytes of the largest message that a server takes by our settings."""
 
 SURPRISE: Final = 8
-"""How much larger messages count as after a read that failed, since they may be why."""
+"""How much larger messages count as after the link was lost, since they may be why."""
 
 WAIT_TIMEOUT_S: Final = 30.0
 """Seconds that a read waits for others, each of which ends within a request's time-out."""
@@ -67,15 +70,16 @@ class ReadBudget:
         Raises:
             RequestTimeout: there was none for a long time.
         """
-        taken = min(bytes_max or self._all, self._all, count * self._expect(size))
+        expected = self._expect(size)
+        taken = min(bytes_max or self._all, self._all, count * expected)
         if self._waiting or taken > self._left:
             await self._wait(taken)
         else:
             self._left -= taken
         try:
             found = await ask()
-        except (Disconnected, RequestTimeout):
-            self._usual = min(MESSAGE_BYTES_MAX, SURPRISE * self._expect(size))
+        except Disconnected:
+            self._usual = max(self._usual, min(MESSAGE_BYTES_MAX, SURPRISE * expected))  # many fail at once, of the same loss
             raise
         finally:
             self._give_back(taken)

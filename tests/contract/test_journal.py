@@ -171,9 +171,9 @@ class BentJetStream(JetStream):
         found = await super().messages_by_sequence(stream, sequences, size=size)
         return [message for message in found if (stored := stored_of(message)) is None or stored.sequence not in self.hidden]
 
-    async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:
+    async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int, **bounds: int) -> tuple[list[StoredMessage], int]:
         """Answer as a replica that has not caught up."""
-        found, pending = await super().read_batch(stream, subject, first_sequence, count)
+        found, pending = await super().read_batch(stream, subject, first_sequence, count, **bounds)
         return [message for message in found if self.behind is None or message.sequence <= self.behind], pending
 
     async def purge(self, stream: str, subject: str, *, keep: int = 0, before_sequence: int = 0) -> int:

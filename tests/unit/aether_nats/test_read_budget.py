@@ -60,13 +60,12 @@ async def test_what_came_last_tells_how_large_the_next_will_be() -> None:
     assert budget.count() == build_budget().count()
 
 
-@pytest.mark.parametrize("error", [Disconnected("the link is lost"), RequestTimeout("late")])
-async def test_after_a_failure_less_and_less_is_asked_for_but_always_something(error: AetherError) -> None:
+async def test_after_losses_of_the_link_less_and_less_is_asked_for_but_always_something() -> None:
     budget = build_budget()
     counts = [budget.count()]
     for _ in range(8):
-        with pytest.raises(type(error)):
-            await budget.read(counts[-1], 0, lambda: fail(error))
+        with pytest.raises(Disconnected):
+            await budget.read(counts[-1], 0, lambda: fail(Disconnected("the link is lost")))
         counts.append(budget.count())
     assert counts == sorted(counts, reverse=True)
     assert counts[1] < counts[0] / 4
@@ -77,10 +76,30 @@ async def test_after_a_failure_less_and_less_is_asked_for_but_always_something(e
     assert budget.count() == counts[0]
 
 
-async def test_a_stream_that_is_not_served_says_nothing_of_sizes() -> None:
+async def test_one_loss_of_the_link_counts_once_however_many_reads_it_ends() -> None:
+    counts: list[int] = []
+    for reads in (1, 50):
+        budget, server = build_budget(), Server()
+
+        async def read() -> None:
+            with pytest.raises(Disconnected):
+                await budget.read(1, 0, server.ask)  # noqa: B023  # ends within its round
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(reads):
+                tasks.create_task(read())
+            await settle()
+            for asked in server.asked:
+                asked.set_exception(Disconnected("the link is lost"))
+        counts.append(budget.count())
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("error", [NoResponders("nobody"), RequestTimeout("late")])
+async def test_a_stream_that_does_not_answer_says_nothing_of_sizes(error: AetherError) -> None:
     budget = build_budget()
-    with pytest.raises(NoResponders):
-        await budget.read(10, 0, lambda: fail(NoResponders("nobody")))
+    with pytest.raises(type(error)):
+        await budget.read(10, 0, lambda: fail(error))
     assert budget.count() == build_budget().count()
 
 
