@@ -11,7 +11,7 @@ retryable, and with `JetStreamError`, which is not.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -195,10 +195,9 @@ class JetStream:
         """
         subject, found = f"{API}.DIRECT.GET.{stream}", list[Message]()
         while len(found) < len(sequences):
-            some = sequences[len(found) : len(found) + self.count_at_once(size)]
-            questions = [b'{"seq":%d}' % sequence for sequence in some]
+            questions = [b'{"seq":%d}' % sequence for sequence in sequences[len(found) : len(found) + self.count_at_once(size)]]
             try:
-                found += await self._reads.read(len(some), size, partial(self._connection.request_each, subject, questions, self._timeout_s))
+                found += await self._reads.read(len(questions), size, partial(self._connection.request_each, subject, questions, self._timeout_s))
             except NoResponders as exc:
                 raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
         return found
@@ -274,11 +273,8 @@ class JetStream:
             raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
         return _read_batch(messages)
 
-    async def _read_one(self, subject: str, question: bytes) -> Message:
-        async def ask() -> list[Message]:
-            return [await self._connection.request(subject, question, b"", self._timeout_s)]
-
-        return (await self._singles.read(1, 0, ask))[0]
+    def _read_one(self, subject: str, question: bytes) -> Awaitable[Message]:
+        return self._singles.read(1, 0, partial(self._connection.request, subject, question, b"", self._timeout_s))
 
     async def _call(self, name: str, question: object, decoder: msgspec.json.Decoder[_T], *, may_be_large: bool = False) -> _T:
         subject, payload = f"{API}.{name}", b"" if question is None else _encode(question)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from aether_api.errors import Disconnected, RequestTimeout
 from aether_nats.message import Message
@@ -41,6 +41,8 @@ MESSAGE_BYTES_MAX: Final = 8 << 20
 SURPRISE: Final = 8
 """How much larger messages count as after the link was lost, since they may be why."""
 
+_Answer = TypeVar("_Answer", Message, list[Message])
+
 WAIT_TIMEOUT_S: Final = 30.0
 """Seconds that a read waits for others, each of which ends within a request's time-out."""
 
@@ -61,7 +63,7 @@ class ReadBudget:
         """
         return max(1, REQUEST_BYTES // self._expect(size))
 
-    async def read(self, count: int, size: int, ask: Callable[[], Awaitable[list[Message]]], *, bytes_max: int | None = None) -> list[Message]:
+    async def read(self, count: int, size: int, ask: Callable[[], Awaitable[_Answer]], *, bytes_max: int = READS_BYTES_MAX) -> _Answer:
         """Return what `ask` gives, at most `count` messages of some `size` bytes, once there is room for them.
 
         Args:
@@ -71,7 +73,7 @@ class ReadBudget:
             RequestTimeout: there was none for a long time.
         """
         expected = self._expect(size)
-        taken = min(bytes_max or self._all, self._all, count * expected)
+        taken = min(count * expected, bytes_max, self._all)
         if self._waiting or taken > self._left:
             await self._wait(taken)
         else:
@@ -82,12 +84,17 @@ class ReadBudget:
             self._usual = max(self._usual, min(MESSAGE_BYTES_MAX, SURPRISE * expected))  # many fail at once, of the same loss
             raise
         finally:
-            self._give_back(taken)
-        self._usual = max(MESSAGE_BYTES_MIN, self._usual // 2, _mean(found))
+            self._left += taken
+            if self._waiting:
+                self._let_in()
+        mean = len(found.payload) if isinstance(found, Message) else sum([len(message.payload) for message in found]) // max(1, len(found))
+        if mean > self._usual or self._usual > MESSAGE_BYTES_MIN:
+            self._usual = max(MESSAGE_BYTES_MIN, self._usual // 2, mean)
         return found
 
     def _expect(self, size: int) -> int:
-        return max(self._usual, size + MESSAGE_BYTES_MIN)
+        size += MESSAGE_BYTES_MIN
+        return size if size > self._usual else self._usual
 
     async def _wait(self, wanted: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -97,18 +104,14 @@ class ReadBudget:
                 await turn
         except BaseException as exc:
             if turn.done() and not turn.cancelled():
-                self._give_back(wanted)
+                self._left += wanted
             else:
                 with suppress(ValueError):  # it may have been passed over already
                     self._waiting.remove((wanted, turn))
-                self._let_in()
+            self._let_in()
             if isinstance(exc, TimeoutError):
                 raise RequestTimeout(f"reads under way left no room for another one within {WAIT_TIMEOUT_S:g} s") from exc
             raise
-
-    def _give_back(self, taken: int) -> None:
-        self._left += taken
-        self._let_in()
 
     def _let_in(self) -> None:
         while self._waiting and self._waiting[0][0] <= self._left:
@@ -137,7 +140,3 @@ class PullShares:
     def leave(self) -> None:
         """Count one less."""
         self._sharing -= 1
-
-
-def _mean(messages: Sequence[Message]) -> int:
-    return sum([len(message.payload) for message in messages]) // max(1, len(messages))
