@@ -81,9 +81,9 @@ class CommitRun(Sequence[StoredCommit]):
         return batches
 
     def followed_by(self, commit: StoredCommit) -> CommitRun | None:
-        """Return the run with one more commit, which was read before by itself; None if that does not follow, or is none that a run may hold."""
+        """Return the run with one more commit, which was read before by itself; None if that does not follow, or is none that a run may hold, or the second one."""
         follows = (commit.n, commit.first_version, commit.incarnation) == (self.first_n + len(self), self.last_version + 1, self.incarnation)
-        if not follows or commit.tombstone or commit.inbox or commit.reminders:
+        if not follows or commit.sequence <= self.sequences[-1] or commit.tombstone or commit.inbox or commit.reminders or self._last is not None:
             return None
         sizes = [*self._sizes, commit.last_version - commit.first_version + 1]
         first = (self.first_n, self.first_version, self.incarnation)
@@ -95,7 +95,7 @@ class CommitRun(Sequence[StoredCommit]):
         start, stop, step = place.indices(len(self))
         if step != 1 or start >= stop:
             return [self[at] for at in range(start, stop, step)]
-        first = (self.first_n + start, self.first_version + sum(self._sizes[:start]), self.incarnation)
+        first, place = (self.first_n + start, self.first_version + sum(self._sizes[:start]), self.incarnation), slice(start, stop)
         run = CommitRun(first, self._sizes[place], self.sequences[place], self._raw_headers[place], self.payloads[place])
         run._last = self._last if stop == len(self) else None
         return run

@@ -77,7 +77,7 @@ class CommitReader:
                 async for commits in runs:
                     yield commits
                     next_n += len(commits)
-        elif from_n < head.n < RADIX and head.n - from_n <= self._count_at_once(len(head.payload)):
+        elif from_n < head.n < RADIX and head.n - from_n <= self._count_at_once(actor, len(head.payload)):
             commits = await self._read_short(actor, head, from_n)
             whole = commits.followed_by(head) if isinstance(commits, CommitRun) else None
             if whole is not None:
@@ -180,8 +180,8 @@ class CommitReader:
             pull.close()
 
     async def _open_pull(self, stream: str, subject: str, first_sequence: int, wanted: Wanted) -> Pull | None:
-        """Make a consumer; where that is refused, nobody tries for a while."""
-        if time.monotonic() < self._pull_again_s:
+        """Make a consumer, if there is room for another one; where that is refused, nobody tries for a while."""
+        if time.monotonic() < self._pull_again_s or not self._js.has_room_for_pull(wanted.size):
             return None
         try:
             return await self._js.open_pull(stream, subject, first_sequence, wanted)
@@ -227,15 +227,15 @@ class CommitReader:
         """Yield the commits at some sequences, for as long as they are those from `next_n` on in the life of `head`."""
         start, size = 0, len(head.payload)
         while start < len(sequences):
-            some = sequences[start : start + self._count_at_once(size)]
+            some = sequences[start : start + self._count_at_once(actor, size)]
             commits = await self._read_some(actor, head, some, next_n + start, size)
             if not commits:
                 return
             yield commits
             start, size = start + len(some), sum(sizes_of(commits)) // len(some)
 
-    def _count_at_once(self, size: int) -> int:
-        return min(BATCH_COMMITS, self._js.count_at_once(size))
+    def _count_at_once(self, actor: ActorId, size: int) -> int:
+        return min(BATCH_COMMITS, self._js.count_at_once(self._locate(actor)[0], size))
 
     async def _read_some(self, actor: ActorId, head: StoredCommit, sequences: Sequence[int], next_n: int, size: int) -> Sequence[StoredCommit]:
         """Return the commits at so many sequences that they are read at once; none if one of them is not the one that must come next."""
@@ -286,7 +286,7 @@ class CommitReader:
         inner: list[Block] = []
         start, size = 0, len(head.payload)
         while start < len(closed):
-            batch = closed[start : start + self._count_at_once(size)]
+            batch = closed[start : start + self._count_at_once(actor, size)]
             commits = await self.read_sequences(actor, [block.sequence for block in batch], size=size)
             inner += _expand(batch, commits, from_n)
             start, size = start + len(batch), sum(len(commit.payload) for commit in commits if commit is not None) // len(batch)

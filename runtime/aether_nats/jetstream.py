@@ -11,6 +11,7 @@ retryable, and with `JetStreamError`, which is not.
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
 from functools import partial
 from typing import Final, TypeVar
@@ -42,12 +43,12 @@ from aether_nats.jetstream_wire import (
 )
 from aether_nats.message import Message
 from aether_nats.pull import ConsumerConfig, Pull, Wanted
-from aether_nats.read_budget import BATCHES_BYTES_MAX, READS_BYTES_MAX, SINGLES_BYTES_MAX, PullShares, ReadBudget
+from aether_nats.read_budget import PullShares, StreamBudgets
 
 READS_IN_FLIGHT_MAX: Final = 256
 """Direct Gets sent before the first is awaited: enough to hide the round trip, and little beside other actors' reads."""
 
-BATCH_BYTES_MAX: Final = 4 << 20
+BATCH_BYTES_MAX: Final = 2 << 20
 """Bytes after which no further message comes in one batch of a Direct Get; the server's own bound is all that it keeps for a client."""
 
 SUBJECTS_IN_REQUEST_MAX: Final = 512
@@ -68,9 +69,7 @@ class JetStream:
     def __init__(self, connection: NatsConnection, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self._connection = connection
         self._timeout_s = timeout_s
-        self._reads = ReadBudget(READS_BYTES_MAX)
-        self._singles = ReadBudget(SINGLES_BYTES_MAX)
-        self._batches = ReadBudget(BATCHES_BYTES_MAX)
+        self._budgets: defaultdict[str, StreamBudgets] = defaultdict(StreamBudgets)
         self._pull_shares = PullShares()
 
     @property
@@ -183,9 +182,9 @@ class JetStream:
             raise
         return True
 
-    def count_at_once(self, size: int = 0) -> int:
+    def count_at_once(self, stream: str, size: int = 0) -> int:
         """Return how many messages of some `size` bytes, as far as the caller knows, are to be read at once: they are all in memory then."""
-        return min(READS_IN_FLIGHT_MAX, self._reads.count(size))
+        return min(READS_IN_FLIGHT_MAX, self._budgets[stream].runs.count(size))
 
     async def messages_by_sequence(self, stream: str, sequences: Sequence[int], *, size: int = 0) -> list[Message]:
         """Read messages by their sequences, pipelined, and return the answers for `stored_of`, in the order in which they come.
@@ -193,11 +192,11 @@ class JetStream:
         Args:
             size: bytes of one of them, as far as the caller knows.
         """
-        subject, found = f"{API}.DIRECT.GET.{stream}", list[Message]()
+        subject, runs, found = f"{API}.DIRECT.GET.{stream}", self._budgets[stream].runs, list[Message]()
         while len(found) < len(sequences):
-            questions = [b'{"seq":%d}' % sequence for sequence in sequences[len(found) : len(found) + self.count_at_once(size)]]
+            questions = [b'{"seq":%d}' % sequence for sequence in sequences[len(found) : len(found) + self.count_at_once(stream, size)]]
             try:
-                found += await self._reads.read(len(questions), size, partial(self._connection.request_each, subject, questions, self._timeout_s))
+                found += await runs.read(len(questions), size, partial(self._connection.request_each, subject, questions, self._timeout_s))
             except NoResponders as exc:
                 raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
         return found
@@ -209,12 +208,17 @@ class JetStream:
             found += await self._multi_last(stream, wanted[start : start + SUBJECTS_IN_REQUEST_MAX])
         return found
 
+    def has_room_for_pull(self, size: int) -> bool:
+        """Whether one more consumer may deliver messages of some `size` bytes: what they have under way is bounded."""
+        return self._pull_shares.has_room(size)
+
     async def open_pull(self, stream: str, subject: str, first_sequence: int, wanted: Wanted) -> Pull:
         """Make a consumer that delivers so many messages of a subject from `first_sequence` on; the caller closes it."""
         config = ConsumerConfig(f"replay-{secrets.token_hex(8)}", subject, max(1, first_sequence))
         await self._call(f"CONSUMER.CREATE.{stream}.{config.name}.{subject}", {"stream_name": stream, "config": config, "action": "create"}, _any_decoder)
         pull = Pull(self._connection, stream, config.name, wanted, self._pull_shares, timeout_s=self._timeout_s)
         self._connection.attach(pull)
+        self._pull_shares.join()
         return pull
 
     async def read_up_to(self, stream: str, subject: str, count: int) -> list[StoredMessage]:
@@ -252,13 +256,13 @@ class JetStream:
 
     async def _direct(self, target: str, question: bytes) -> Message:
         try:
-            return await self._read_one(f"{API}.DIRECT.GET.{target}", question)
+            return await self._read_one(target.partition(".")[0], f"{API}.DIRECT.GET.{target}", question)
         except NoResponders as exc:
             raise StreamUnavailable(f"nobody serves the stream of {target} now") from exc
 
     async def _leader_message(self, stream: str, question: dict[str, object]) -> StoredMessage | None:
         try:
-            answer = await self._call(f"STREAM.MSG.GET.{stream}", question, _leader_decoder, may_be_large=True)
+            answer = await self._call(f"STREAM.MSG.GET.{stream}", question, _leader_decoder, reads_from=stream)
         except JetStreamError as exc:
             if exc.error_code == ERROR_NO_MESSAGE:
                 return None
@@ -268,18 +272,18 @@ class JetStream:
     async def _direct_many(self, stream: str, question: bytes, count: int, max_bytes: int = BATCH_BYTES_MAX) -> tuple[list[StoredMessage], int]:
         ask = partial(self._connection.request_many, f"{API}.DIRECT.GET.{stream}", question, b"", self._timeout_s)
         try:
-            messages = await self._batches.read(count, 0, ask, bytes_max=max_bytes)
+            messages = await self._budgets[stream].batches.read(count, 0, ask, bytes_max=max_bytes)
         except NoResponders as exc:
             raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
         return _read_batch(messages)
 
-    def _read_one(self, subject: str, question: bytes) -> Awaitable[Message]:
-        return self._singles.read(1, 0, partial(self._connection.request, subject, question, b"", self._timeout_s))
+    def _read_one(self, stream: str, subject: str, question: bytes) -> Awaitable[Message]:
+        return self._budgets[stream].singles.read(1, 0, partial(self._connection.request, subject, question, b"", self._timeout_s))
 
-    async def _call(self, name: str, question: object, decoder: msgspec.json.Decoder[_T], *, may_be_large: bool = False) -> _T:
+    async def _call(self, name: str, question: object, decoder: msgspec.json.Decoder[_T], *, reads_from: str = "") -> _T:
         subject, payload = f"{API}.{name}", b"" if question is None else _encode(question)
         try:
-            message = await (self._read_one(subject, payload) if may_be_large else self._connection.request(subject, payload, b"", self._timeout_s))
+            message = await (self._read_one(reads_from, subject, payload) if reads_from else self._connection.request(subject, payload, b"", self._timeout_s))
         except NoResponders as exc:
             raise StreamUnavailable("JetStream does not answer: is it enabled on the server and for this account?") from exc
         return decode_answer(message, decoder)

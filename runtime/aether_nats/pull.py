@@ -135,7 +135,6 @@ class Pull:
         self._under_way = 0
         self._shares = shares
         self._is_open = True
-        shares.join()
         self._asked = self._count_fitting(ASKED_FIRST, 1, wanted.size)
         self._spare = 0
         self._tries = 0

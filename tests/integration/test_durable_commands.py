@@ -25,7 +25,7 @@ from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.schedules import Reminder, Schedules
 from aether_runtime.core.group import Waiting
-from aether_runtime.core.inbox import TRIES_MAX
+from aether_runtime.core.inbox import AHEAD_BYTES_MOST, TRIES_MAX
 from aether_runtime.inbox import LOOKUPS_AT_ONCE, WAKES_MAX
 from aether_runtime.ports import Home, InboxStore
 from aether_runtime.vm import VirtualMachine
@@ -497,8 +497,10 @@ async def test_a_recurring_reminder_rings_until_it_is_cancelled(rig: Rig) -> Non
         assert await rig.schedules.read_all(CLOCK) == []
 
 
-@pytest.mark.parametrize(("missed", "least", "most"), [("late", 3, 100), ("collapse", 1, 1)])
-async def test_missed_ticks_run_each_or_once_for_all(rig: Rig, missed: str, least: int, most: int) -> None:
+@pytest.mark.parametrize(("missed", "least", "most", "ahead"), [("late", 3, 100, 1), ("collapse", 1, 1, AHEAD_BYTES_MOST), ("collapse", 1, 1, 1000), ("collapse", 1, 1, 1)])
+async def test_missed_ticks_run_each_or_once_for_all(rig: Rig, monkeypatch: pytest.MonkeyPatch, missed: str, least: int, most: int, ahead: int) -> None:
+    """However few of them are read at once, as where many actors catch up."""
+    monkeypatch.setattr("aether_runtime.inbox.share_ahead", lambda _: ahead)
     async with alarm_pod(rig):
         await send(rig, "Set", cron="* * * * * *", missed=missed)
     ((reminder, token),) = await rig.schedules.read_all(CLOCK)

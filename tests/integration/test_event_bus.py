@@ -174,8 +174,8 @@ async def test_a_subscriber_may_begin_with_everything_there_is(nats_server: Embe
 async def test_a_batch_that_the_server_cuts_short_by_its_bytes_is_not_taken_for_the_end(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     read_batch = JetStream.read_batch
 
-    async def read_two(self: JetStream, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:
-        return await read_batch(self, stream, subject, first_sequence, min(count, 2))
+    async def read_two(self: JetStream, stream: str, subject: str, first_sequence: int, count: int, **bounds: int) -> tuple[list[StoredMessage], int]:
+        return await read_batch(self, stream, subject, first_sequence, min(count, 2), **bounds)
 
     monkeypatch.setattr(JetStream, "read_batch", read_two)
     actors = [parse_actor_id("shop", "account", f"a{number}") for number in range(7)]
@@ -287,9 +287,9 @@ async def test_what_a_replica_that_is_behind_does_not_have_is_read_once_more(nat
             info = await super().stream_info(stream, subjects_filter=subjects_filter)
             return None if info is None else replace(info, config=replace(info.config, num_replicas=3))
 
-        async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int) -> tuple[list[StoredMessage], int]:
+        async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int, **bounds: int) -> tuple[list[StoredMessage], int]:
             answers.append(first_sequence)
-            found, pending = await super().read_batch(stream, subject, first_sequence, count)
+            found, pending = await super().read_batch(stream, subject, first_sequence, count, **bounds)
             return (found[:2], 0) if len(answers) == 1 else (found, pending)
 
     monkeypatch.setattr("aether_nats.event_bus.JetStream", Behind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import msgspec
@@ -13,6 +13,7 @@ from aether_api.commit_index import CommitIndex
 from aether_api.envelope import Commit, StoredCommit
 from aether_api.errors import RetryableError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
+from aether_api.subjects import event_stream
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
@@ -86,6 +87,34 @@ async def test_actors_with_large_commits_start_at_once_without_losing_the_link(n
 
 async def test_commits_that_are_larger_than_anybody_could_know_are_read_in_the_end(nats_server: EmbeddedServer) -> None:
     assert await count_losses(nats_server, b"[]") <= SURPRISES_MAX
+
+
+async def test_a_stream_that_does_not_answer_holds_up_no_reads_of_others_after_the_link_was_lost(nats_server: EmbeddedServer) -> None:
+    async with opened(nats_server) as connection:
+        js = JetStream(connection)
+        await ensure_streams(connection, "default", StreamPlan(1, broadcast=False))
+        connection.subscribe("$JS.API.DIRECT.GET.DEAD.>", lambda _: None)
+        is_over = asyncio.Event()
+
+        async def try_again() -> None:
+            while not is_over.is_set():
+                with suppress(RetryableError):
+                    await js.direct_by_last("DEAD", "s.a")
+                await asyncio.sleep(0.1)
+
+        async with asyncio.TaskGroup() as tasks:
+            readers = [tasks.create_task(try_again()) for _ in range(64)]
+            await asyncio.sleep(0.2)
+            await nats_server.kill()
+            await asyncio.sleep(1.0)
+            await nats_server.run()
+            await connection.wait_connected()
+            async with asyncio.timeout(2):
+                assert await js.message_by_last(event_stream("default", 0), "aether.default.evt.0.account.a") is None
+                assert await js.direct_by_last(event_stream("default", 0), "aether.default.evt.0.account.a") is None
+            is_over.set()
+            for reader in readers:
+                reader.cancel()
 
 
 async def test_a_consumer_is_asked_for_fewer_messages_where_they_are_large(nats_server: EmbeddedServer) -> None:

@@ -114,8 +114,8 @@ def _read_heads_from_any_replica(patch: MonkeyPatch) -> None:
 def _settle_before_running(patch: MonkeyPatch) -> None:
     read = Inbox.read_next
 
-    async def read_and_settle(self: Inbox, actor: ActorId, after: int) -> Sequence[Any]:
-        messages = await read(self, actor, after)
+    async def read_and_settle(self: Inbox, actor: ActorId, after: int, **bounds: int) -> Sequence[Any]:
+        messages = await read(self, actor, after, **bounds)
         if messages:
             await self.settle(actor, messages[-1].sequence)
         return messages

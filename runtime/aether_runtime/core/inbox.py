@@ -7,12 +7,14 @@ actor moves or is suspended says nothing about the command.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from aether_api.errors import Reason
 from aether_api.messages import Reply
-from aether_nats.inbox import Tries
+from aether_nats.inbox import READ_AHEAD, Tries
+from aether_nats.jetstream_wire import StoredMessage
 
 TRIES_MAX: Final = 5
 """Times that a command is begun before it is given up: enough for a pod that is killed for other reasons, few enough that those
@@ -22,12 +24,10 @@ REPEAT_FIRST_S: Final = 0.1
 """Seconds before a command whose model failed is run again, doubling: what it ran into may pass."""
 
 AHEAD_BYTES_MAX: Final = 32 << 20
-"""Bytes of waiting commands that all actors of a process together have read ahead: thousands begin at once where a pool was away while commands came (measured:
-1,000 actors with 100 commands of 2 KB each, all read at once, took 300 MB)."""
-
 AHEAD_BYTES_LEAST: Final = 8 << 10
-AHEAD_BYTES_MOST: Final = 4 << 20
-"""Bytes of them that one actor reads ahead, whatever the others do: a dozen of the smallest, so that ticks see later ones that stand for them."""
+AHEAD_BYTES_MOST: Final = 2 << 20
+"""Bytes of waiting commands that all actors of a process read ahead in equal shares, and least and most of what one of them does: thousands begin at once where
+a pool was away while commands came (measured: 1,000 actors with 100 commands of 2 KB each, all read at once, took 300 MB)."""
 
 POISON: Final = (Reason.COMMAND_FAILED.value, Reason.COMMIT_TOO_LARGE.value)
 """Reasons that count as a failed try: the model failed, or wanted what no commit can hold."""
@@ -78,6 +78,11 @@ def explain_poison(tries: Tries, last: Reply | None) -> Grave | None:
 def share_ahead(actors: int) -> int:
     """Return how many bytes one of so many actors reads ahead."""
     return max(AHEAD_BYTES_LEAST, min(AHEAD_BYTES_MOST, AHEAD_BYTES_MAX // max(1, actors)))
+
+
+def is_all(messages: Sequence[StoredMessage], max_bytes: int) -> bool:
+    """Tell whether what was read with that bound is all that waited: a batch ends at its bytes or at their number."""
+    return len(messages) < READ_AHEAD and sum(len(message.raw_headers) + len(message.payload) for message in messages) < max_bytes
 
 
 def repeat_after_s(count: int) -> float:

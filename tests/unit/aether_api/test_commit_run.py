@@ -131,6 +131,8 @@ def test_a_commit_that_was_read_before_ends_a_run_like_any_other(sizes: list[int
     assert (grown.events(), sizes_of(grown)) == (whole.events(), sizes_of(whole))
     start = data.draw(st.integers(0, len(rows) - 1))
     stop = data.draw(st.integers(start + 1, len(rows)))
+    assert list(grown[-stop:]) == list(whole)[-stop:]
+    assert grown.followed_by(decode_commit(*store(build_commits([*sizes, 1]))[-1])) is None
     part = grown[start:stop]
     assert (list(part), sizes_of(part)) == (list(whole)[start:stop], sizes_of(whole)[start:stop])
     with pytest.raises(IndexError):
@@ -199,6 +201,11 @@ def test_what_does_not_follow_or_is_not_usual_ends_no_run(change: Callable[[list
     commits = build_commits([1] * 4)
     change(commits)
     assert expect_run(store(commits)[:2]).followed_by(decode_commit(*store(commits)[2])) is None
+
+
+def test_a_commit_that_stands_before_a_run_does_not_end_it() -> None:
+    rows = store(build_commits([1] * 3))
+    assert expect_run(rows[:2]).followed_by(decode_commit(rows[0][0], *rows[2][1:])) is None
 
 
 def test_headers_that_are_not_ours_are_looked_over() -> None:

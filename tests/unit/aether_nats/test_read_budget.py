@@ -9,11 +9,11 @@ import pytest
 from aether_api.errors import AetherError, Disconnected, NoResponders, RequestTimeout
 from aether_nats import read_budget
 from aether_nats.message import Message
-from aether_nats.read_budget import MESSAGE_BYTES_MAX, PULL_BYTES_MAX, PULLS_BYTES_MAX, READS_BYTES_MAX, REQUEST_BYTES, PullShares, ReadBudget
+from aether_nats.read_budget import MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN, PULL_BYTES_MAX, PULLS_BYTES_MAX, REQUEST_BYTES, RUNS_BYTES_MAX, PullShares, ReadBudget
 
 
 def build_budget() -> ReadBudget:
-    return ReadBudget(READS_BYTES_MAX)
+    return ReadBudget(RUNS_BYTES_MAX)
 
 
 def messages(count: int, size: int) -> list[Message]:
@@ -25,6 +25,10 @@ async def give(found: list[Message]) -> list[Message]:
 
 
 async def fail(error: AetherError) -> list[Message]:
+    raise error
+
+
+def refuse(error: AetherError) -> asyncio.Future[list[Message]]:
     raise error
 
 
@@ -60,12 +64,13 @@ async def test_what_came_last_tells_how_large_the_next_will_be() -> None:
     assert budget.count() == build_budget().count()
 
 
-async def test_after_losses_of_the_link_less_and_less_is_asked_for_but_always_something() -> None:
+@pytest.mark.parametrize("error", [Disconnected("the link is lost"), RequestTimeout("late")])
+async def test_after_losses_and_late_answers_less_and_less_is_asked_for_but_always_something(error: AetherError) -> None:
     budget = build_budget()
     counts = [budget.count()]
     for _ in range(8):
-        with pytest.raises(Disconnected):
-            await budget.read(counts[-1], 0, lambda: fail(Disconnected("the link is lost")))
+        with pytest.raises(type(error)):
+            await budget.read(counts[-1], 0, lambda: fail(error))
         counts.append(budget.count())
     assert counts == sorted(counts, reverse=True)
     assert counts[1] < counts[0] / 4
@@ -95,17 +100,21 @@ async def test_one_loss_of_the_link_counts_once_however_many_reads_it_ends() -> 
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("error", [NoResponders("nobody"), RequestTimeout("late")])
-async def test_a_stream_that_does_not_answer_says_nothing_of_sizes(error: AetherError) -> None:
+async def test_a_stream_that_nobody_serves_or_that_cannot_be_asked_says_nothing_of_sizes() -> None:
+    """While the link is down each of many tries is refused at once."""
     budget = build_budget()
-    with pytest.raises(type(error)):
-        await budget.read(10, 0, lambda: fail(error))
+    with pytest.raises(NoResponders):
+        await budget.read(10, 0, lambda: fail(NoResponders("nobody")))
+    for _ in range(10):
+        with pytest.raises(Disconnected):
+            await budget.read(10, 0, lambda: refuse(Disconnected("the link is down")))
     assert budget.count() == build_budget().count()
+    await budget.read(1, RUNS_BYTES_MAX, lambda: give([]))
 
 
 async def test_reads_wait_until_there_is_room_in_the_order_in_which_they_came() -> None:
     budget, server = build_budget(), Server()
-    size = READS_BYTES_MAX // 4
+    size = RUNS_BYTES_MAX // 4
     ended: list[int] = []
 
     async def read(number: int, count: int) -> None:
@@ -130,7 +139,7 @@ async def test_a_read_with_a_bound_takes_no_more_room_than_that() -> None:
     budget, server = build_budget(), Server()
     async with asyncio.TaskGroup() as tasks:
         for _ in range(2):
-            tasks.create_task(budget.read(100, READS_BYTES_MAX, server.ask, bytes_max=READS_BYTES_MAX // 2))
+            tasks.create_task(budget.read(100, RUNS_BYTES_MAX, server.ask, bytes_max=RUNS_BYTES_MAX // 2))
         await settle()
         assert len(server.asked) == 2
         for asked in server.asked:
@@ -141,7 +150,7 @@ async def test_what_is_larger_than_all_room_has_its_turn_alone() -> None:
     budget, server = build_budget(), Server()
     async with asyncio.TaskGroup() as tasks:
         for _ in range(2):
-            tasks.create_task(budget.read(100, READS_BYTES_MAX, server.ask))
+            tasks.create_task(budget.read(100, RUNS_BYTES_MAX, server.ask))
         await settle()
         assert len(server.asked) == 1
         server.asked[0].set_result(messages(1, 1))
@@ -153,7 +162,7 @@ async def test_what_is_larger_than_all_room_has_its_turn_alone() -> None:
 async def test_a_read_that_is_given_up_while_it_waits_or_has_its_turn_leaves_its_room_to_others(steps: int) -> None:
     budget, server = build_budget(), Server()
     async with asyncio.TaskGroup() as tasks:
-        _, second, third = [tasks.create_task(budget.read(1, READS_BYTES_MAX, server.ask)) for _ in range(3)]
+        _, second, third = [tasks.create_task(budget.read(1, RUNS_BYTES_MAX, server.ask)) for _ in range(3)]
         await settle()
         server.asked[0].set_result([])
         for _ in range(steps):
@@ -163,19 +172,29 @@ async def test_a_read_that_is_given_up_while_it_waits_or_has_its_turn_leaves_its
         server.asked[-1].set_result([])
         await third
         assert second.cancelled()
-    await budget.read(1, READS_BYTES_MAX, lambda: give([]))
+    await budget.read(1, RUNS_BYTES_MAX, lambda: give([]))
 
 
-async def test_a_read_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_budget, "WAIT_TIMEOUT_S", 0.01)
+async def test_a_read_waits_for_as_long_as_others_get_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_budget, "PATIENCE_S", 0.05)
     budget, server = build_budget(), Server()
+    half = RUNS_BYTES_MAX // 2 - MESSAGE_BYTES_MIN
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(budget.read(1, READS_BYTES_MAX, server.ask))
+        tasks.create_task(budget.read(1, half, server.ask))  # never answered
         await settle()
+        for _ in range(8):
+            tasks.create_task(budget.read(1, half, server.ask))
+        last = tasks.create_task(budget.read(1, half, server.ask))
+        for place in range(1, 9):
+            await asyncio.sleep(0.03)
+            server.asked[place].set_result([])
+        await settle()
+        server.asked[9].set_result([])
+        await last
         with pytest.raises(RequestTimeout, match="no room"):
-            await budget.read(1, READS_BYTES_MAX, server.ask)
+            await budget.read(1, RUNS_BYTES_MAX, server.ask)
         server.asked[0].set_result([])
-    await budget.read(1, READS_BYTES_MAX, lambda: give([]))
+    await budget.read(1, RUNS_BYTES_MAX, lambda: give([]))
 
 
 def test_consumers_share_what_they_may_have_under_way() -> None:
@@ -187,3 +206,11 @@ def test_consumers_share_what_they_may_have_under_way() -> None:
     for _ in range(100):
         shares.leave()
     assert shares.each == PULL_BYTES_MAX
+
+
+def test_consumers_of_large_messages_are_few() -> None:
+    shares, size = PullShares(), 1_000_000
+    while shares.has_room(size):
+        shares.join()
+    assert PULLS_BYTES_MAX // (2 * size) == shares._sharing
+    assert PullShares().has_room(1 << 40)

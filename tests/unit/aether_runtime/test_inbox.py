@@ -52,6 +52,6 @@ def test_repeats_come_later_and_later() -> None:
 
 
 def test_actors_that_catch_up_together_share_what_is_read_ahead() -> None:
-    shares = {actors: share_ahead(actors) for actors in (0, 1, 100, 1000, 100_000)}
-    assert all(share * actors <= AHEAD_BYTES_MAX for actors, share in shares.items() if actors <= 1000)
-    assert (shares[0], shares[1], shares[100_000]) == (AHEAD_BYTES_MOST, AHEAD_BYTES_MOST, AHEAD_BYTES_LEAST)
+    assert [share_ahead(actors) for actors in (0, 1, 16)] == [AHEAD_BYTES_MOST] * 3
+    assert [share_ahead(actors) * actors for actors in (17, 100, 1000, 4096)] == [pytest.approx(AHEAD_BYTES_MAX, rel=0.001)] * 4
+    assert [share_ahead(actors) for actors in (4097, 100_000)] == [AHEAD_BYTES_LEAST] * 2
