@@ -25,7 +25,7 @@ from aether_nats.journal import Journal
 from aether_nats.message import Message
 from aether_nats.requests import Exchange
 from aether_nats.streams import ensure_streams
-from tests.histories.places import Place, until_equal
+from tests.histories.places import Place, await_interest, until_equal
 
 ALICE = parse_actor_id("default", "account", "alice")
 WRONG_SEQUENCE = b'{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 7"}}'
@@ -340,6 +340,7 @@ async def test_a_purge_that_is_repeated_takes_nothing_of_an_inbox_that_was_made_
     await rig.journal.purge(ALICE, epoch=Epoch(2), writer="operator")
     await rig.connection.request("$JS.API.STREAM.DELETE.AETHER_default_INBOX", b"")
     await ensure_streams(rig.connection, "default")
+    await await_interest(rig.connection, "default", 1)
     await inbox.send(command)
     await rig.journal.purge(ALICE, epoch=Epoch(2), writer="operator")
     assert await inbox.read_backlog() == {ALICE: 1}

@@ -14,8 +14,11 @@ from typing import Final, TypeVar
 
 import pytest
 
+from aether_api.errors import JetStreamError, StreamUnavailable, WrongLastSequence
+from aether_api.headers import EXPECTED_SEQUENCE, encode_headers
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
+from aether_nats.jetstream import JetStream
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, delete_streams, ensure_streams
 from tests.simulation.sockets import SocketServer
@@ -45,10 +48,26 @@ class Place:
         connection = await NatsConnection.open(self.settings)
         try:
             await ensure_streams(connection, namespace, self.plan(partitions))
+            if self.replicas > 1:
+                await await_interest(connection, namespace, partitions)
             yield connection
             await delete_streams(connection, namespace)
         finally:
             await connection.close()
+
+
+async def await_interest(connection: NatsConnection, namespace: str, partitions: int) -> None:
+    """Wait until our server knows who takes what is published: of several servers it hears of a stream that was just made a moment later than we do."""
+    js, impossible = JetStream(connection), encode_headers({EXPECTED_SEQUENCE: "4294967296"})
+    for subject in ("snap.probe.probe.x", "inbox.probe.probe", *(f"evt.{partition}.probe.probe" for partition in range(partitions))):
+        async with asyncio.timeout(CATCH_UP_S):
+            while True:
+                try:
+                    await js.publish(f"aether.{namespace}.{subject}", b"", impossible)
+                except StreamUnavailable:
+                    await asyncio.sleep(0.01)
+                except (WrongLastSequence, JetStreamError):
+                    break
 
 
 @asynccontextmanager
