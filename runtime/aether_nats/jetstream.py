@@ -223,11 +223,12 @@ class JetStream:
 
     async def read_up_to(self, stream: str, subject: str, count: int) -> list[StoredMessage]:
         """Read the first messages of a subject, in as many batches as that takes."""
-        found: list[StoredMessage] = []
-        pending = 1
-        while pending and len(found) < count:
-            batch, pending = await self.read_batch(stream, subject, found[-1].sequence + 1 if found else 1, count - len(found))
-            found += batch
+        found, pending = await self.read_batch(stream, subject, 1, count)
+        while found and pending and len(found) < count:
+            more, pending = await self.read_batch(stream, subject, found[-1].sequence + 1, count - len(found))
+            if not more:
+                break
+            found += more
         return found
 
     async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int, *, max_bytes: int = BATCH_BYTES_MAX) -> tuple[list[StoredMessage], int]:

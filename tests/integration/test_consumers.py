@@ -19,7 +19,8 @@ from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_nats.message import Message
-from aether_nats.pull import ASKED_BYTES, ASKED_FIRST
+from aether_nats.pull import ASKED_FIRST
+from aether_nats.read_budget import PULL_BYTES_MAX
 from aether_nats.streams import StreamPlan, ensure_streams
 from tests.histories.cluster import connected
 from tests.histories.commits import build_next
@@ -88,7 +89,7 @@ async def test_large_commits_are_asked_for_a_few_at_a_time() -> None:
         await reading.count("")
         batches = [msgspec.json.decode(message.payload)["batch"] for message in reading.asked if ".MSG.NEXT." in message.subject]
         assert max(batches[:1]) == ASKED_FIRST
-        assert max(batches[1:]) <= ASKED_BYTES // size
+        assert max(batches[1:]) <= PULL_BYTES_MAX // size
 
 
 async def test_commits_that_grow_are_read_without_losing_the_link() -> None:
