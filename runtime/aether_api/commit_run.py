@@ -95,8 +95,9 @@ class CommitRun(Sequence[StoredCommit]):
         start, stop, step = place.indices(len(self))
         if step != 1 or start >= stop:
             return [self[at] for at in range(start, stop, step)]
-        first, place = (self.first_n + start, self.first_version + sum(self._sizes[:start]), self.incarnation), slice(start, stop)
-        run = CommitRun(first, self._sizes[place], self.sequences[place], self._raw_headers[place], self.payloads[place])
+        first = (self.first_n + start, self.first_version + sum(self._sizes[:start]), self.incarnation)
+        part = slice(start, stop)
+        run = CommitRun(first, self._sizes[part], self.sequences[part], self._raw_headers[part], self.payloads[part])
         run._last = self._last if stop == len(self) else None
         return run
 
@@ -112,9 +113,10 @@ def build_run(sequences: Sequence[int], raw_headers: Sequence[bytes], payloads: 
         return None
     first_version, last_version, n, incarnation = map(int, usual.group(2, 3, 4, 9))
     first = (n, first_version, incarnation)
-    foretold = raw_headers if not subject else _strip_places(sequences, raw_headers) if usual[10] == subject else []
-    if foretold and first_version == last_version and _is_foretold(foretold, n, first_version):
-        return CommitRun(first, [1] * len(sequences), sequences, raw_headers, payloads)
+    if first_version == last_version and (not subject or usual[10] == subject):
+        stripped = _strip_places(sequences, raw_headers) if subject else raw_headers
+        if stripped and _is_foretold(stripped, n, first_version):
+            return CommitRun(first, [1] * len(sequences), sequences, raw_headers, payloads)
     sizes = _read_sizes(sequences, raw_headers, subject, first)
     return None if sizes is None else CommitRun(first, sizes, sequences, raw_headers, payloads)
 

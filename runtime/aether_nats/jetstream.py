@@ -154,7 +154,7 @@ class JetStream:
     async def direct_by_last(self, stream: str, subject: str, *, before_sequence: int = 0) -> StoredMessage | None:
         """Read the last message of a subject, or the last before a sequence, from any replica: cheap, and possibly stale."""
         if not before_sequence:
-            return stored_of(await self._direct(f"{stream}.{subject}", b""))
+            return stored_of(await self._direct(stream, f"{stream}.{subject}", b""))
         if before_sequence == 1:
             return None  # the server would take no bound for a bound of none
         found, _ = await self._direct_many(stream, _encode({"multi_last": [subject], "up_to_seq": before_sequence - 1}), 1)
@@ -162,7 +162,7 @@ class JetStream:
 
     async def message_by_sequence(self, stream: str, sequence: int) -> StoredMessage | None:
         """Read one message by its sequence from any replica; None when it is not there."""
-        return stored_of(await self._direct(stream, b'{"seq":%d}' % sequence))
+        return stored_of(await self._direct(stream, stream, b'{"seq":%d}' % sequence))
 
     async def leader_message(self, stream: str, sequence: int) -> StoredMessage | None:
         """Read one message by its sequence from the stream's leader: for what a replica may not have yet."""
@@ -255,9 +255,9 @@ class JetStream:
                 return found
             next_sequence = page[-1].sequence + 1
 
-    async def _direct(self, target: str, question: bytes) -> Message:
+    async def _direct(self, stream: str, target: str, question: bytes) -> Message:
         try:
-            return await self._read_one(target.partition(".")[0], f"{API}.DIRECT.GET.{target}", question)
+            return await self._read_one(stream, f"{API}.DIRECT.GET.{target}", question)
         except NoResponders as exc:
             raise StreamUnavailable(f"nobody serves the stream of {target} now") from exc
 

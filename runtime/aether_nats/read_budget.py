@@ -9,6 +9,7 @@ for until better is known. Each stream has a budget of its own, so one that does
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
@@ -64,7 +65,7 @@ class ReadBudget:
         """
         return max(1, REQUEST_BYTES // self._expect(size))
 
-    async def read(self, count: int, size: int, ask: Callable[[], Awaitable[_Answer]], *, bytes_max: int = RUNS_BYTES_MAX) -> _Answer:
+    async def read(self, count: int, size: int, ask: Callable[[], Awaitable[_Answer]], *, bytes_max: int = sys.maxsize) -> _Answer:
         """Return what `ask` gives, at most `count` messages of some `size` bytes, once there is room for them.
 
         Args:
@@ -93,13 +94,11 @@ class ReadBudget:
                 self._let_in()
         self._answers += 1
         mean = len(found.payload) if isinstance(found, Message) else sum([len(message.payload) for message in found]) // max(1, len(found))
-        if mean > self._usual or self._usual > MESSAGE_BYTES_MIN:
-            self._usual = max(MESSAGE_BYTES_MIN, self._usual // 2, mean)
+        self._usual = max(MESSAGE_BYTES_MIN, self._usual // 2, mean)
         return found
 
     def _expect(self, size: int) -> int:
-        size += MESSAGE_BYTES_MIN
-        return size if size > self._usual else self._usual
+        return max(self._usual, size + MESSAGE_BYTES_MIN)
 
     async def _wait(self, wanted: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from aether_api import logs
-from aether_api.durable import DurableCommand, InboxPosition, Tick, parse_durable
+from aether_api.durable import DurableCommand, InboxPosition, parse_durable
 from aether_api.errors import AetherError, InvalidEnvelope, InvalidName, Reason, RetryableError
 from aether_api.identity import ActorId
 from aether_api.messages import Reply
@@ -34,7 +34,7 @@ from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.message import Message
 from aether_runtime.core.group import InboxEntry, Waiting
 from aether_runtime.core.inbox import AHEAD_BYTES_MOST, Grave, count_try, explain_poison, is_all, judge, repeat_after_s, share_ahead
-from aether_runtime.core.reminders import REMINDER_GONE, Drop, Run, choose_tick
+from aether_runtime.core.reminders import REMINDER_GONE, Drop, choose_tick, is_worth_a_look
 from aether_runtime.ports import InboxStore, ReminderStore
 from aether_runtime.single_flight import SingleFlight
 from aether_runtime.vm import VirtualMachine
@@ -258,11 +258,11 @@ class DurableInbox:
                 position = fresh
                 continue
             parsed = [_parse(actor, message) for message in messages]
-            sure = len(messages) if is_all(messages, max_bytes) else int(looks_far)
+            known = len(messages) if is_all(messages, max_bytes) else int(looks_far)  # so many of them are seen with what comes after them
             looks_far = False
             for place, message in enumerate(messages):
-                if place >= sure and self._is_last_tick(parsed[place], parsed[place + 1 :]):
-                    looks_far = True  # one that stands for it may wait behind what was read
+                if place >= known and is_worth_a_look(parsed[place], parsed[place + 1 :]):
+                    looks_far = True
                     break
                 if position.sequence > vm.inbox.within(position.incarnation):
                     await self._settle(actor, position)
@@ -271,13 +271,6 @@ class DurableInbox:
                 position = InboxPosition(position.incarnation, message.sequence)
             found_any = True
             await self._settle(actor, position)
-
-    def _is_last_tick(self, found: DurableCommand | InvalidEnvelope, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
-        """Whether a tick is to be run, because no later one that was read stands for it."""
-        return isinstance(found, DurableCommand) and found.tick is not None and found.tick.missed == "collapse" and not isinstance(self._choose(found.tick, later), Drop)
-
-    def _choose(self, tick: Tick, later: Sequence[DurableCommand | InvalidEnvelope]) -> Run | Drop:
-        return choose_tick(tick, [other for other in later if isinstance(other, DurableCommand)], self._now_s())
 
     async def _find_position(self, vm: VirtualMachine, *, renew: bool) -> InboxPosition:
         """Return where to read on; a position in a stream that was deleted says nothing."""
@@ -296,7 +289,7 @@ class DurableInbox:
             await self._bury(actor, message, Grave(Reason.INVALID_COMMAND.value, str(found)))
             return True
         if found.tick is not None:
-            choice = self._choose(found.tick, later)
+            choice = choose_tick(found.tick, later, self._now_s())
             if isinstance(choice, Drop):
                 self.dropped += 1
                 if found.tick.missed == "skip":

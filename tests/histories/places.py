@@ -64,6 +64,7 @@ async def await_interest(connection: NatsConnection, namespace: str, partitions:
             while True:
                 try:
                     await js.publish(f"aether.{namespace}.{subject}", b"", impossible)
+                    pytest.fail(f"what cannot be expected was stored at {subject}")
                 except StreamUnavailable:
                     await asyncio.sleep(0.01)
                 except (WrongLastSequence, JetStreamError):

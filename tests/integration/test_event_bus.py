@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from aether_api.errors import VersionConflictError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
-from aether_nats.connection import NatsConnection
 from aether_nats.deliveries import ActorVersion, Delivery, EventStored, Gap, Overflow, Reset, Unreadable
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.event_bus import EventBus
@@ -19,8 +18,8 @@ from aether_nats.event_subscription import BusSettings, EventSubscription
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage, StreamInfo
 from aether_nats.journal import Journal
-from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, delete_streams, ensure_streams
+from tests.histories.cluster import connected
 from tests.histories.commits import append_broken, append_events, build_next
 from tests.integration.links import CutLink
 
@@ -38,15 +37,6 @@ PATIENCE_S = 30.0
 def nats_server(any_nats_server: EmbeddedServer) -> EmbeddedServer:
     """Run the tests on nats-server and on the simulated one."""
     return any_nats_server
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncGenerator[NatsConnection, None]:
-    connection = await NatsConnection.open(NatsSettings(servers=(url,)))
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 @asynccontextmanager

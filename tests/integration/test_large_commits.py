@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -14,13 +14,12 @@ from aether_api.envelope import Commit, StoredCommit
 from aether_api.errors import RetryableError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_api.subjects import event_stream
-from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_nats.pull import Wanted
-from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, ensure_streams
+from tests.histories.cluster import connected
 
 ACTORS: Final = [parse_actor_id("default", "account", f"a{number}") for number in range(50)]
 """So many that their commits lie too far apart for consumers."""
@@ -31,15 +30,6 @@ LARGE: Final = b"[" + b" " * 400_000 + b"]"
 
 SURPRISES_MAX: Final = 3
 """Times that the link may be lost to a reader who was told nothing of what it reads."""
-
-
-@asynccontextmanager
-async def opened(server: EmbeddedServer) -> AsyncGenerator[NatsConnection]:
-    connection = await NatsConnection.open(NatsSettings((server.url,)))
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def fill(journal: Journal, last: bytes) -> None:
@@ -68,11 +58,11 @@ async def read(journal: Journal, actor: ActorId) -> list[int]:
 
 async def count_losses(server: EmbeddedServer, last: bytes) -> int:
     """Read all actors at once, and return how often the link was lost."""
-    async with opened(server) as connection:
+    async with connected(server.url) as connection:
         layout = await ensure_streams(connection, "default", StreamPlan(broadcast=False))
         await fill(Journal(JetStream(connection), layout.partitions), last)
     losses: list[None] = []
-    async with opened(server) as connection, asyncio.timeout(60):
+    async with connected(server.url) as connection, asyncio.timeout(60):
         connection.on_disconnect(lambda: losses.append(None))
         journal = Journal(JetStream(connection), layout.partitions)
         async with asyncio.TaskGroup() as tasks:
@@ -90,7 +80,7 @@ async def test_commits_that_are_larger_than_anybody_could_know_are_read_in_the_e
 
 
 async def test_a_stream_that_does_not_answer_holds_up_no_reads_of_others_after_the_link_was_lost(nats_server: EmbeddedServer) -> None:
-    async with opened(nats_server) as connection:
+    async with connected(nats_server.url) as connection:
         js = JetStream(connection)
         await ensure_streams(connection, "default", StreamPlan(1, broadcast=False))
         connection.subscribe("$JS.API.DIRECT.GET.DEAD.>", lambda _: None)
@@ -119,7 +109,7 @@ async def test_a_stream_that_does_not_answer_holds_up_no_reads_of_others_after_t
 
 async def test_a_consumer_is_asked_for_fewer_messages_where_they_are_large(nats_server: EmbeddedServer) -> None:
     asked: list[int] = []
-    async with opened(nats_server) as connection:
+    async with connected(nats_server.url) as connection:
         js = JetStream(connection)
         layout = await ensure_streams(connection, "default", StreamPlan(1, broadcast=False))
         for _ in range(8):

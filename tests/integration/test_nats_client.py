@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,7 +16,7 @@ from aether_nats.client import TRY_TIMEOUT_FIRST_S, CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.message import Message
-from aether_nats.settings import NatsSettings
+from tests.histories.cluster import connected
 
 pytestmark = pytest.mark.asyncio
 
@@ -45,15 +44,6 @@ class Service:
             self.connection.publish(message.reply, encode_reply(reply))
 
 
-@asynccontextmanager
-async def connected(server: EmbeddedServer) -> AsyncGenerator[NatsConnection, None]:
-    connection = await NatsConnection.open(NatsSettings(servers=(server.url,)))
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
 async def serve(connection: NatsConnection, subject: str, behaviour: Behaviour) -> Service:
     service = Service(connection, behaviour)
     connection.subscribe(subject, service, queue="own")
@@ -66,7 +56,7 @@ def accept(service: Service, command: Command) -> Reply:
 
 
 async def test_the_live_vm_gets_the_command_as_it_was_meant() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
         vm = await serve(pod, command_wildcard(ALICE), accept)
         reply = await CommandClient(outside).send(ALICE, "Deposit", {"amount": 5}, command_id="c-1", timeout_s=7, expected_version=3, dry_run=True)
         assert (reply.outcome, reply.version, reply.command_id) == ("accepted", 1, "c-1")
@@ -78,7 +68,7 @@ async def test_the_live_vm_gets_the_command_as_it_was_meant() -> None:
 
 
 async def test_any_pod_is_asked_when_no_vm_is_live() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
         any_pod = await serve(pod, call_wildcard("bank"), accept)
         reply = await CommandClient(outside).send(ALICE, "Deposit", b'{"amount":1}')
         assert reply.outcome == "accepted"
@@ -86,14 +76,14 @@ async def test_any_pod_is_asked_when_no_vm_is_live() -> None:
 
 
 async def test_a_rejection_is_an_answer_and_is_not_asked_again() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
         vm = await serve(pod, command_wildcard(ALICE), lambda service, command: Reply("rejected", version=4, reason="TooLittle"))
         reply = await CommandClient(outside).send(ALICE, "Withdraw")
         assert (reply.outcome, reply.reason, len(vm.seen)) == ("rejected", "TooLittle", 1)
 
 
 async def test_a_lost_answer_is_asked_for_again_with_the_same_id_from_all_pods() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
         frozen = await serve(pod, command_wildcard(ALICE), lambda service, command: None)
         elsewhere = await serve(pod, find_wildcard("bank"), accept)
         reply = await CommandClient(outside).send(ALICE, "Deposit", timeout_s=5)
@@ -105,7 +95,7 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_id_from_all_pods()
 
 
 async def test_a_vm_that_hears_no_find_is_asked_again_after_all_pods_were_silent() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
         old = await serve(pod, command_wildcard(ALICE), lambda service, command: accept(service, command) if len(service.seen) > 1 else None)
         others = await serve(pod, find_wildcard("bank"), lambda service, command: None)
         reply = await CommandClient(outside).send(ALICE, "Deposit", timeout_s=10)
@@ -113,7 +103,7 @@ async def test_a_vm_that_hears_no_find_is_asked_again_after_all_pods_were_silent
 
 
 async def test_a_busy_actor_is_asked_again_after_the_time_that_it_names() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
 
         def busy_at_first(service: Service, command: Command) -> Reply:
             return accept(service, command) if len(service.seen) > 2 else build_error(Reason.BUSY, "full", retry_after_ms=5)
@@ -124,14 +114,14 @@ async def test_a_busy_actor_is_asked_again_after_the_time_that_it_names() -> Non
 
 
 async def test_an_actor_that_stays_busy_says_so_at_the_deadline() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
         await serve(pod, command_wildcard(ALICE), lambda service, command: build_error(Reason.BUSY, "full", retry_after_ms=20))
         reply = await CommandClient(outside).send(ALICE, "Deposit", timeout_s=0.1)
         assert (reply.outcome, reply.reason) == ("error", "Busy")
 
 
 async def test_silence_until_the_deadline_leaves_the_outcome_unknown_and_names_the_id() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
         await serve(pod, command_wildcard(ALICE), lambda service, command: None)
         with pytest.raises(OutcomeUnknown, match="c-9") as unknown:
             await CommandClient(outside).send(ALICE, "Deposit", command_id="c-9", timeout_s=0.1)
@@ -139,7 +129,7 @@ async def test_silence_until_the_deadline_leaves_the_outcome_unknown_and_names_t
 
 
 async def test_expired_after_a_lost_answer_leaves_the_outcome_unknown() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
 
         def expire_later(service: Service, command: Command) -> Reply | None:
             return build_error(Reason.EXPIRED, "too late") if len(service.seen) > 1 else None
@@ -150,7 +140,7 @@ async def test_expired_after_a_lost_answer_leaves_the_outcome_unknown() -> None:
 
 
 async def test_a_namespace_that_nobody_serves_is_named_and_a_late_pod_is_found() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
         client = CommandClient(outside)
         with pytest.raises(NoResponders, match=r"aether\.bank\.call"):
             await client.send(ALICE, "Deposit", timeout_s=0.2)
@@ -161,7 +151,7 @@ async def test_a_namespace_that_nobody_serves_is_named_and_a_late_pod_is_found()
 
 
 async def test_a_command_outlives_a_restart_of_the_server() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as pod, connected(server) as outside:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
         asked = asyncio.Event()
 
         def answer_second(service: Service, command: Command) -> Reply | None:
@@ -179,6 +169,6 @@ async def test_a_command_outlives_a_restart_of_the_server() -> None:
 
 
 async def test_a_command_that_is_no_name_is_refused_before_it_is_sent() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as outside:
+    async with EmbeddedServer.start() as server, connected(server.url) as outside:
         with pytest.raises(InvalidName, match="command"):
             await CommandClient(outside).send(ALICE, "Deposit.>")

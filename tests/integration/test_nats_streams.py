@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,26 +11,16 @@ from aether_api.errors import InvalidName, JetStreamError, SettingsInvalid, Wron
 from aether_api.headers import EXPECTED_SEQUENCE, encode_headers
 from aether_api.identity import ActorId, parse_actor_id
 from aether_api.subjects import partition_of, snapshot_subject, stored_subject
-from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StreamConfig
 from aether_nats.message import Message
-from aether_nats.settings import NatsSettings
 from aether_nats.streams import SNAPSHOTS_KEPT, StreamLayout, StreamPlan, delete_streams, ensure_streams, read_layout
+from tests.histories.cluster import connected
 
 pytestmark = pytest.mark.asyncio
 
 ALICE = parse_actor_id("bank", "account", "alice")
-
-
-@asynccontextmanager
-async def connected(server: EmbeddedServer) -> AsyncGenerator[NatsConnection, None]:
-    connection = await NatsConnection.open(NatsSettings(servers=(server.url,)))
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 def expect(sequence: int) -> bytes:
@@ -45,7 +33,7 @@ def actor_of_partition(partition: int, partitions: int) -> ActorId:
 
 
 async def test_a_namespace_gets_event_streams_snapshots_and_an_inbox() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as connection:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
         assert await read_layout(connection, "bank") is None
         layout = await ensure_streams(connection, "bank")
         assert layout == StreamLayout("bank", 4, takes_batches=True) == await read_layout(connection, "bank")
@@ -55,14 +43,14 @@ async def test_a_namespace_gets_event_streams_snapshots_and_an_inbox() -> None:
 
 
 async def test_the_number_of_partitions_never_changes_once_it_is_fixed() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as connection:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
         await ensure_streams(connection, "bank", StreamPlan(partitions=2))
         assert (await ensure_streams(connection, "bank", StreamPlan(partitions=8))).partitions == 2
         assert len(await JetStream(connection).stream_names("aether.bank.evt.>")) == 2
 
 
 async def test_many_that_come_first_together_agree() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as one, connected(server) as other:
+    async with EmbeddedServer.start() as server, connected(server.url) as one, connected(server.url) as other:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(ensure_streams(connection, "bank", StreamPlan(partitions=partitions)), name=f"creator-{partitions}")
@@ -75,7 +63,7 @@ async def test_many_that_come_first_together_agree() -> None:
 
 
 async def test_streams_that_were_half_made_are_completed() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as connection:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
         layout = await ensure_streams(connection, "bank", StreamPlan(partitions=3))
         js = JetStream(connection)
         await js.delete_stream(layout.event_streams[2])
@@ -86,7 +74,7 @@ async def test_streams_that_were_half_made_are_completed() -> None:
 
 async def test_streams_that_are_there_are_only_read() -> None:
     """Making a stream takes the leader of all JetStream, and one that is there needs none: a runtime starts while that leader is away."""
-    async with EmbeddedServer.start() as server, connected(server) as connection:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
         layout = await ensure_streams(connection, "bank", StreamPlan(partitions=3))
         await JetStream(connection).delete_stream(layout.event_streams[2])
         asked: list[str] = []
@@ -99,7 +87,7 @@ async def test_streams_that_are_there_are_only_read() -> None:
 
 
 async def test_every_partition_takes_the_commits_of_its_actors_and_announces_them() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as connection:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
         layout = await ensure_streams(connection, "bank", StreamPlan(partitions=3))
         announced: list[Message] = []
         complete = asyncio.Event()
@@ -125,7 +113,7 @@ async def test_every_partition_takes_the_commits_of_its_actors_and_announces_the
 
 
 async def test_without_broadcast_nothing_is_announced() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as connection:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
         layout = await ensure_streams(connection, "bank", StreamPlan(broadcast=False))
         announced: list[Message] = []
         connection.subscribe("aether.bank.stored.>", announced.append)
@@ -135,7 +123,7 @@ async def test_without_broadcast_nothing_is_announced() -> None:
 
 
 async def test_a_single_event_cannot_be_deleted_and_an_actor_can_be_purged() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as connection:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
         layout = await ensure_streams(connection, "bank")
         js, subject, stream = JetStream(connection), layout.event_subject(ALICE), layout.event_stream(ALICE)
         for sequence in range(3):
@@ -146,7 +134,7 @@ async def test_a_single_event_cannot_be_deleted_and_an_actor_can_be_purged() -> 
 
 
 async def test_only_the_newest_snapshots_of_an_actor_are_kept() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as connection:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
         layout = await ensure_streams(connection, "bank")
         js, subject = JetStream(connection), snapshot_subject(ALICE, "fold1")
         for number in range(5):
@@ -157,7 +145,7 @@ async def test_only_the_newest_snapshots_of_an_actor_are_kept() -> None:
 
 
 async def test_events_survive_a_crash_of_the_server(tmp_path: Path) -> None:
-    async with EmbeddedServer.start(tmp_path) as server, connected(server) as connection:
+    async with EmbeddedServer.start(tmp_path) as server, connected(server.url) as connection:
         layout = await ensure_streams(connection, "bank")
         js = JetStream(connection)
         await js.publish(layout.event_subject(ALICE), b"kept", expect(0))
@@ -172,7 +160,7 @@ async def test_events_survive_a_crash_of_the_server(tmp_path: Path) -> None:
 
 
 async def test_deleting_takes_only_the_streams_of_that_namespace() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as connection:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
         for namespace in ("bank", "bank-2"):
             await ensure_streams(connection, namespace, StreamPlan(partitions=2))
         assert await delete_streams(connection, "bank") == 4
@@ -181,7 +169,7 @@ async def test_deleting_takes_only_the_streams_of_that_namespace() -> None:
 
 
 async def test_a_plan_that_cannot_work_is_refused_and_says_why() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as connection:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
         with pytest.raises(SettingsInvalid, match="partitions must be 1 to 64"):
             await ensure_streams(connection, "bank", StreamPlan(partitions=65))
         with pytest.raises(InvalidName, match="namespace"):
@@ -191,7 +179,7 @@ async def test_a_plan_that_cannot_work_is_refused_and_says_why() -> None:
 
 
 async def test_a_foreign_stream_of_our_name_is_not_touched() -> None:
-    async with EmbeddedServer.start() as server, connected(server) as connection:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
         await JetStream(connection).create_stream(StreamConfig(name="AETHER_bank_EVT_0", subjects=("mine",)))
         with pytest.raises(SettingsInvalid, match="not made by Aether"):
             await ensure_streams(connection, "bank")

@@ -134,7 +134,17 @@ def _check_line(name: str, text: str) -> str:
     return text.strip()
 
 
-def choose_tick(tick: Tick, later: Sequence[DurableCommand], now_s: float) -> Run | Drop:
+def is_worth_a_look(found: DurableCommand | InvalidEnvelope, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
+    """Tell whether it matters what waits behind `later`: a tick would be run for want of one that stands for it."""
+    return isinstance(found, DurableCommand) and found.tick is not None and found.tick.missed == "collapse" and not _is_followed(found.tick, later)
+
+
+def _is_followed(tick: Tick, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
+    ticks = [other.tick for other in later if isinstance(other, DurableCommand) and other.tick is not None]
+    return any(other.token == tick.token and other.name == tick.name for other in ticks)
+
+
+def choose_tick(tick: Tick, later: Sequence[DurableCommand | InvalidEnvelope], now_s: float) -> Run | Drop:
     """Decide what becomes of a tick that waited, by its policy. Whether its reminder is in force is decided with its command.
 
     Args:
@@ -145,8 +155,7 @@ def choose_tick(tick: Tick, later: Sequence[DurableCommand], now_s: float) -> Ru
         case "late":
             return RUN
         case "collapse":
-            followed = any(other.tick is not None and other.tick.token == tick.token and other.tick.name == tick.name for other in later)
-            return Drop("a later tick of the reminder waits, too, and stands for it") if followed else RUN
+            return Drop("a later tick of the reminder waits, too, and stands for it") if _is_followed(tick, later) else RUN
         case "skip":
             late_s = now_s - parse_time(tick.due).timestamp()
             return Drop(f"it is {late_s:.0f} s late, more than {SKIP_AFTER_S:.0f}") if late_s > SKIP_AFTER_S else RUN
