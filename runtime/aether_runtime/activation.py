@@ -15,6 +15,7 @@ from aether_api.messages import Reply
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
 from aether_runtime.answers import build_moving, send_all
+from aether_runtime.backlog import COMMAND_BYTES
 from aether_runtime.core.group import Group, Waiting
 from aether_runtime.core.history import History
 from aether_runtime.core.passivation import UNUSED
@@ -32,7 +33,7 @@ class Activation:
     """
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_ended", "_history", "_idle", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
+        "_append", "_busy", "_conflicts", "_ended", "_history", "_idle", "_in_hand", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
@@ -51,6 +52,7 @@ class Activation:
         self._listener = listener
         self._tally = services.tally.of(desired.actor.model)
         self._mailbox: list[Waiting] = []
+        self._in_hand = 0
         self._busy = True
         self._stopping = False
         self._snapshotting = False
@@ -116,6 +118,11 @@ class Activation:
         return len(self._mailbox)
 
     @property
+    def backlog_bytes(self) -> int:
+        """Bytes of the commands that wait to be decided or are being stored."""
+        return self._in_hand + (sum([len(item.command.payload) + COMMAND_BYTES for item in self._mailbox]) if self._mailbox else 0)
+
+    @property
     def can_sleep(self) -> bool:
         """Whether it takes commands and has none, and nothing else to do."""
         return self.phase is ActorPhase.READY and not (self._busy or self._mailbox or self._stopping or self._snapshotting or self.draining)
@@ -150,5 +157,6 @@ class Activation:
 
     def _become_idle(self) -> None:
         """Tell a stop that waits that nothing is under way any more."""
+        self._in_hand = 0
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)

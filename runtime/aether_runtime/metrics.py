@@ -130,7 +130,12 @@ def _read_journal(read: Callable[[Journal], int]) -> Callable[[MetricSources], S
 METRICS: Final[tuple[MetricRow | TimingRow, ...]] = (
     MetricRow("aether_commands_total", "Commands decided, by outcome.", ("model", "outcome"), _read_commands),
     TimingRow("aether_command_seconds", "Seconds from the arrival of the oldest command of a group to its answer, for each command of it.", lambda tally: tally.command_times),
-    MetricRow("aether_commands_busy_total", "Commands refused because the actor's mailbox was full.", ("model",), _by_model(lambda tally: tally.busy)),
+    MetricRow(
+        "aether_commands_busy_total",
+        "Commands refused because the actor's mailbox, or the memory for what waits in the process, was full.",
+        ("model",),
+        _by_model(lambda tally: tally.busy),
+    ),
     MetricRow("aether_commits_total", "Commits stored.", ("model",), _by_model(lambda tally: tally.commits)),
     MetricRow("aether_events_total", "Events stored.", ("model",), _by_model(lambda tally: tally.events)),
     MetricRow("aether_append_conflicts_total", "Appends refused because another writer came first.", ("model",), _by_model(lambda tally: tally.conflicts)),

@@ -51,6 +51,9 @@ SHORT_MESSAGE: Final = 1000
 CALLS_MAX: Final = 4096
 """Calls that look for their actor at once; beyond, callers are told to come back."""
 
+CALLS_BYTES_MAX: Final = 33_554_432
+"""Bytes of payload that they may hold together, half as much as what waits for VMs."""
+
 LOOK_AGAIN_S: Final = 0.05
 """Seconds between looks for an actor that moves: a fraction of a hand-over."""
 
@@ -116,7 +119,7 @@ class Router:
         self._connection = connection
         self._runtime = runtime
         self._loop = asyncio.get_running_loop()
-        self._calls = 0
+        self._calls = self._calls_bytes = 0
         self._lookups = Lookups(directory, runtime.spawn)
         self._find_vm: VmProvider = _find_none
 
@@ -181,10 +184,11 @@ class Router:
         if not self._runtime.is_running:
             answer(build_error(Reason.BUSY, "this process is stopping; send the command again with the same id", command_id=command.id, retry_after_ms=MOVING_RETRY_MS))
             return
-        if self._calls >= CALLS_MAX:
-            answer(build_error(Reason.BUSY, f"{CALLS_MAX} calls look for their actors already", command_id=command.id, retry_after_ms=MOVING_RETRY_MS))
+        if not self._has_room_for_call(command):
+            message = f"{self._calls} calls of {self._calls_bytes:,} bytes look for their actors already; send the command again with the same id"
+            answer(build_error(Reason.BUSY, message, command_id=command.id, retry_after_ms=MOVING_RETRY_MS))
             return
-        self._calls += 1
+        self._begin_call(command)
         self._runtime.spawn(self._serve(waiting), f"call {command.actor}")
 
     async def wake(self, actor: ActorId) -> PodUid | None:
@@ -202,10 +206,21 @@ class Router:
 
     def _on_find(self, message: Message) -> None:
         waiting = self._read_waiting(message)
-        if waiting is None or self._hand_over(waiting) or not self._runtime.is_running or self._calls >= CALLS_MAX:
+        if waiting is None or self._hand_over(waiting) or not self._runtime.is_running or not self._has_room_for_call(waiting.command):
             return  # silence: the pod whose actor it is may be another one
-        self._calls += 1
+        self._begin_call(waiting.command)
         self._runtime.spawn(self._serve_found(waiting), f"find {waiting.command.actor}")
+
+    def _has_room_for_call(self, command: Command) -> bool:
+        return self._calls < CALLS_MAX and self._calls_bytes + len(command.payload) <= CALLS_BYTES_MAX
+
+    def _begin_call(self, command: Command) -> None:
+        self._calls += 1
+        self._calls_bytes += len(command.payload)
+
+    def _end_call(self, command: Command) -> None:
+        self._calls -= 1
+        self._calls_bytes -= len(command.payload)
 
     def _read_waiting(self, message: Message) -> Waiting | None:
         try:
@@ -234,7 +249,7 @@ class Router:
             waiting.answer(_nowhere(waiting))
             raise
         finally:
-            self._calls -= 1
+            self._end_call(waiting.command)
 
     async def _serve_in_time(self, waiting: Waiting, lookup: Lookup) -> None:
         give_up = waiting.deadline - min(ANSWER_EARLY_S, waiting.command.timeout_s / 2)
@@ -260,7 +275,7 @@ class Router:
         except AetherError as exc:
             waiting.answer(build_error(reason_of(exc), str(exc), command_id=waiting.command.id))
         finally:
-            self._calls -= 1
+            self._end_call(waiting.command)
 
     async def _serve_found_in_time(self, waiting: Waiting, lookup: Lookup) -> None:
         command = msgspec.structs.replace(waiting.command, forwards=FORWARDS_MAX)

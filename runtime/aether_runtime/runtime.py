@@ -24,6 +24,7 @@ from aether_model.model import Model
 from aether_nats.connection import Subscription
 from aether_runtime.answers import build_late
 from aether_runtime.assignments import Assignments
+from aether_runtime.backlog import Backlog
 from aether_runtime.clock import LoopClock
 from aether_runtime.command_feeds import CommandFeeds
 from aether_runtime.core.restarts import Failures, count_failure, note_ready
@@ -105,6 +106,7 @@ class Runtime(VmListener):
             bytes_max=ports.connection.max_payload // COMMIT_SHARE,
             reminders=ports.reminders,
             turn=Turn(ports.connection.write_queued),
+            backlog=Backlog(self.registry.count_backlog, self._loop.time),
         )
         self.metrics = self._build_metric_sources()
 

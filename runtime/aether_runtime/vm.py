@@ -30,6 +30,7 @@ from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
 from aether_runtime.activation import Activation
 from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_quarantine, describe_replay, send
+from aether_runtime.backlog import BACKLOG_BYTES_MAX, COMMAND_BYTES
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
 from aether_runtime.core.history import Position
 from aether_runtime.permits import Permit
@@ -47,8 +48,8 @@ Ts = TypeVarTuple("Ts")
 MAILBOX_MAX: Final = 1024
 """Commands that may wait for one actor: four full groups, some 100 ms of work; more would only time out."""
 
-MAILBOX_BYTES_MAX: Final = 67_108_864
-"""Bytes of payload that large commands may add up to there: eight of the largest, which are few, while memory is shared with all actors of the pod."""
+MAILBOX_BYTES_MAX: Final = BACKLOG_BYTES_MAX // 4
+"""Bytes of payload that large commands may add up to there: two of the largest, and no actor leaves the others without room."""
 
 LARGE_BYTES: Final = MAILBOX_BYTES_MAX // MAILBOX_MAX
 """Bytes above which a command is large; of smaller ones a full mailbox holds no more than that."""
@@ -93,18 +94,23 @@ class VirtualMachine(Activation):
 
     def process_command(self, waiting: Waiting) -> None:
         """Take a command; its `answer` is called exactly once, now or later."""
-        command_id = waiting.command.id
+        size = len(waiting.command.payload)
         if self._stopping:
-            send(waiting, build_moving(command_id))
+            send(waiting, build_moving(waiting.command.id))
         elif self.phase is ActorPhase.QUARANTINED:
-            send(waiting, build_error(Reason.QUARANTINED, self.message, command_id=command_id, version=self.get_version()))
-        elif len(self._mailbox) >= MAILBOX_MAX or (len(waiting.command.payload) > LARGE_BYTES and self._is_too_much(waiting)):
-            self._tally.busy += 1
-            send(waiting, build_error(Reason.BUSY, f"{len(self._mailbox)} commands wait for this actor already", command_id=command_id, retry_after_ms=MOVING_RETRY_MS))
+            send(waiting, build_error(Reason.QUARANTINED, self.message, command_id=waiting.command.id, version=self.get_version()))
+        elif len(self._mailbox) >= MAILBOX_MAX or (size > LARGE_BYTES and self._is_too_much(waiting)):
+            self._refuse_busy(waiting, f"{len(self._mailbox)} commands wait for this actor already")
+        elif not self._services.backlog.admit(size) and waiting.inbox is None:
+            self._refuse_busy(waiting, f"{BACKLOG_BYTES_MAX >> 20} MB of commands wait in this process already")
         else:
             self._mailbox.append(waiting)
             if not self._busy and len(self._mailbox) == 1:
                 self._services.turn.decide(self)
+
+    def _refuse_busy(self, waiting: Waiting, why: str) -> None:
+        self._tally.busy += 1
+        send(waiting, build_error(Reason.BUSY, f"{why}; send the command again with the same id", command_id=waiting.command.id, retry_after_ms=MOVING_RETRY_MS))
 
     def _is_too_much(self, waiting: Waiting) -> bool:
         return sum(len(item.command.payload) for item in (*self._mailbox, waiting)) > MAILBOX_BYTES_MAX
@@ -279,6 +285,7 @@ class VirtualMachine(Activation):
                 self._spawn("repeats", answer_repeats, self.desired.actor, self._services.events, group.repeats, self.process_command)
             if group.answers:
                 self._busy = True
+                self._in_hand = group.bytes * 2 + len(group.answers) * COMMAND_BYTES
                 if group.encoded:
                     return group
                 self._spawn("confirm", self._confirm, group)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aether_api.envelope import Commit, join_events
 from aether_api.identity import ActorId
 from aether_model.model import Model
+from aether_runtime.backlog import Backlog
 from aether_runtime.core.group import Group, Now
 from aether_runtime.core.history import History
 from aether_runtime.core.reminders import format_changes
@@ -38,6 +39,7 @@ class VmServices:
         tally: what is counted of all VMs.
         turn: in which VMs decide what waits for them.
         replays: those under way in this process.
+        backlog: bounds what waits in all mailboxes together.
     """
 
     events: CommitLog
@@ -52,6 +54,7 @@ class VmServices:
     tally: Tally = field(default_factory=Tally)
     turn: Turn = field(default_factory=Turn)
     replays: Replays = field(default_factory=Replays)
+    backlog: Backlog = field(default_factory=Backlog)
 
 
 class VmListener:

@@ -10,6 +10,7 @@ from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Command, Reply
 from aether_model.model import Model
 from aether_runtime.adapters.memory import MemorySnapshotStore
+from aether_runtime.backlog import Backlog
 from aether_runtime.core.group import Now, Waiting
 from aether_runtime.ports import ActorReport, CommitLog, DesiredActor, ReminderStore
 from aether_runtime.snapshotter import Snapshotter
@@ -70,6 +71,7 @@ class Pod(VmListener):
         self.ready: list[VirtualMachine] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.tally = Tally()
+        self.vms: list[VirtualMachine] = []
         self._ids = 0
         self._services = VmServices(
             events=events,
@@ -83,6 +85,7 @@ class Pod(VmListener):
             reminders=reminders,
             tally=self.tally,
             turn=Turn(write),
+            backlog=Backlog(lambda: self.backlog_bytes, lambda: self.clock.elapsed_s),
         )
 
     @property
@@ -94,9 +97,16 @@ class Pod(VmListener):
     def writer(self, writer: str) -> None:
         self._services = replace(self._services, writer=writer)
 
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of all commands that wait here or are being stored."""
+        return sum(vm.backlog_bytes for vm in self.vms)
+
     def build(self, epoch: int = 1, *, actor: ActorId = ALICE, model: Model | None = None, name: str = "alice", snapshot_every: int = 0) -> VirtualMachine:
         """Return a VM that has not started."""
-        return VirtualMachine(DesiredActor(actor, name, f"uid-{name}", Epoch(epoch), 1, snapshot_every), model or compile_account(), self._services, self)
+        vm = VirtualMachine(DesiredActor(actor, name, f"uid-{name}", Epoch(epoch), 1, snapshot_every), model or compile_account(), self._services, self)
+        self.vms.append(vm)
+        return vm
 
     async def start(self, epoch: int = 1, *, actor: ActorId = ALICE, model: Model | None = None, name: str = "alice", snapshot_every: int = 0) -> VirtualMachine:
         """Return a VM that has started."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
+import msgspec
 import pytest
 from msgspec import Raw
 
@@ -12,10 +14,10 @@ from aether_api.errors import PayloadTooLarge, Reason
 from aether_api.messages import Reply, ReplyEvent, decode_reply
 from aether_runtime.core.group import Waiting
 from aether_runtime.ports import Directory
-from aether_runtime.router import Router
+from aether_runtime.router import CALLS_BYTES_MAX, Router
 from aether_runtime.runtime import Runtime
 from aether_runtime.vm import VirtualMachine
-from tests.histories.bank import ALICE
+from tests.histories.bank import ALICE, build_command
 
 MAX_PAYLOAD: Final = 4096
 
@@ -75,3 +77,23 @@ async def test_the_caller_of_an_answer_that_is_too_long_gets_what_matters_of_it(
     reply = answer_of(too_long)
     assert (reply.outcome, reply.reason, reply.version, reply.command_id, reply.dry_run) == (too_long.outcome, too_long.reason, 3, "c", too_long.dry_run)
     assert "shortened, without events and state" in reply.message
+
+
+async def test_calls_that_look_for_their_actors_hold_so_many_bytes_and_no_more() -> None:
+    searches: list[Coroutine[None, None, None]] = []
+    runtime = SimpleNamespace(is_running=True, spawn=lambda work, name: searches.append(work))
+    router = Router(cast("Any", Wire()), cast("Directory", None), cast("Runtime", runtime))
+    quarter = msgspec.structs.replace(build_command("Deposit", {"amount": 1}, id="d"), payload=b" " * (CALLS_BYTES_MAX // 4))
+    answers: list[Reply] = []
+    for _ in range(5):
+        router.serve(quarter, answers.append)
+    assert (len(searches), [answer.reason for answer in answers]) == (4, [Reason.BUSY])
+    assert f"4 calls of {CALLS_BYTES_MAX:,} bytes" in answers[0].message
+
+    router.set_vm_provider(lambda actor: cast("VirtualMachine", Saying(Reply("noop", 1))))
+    await searches[0]
+    assert answers[-1].outcome == "noop"
+    router.serve(quarter, answers.append)
+    for search in searches[1:]:
+        await search
+    assert ([answer.outcome for answer in answers], router.searching) == (["error", *["noop"] * 5], 0)
