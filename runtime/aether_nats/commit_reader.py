@@ -65,7 +65,7 @@ class CommitReader:
         self.scans = 0
         self._pull_again_s = 0.0
 
-    async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
+    async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncGenerator[Sequence[StoredCommit]]:
         """Yield the commits with ordinals from `from_n` up to `head`, in order, in batches.
 
         Raises:

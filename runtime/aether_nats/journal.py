@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Final
@@ -107,7 +107,7 @@ class Journal:
         """Read the commit at `sequence`; None when nothing of this actor stands there."""
         return (await self._reader.read_sequences(actor, [sequence]))[0]
 
-    def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
+    def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncGenerator[Sequence[StoredCommit]]:
         """Yield the commits with ordinals from `from_n` up to `head`, in order, in batches; raises as `CommitReader.read_commits`."""
         return self._reader.read_commits(actor, head, from_n=from_n)
 

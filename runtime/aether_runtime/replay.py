@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
@@ -200,7 +201,8 @@ async def _find_start(actor: ActorId, events: CommitLog, last: StoredCommit, hor
     """Return the ordinal of a commit from before `horizon_s`, looking further and further back."""
     back = REFILL_COMMITS
     while back < last.n:
-        oldest = (await anext(events.read_commits(actor, last, from_n=last.n - back)))[0].events()
+        async with aclosing(events.read_commits(actor, last, from_n=last.n - back)) as batches:
+            oldest = (await anext(batches))[0].events()
         if oldest and parse_time(oldest[0].time).timestamp() < horizon_s:
             return last.n - back
         back *= 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from enum import Enum, auto
 
 from aether_api.envelope import Commit, StoredCommit
@@ -90,7 +90,7 @@ class FaultyCommitLog:
         self._check()
         return await self.inner.read_at(actor, sequence)
 
-    async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
+    async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncGenerator[Sequence[StoredCommit]]:
         """Yield the commits one by one, so that the log can be lost in between."""
         async for batch in self.inner.read_commits(actor, head, from_n=from_n):
             for commit in batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from aether_api.envelope import Commit, StoredCommit, build_tombstone, decode_commit, encode_commit
 from aether_api.errors import InvalidEnvelope, VersionConflictError
@@ -50,7 +50,7 @@ class MemoryCommitLog:
         """Return the commit at a sequence."""
         return next((commit for commit in self._commits.get(actor, ()) if commit.sequence == sequence), None)
 
-    async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
+    async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncGenerator[Sequence[StoredCommit]]:
         """Yield commits up to `head` in batches."""
         commits = [commit for commit in self._commits.get(actor, ()) if commit.incarnation == head.incarnation and from_n <= commit.n <= head.n]
         if [commit.n for commit in commits] != list(range(from_n, head.n + 1)):

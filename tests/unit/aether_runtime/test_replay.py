@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -62,7 +62,7 @@ class ReadRecorder(MemoryCommitLog):
         super().__init__()
         self.read_from: list[int] = []
 
-    def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
+    def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncGenerator[Sequence[StoredCommit]]:
         self.read_from.append(from_n)
         return super().read_commits(actor, head, from_n=from_n)
 
@@ -177,7 +177,7 @@ class TornLog(MemoryCommitLog):
         super().__init__()
         self.purged = purged
 
-    async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
+    async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncGenerator[Sequence[StoredCommit]]:
         if self.purged:
             await self.purge(actor, epoch=Epoch(9), writer="operator")
         if from_n <= head.n:

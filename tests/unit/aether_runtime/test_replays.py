@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
@@ -71,7 +71,7 @@ class SlowCommitLog(FaultyCommitLog):
         self.clock = clock
         self.link_lost_at: int | None = None
 
-    async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncIterator[Sequence[StoredCommit]]:
+    async def read_commits(self, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncGenerator[Sequence[StoredCommit]]:
         async for commits in super().read_commits(actor, head, from_n=from_n):
             self.clock.elapsed_s += 1.0
             if commits[0].n == self.link_lost_at:
