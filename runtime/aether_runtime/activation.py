@@ -30,15 +30,17 @@ class Activation:
 
     Attributes:
         replaying: how far its replay is; None before it has a permit and after it succeeded.
+        has_place: whether it is one of the actors that the pod may keep awake.
     """
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_ended", "_history", "_idle", "_in_hand", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
+        "_append", "_busy", "_conflicts", "_ended", "_history", "_idle", "_in_hand", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "has_place", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
         self.desired = desired
         self.draining = False
+        self.has_place = False
         self.phase = ActorPhase.REPLAYING
         self.reason = "Replaying"
         self.replaying: ReplayWatch | None = None

@@ -21,6 +21,7 @@ import asyncio
 import logging
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 from aether_api import logs
@@ -87,13 +88,13 @@ class Followers:
         self._compare_every_s = compare_every_s
         self._loop = asyncio.get_running_loop()
         self._followed: dict[ActorId, Follower] = {}
-        self._by_end: deque[Follower] = deque()
+        self._by_end: deque[tuple[float, ActorId]] = deque()
         self._take = self._on_stored  # bound once, not once for each follower
         self._announced: dict[VirtualMachine, int] = {}
         self._due = asyncio.Event()
         self._is_all_due = False
         self._compare_at = self._loop.time() + compare_every_s
-        self._fresh: list[VirtualMachine] = []
+        self._fresh: list[ActorId] = []
         connection.on_reconnect(self._compare_all)
 
     def __len__(self) -> int:
@@ -116,17 +117,17 @@ class Followers:
         follower.until_s = self._loop.time() + FOLLOW_S
         if not self._by_end:
             self._loop.call_at(follower.until_s, self._end_due)
-        self._by_end.append(follower)
+        self._by_end.append((follower.until_s, vm.get_actor_id()))
         if self._heads is not None:
             if not self._fresh:
                 self._loop.call_later(SETTLE_S, self._due.set)
-            self._fresh.append(vm)
+            self._fresh.append(vm.get_actor_id())
         if has_news:
             self.behind += 1
             self._loop.call_soon(vm.look_again)
 
     def leave(self, vm: VirtualMachine) -> None:
-        """Listen no more for a VM that did not start."""
+        """Listen no more for a VM that did not start, or has ended."""
         if self._find(vm) is not None:
             self._unfollow(vm.get_actor_id())
 
@@ -141,11 +142,10 @@ class Followers:
             self._due.clear()
             fresh, self._fresh = self._fresh, []
             is_all, self._is_all_due = self._is_all_due, False
-            vms = self._registry.vms.values() if is_all else fresh
             if is_all:
                 self._compare_at = self._loop.time() + self._compare_every_s
             try:
-                moved = await self._heads.find_moved([(vm.get_actor_id(), vm.sequence) for vm in vms if vm.is_ready], some=not is_all)
+                moved = await self._heads.find_moved(self._list_heads(self._registry.vms if is_all else fresh), some=not is_all)
             except AetherError as exc:
                 logger.debug("heads cannot be compared now", extra={logs.REASON: str(exc)})
                 self._fresh += fresh
@@ -154,6 +154,11 @@ class Followers:
                 continue
             for actor in moved:
                 self._look(actor)
+
+    def _list_heads(self, actors: Iterable[ActorId]) -> list[tuple[ActorId, int]]:
+        """Return the sequences at which ready VMs stand; a VM that has gone meanwhile is kept by nobody here."""
+        vms = map(self._registry.get, actors)
+        return [(vm.get_actor_id(), vm.sequence) for vm in vms if vm is not None and vm.is_ready]
 
     def _compare_all(self) -> None:
         self._is_all_due = True
@@ -204,12 +209,13 @@ class Followers:
     def _end_due(self) -> None:
         """End the subscriptions whose time is over, unless another VM's has taken their place."""
         by_end = self._by_end
-        while by_end and by_end[0].until_s <= self._loop.time():
-            follower = by_end.popleft()
-            if self._followed.get(follower.vm.get_actor_id()) is follower:
-                self._unfollow(follower.vm.get_actor_id())
+        while by_end and by_end[0][0] <= self._loop.time():
+            until_s, actor = by_end.popleft()
+            follower = self._followed.get(actor)
+            if follower is not None and follower.until_s == until_s:
+                self._unfollow(actor)
         if by_end:
-            self._loop.call_at(by_end[0].until_s, self._end_due)
+            self._loop.call_at(by_end[0][0], self._end_due)
 
     def _find(self, vm: VirtualMachine) -> Follower | None:
         """Return what listens for a VM, unless another VM's has taken its place."""

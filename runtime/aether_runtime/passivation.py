@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -54,6 +55,9 @@ LOOKED_AT_ONCE: Final = 1_000
 
 MEMORY_POLL_S: Final = 5.0
 """Seconds between looks at the memory (Orleans has the same)."""
+
+TELL_AGAIN_S: Final = 60.0
+"""Seconds between two warnings of memory that is nearly full."""
 
 SETTLE_S: Final = 2.0
 """Seconds without a pod coming or going after which actors without a resource follow: a pod that only missed heartbeats is back by then."""
@@ -102,11 +106,13 @@ class Passivation:
         self._loop = asyncio.get_running_loop()
         self._queues = AwakeQueues(config.awake_max)
         self._valve = MemoryValve()
+        self._told_of_memory_s = -TELL_AGAIN_S
         self._asleep: dict[ActorId, ActorReport] = {}
         self._pressed = asyncio.Event()
         self._idle_changed = asyncio.Event()
         self._shortest_idle_s = config.on_demand_idle_s or float("inf")
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._placed = 0
         self._room = config.awake_max - min(AT_ONCE, config.awake_max // HEADROOM_SHARE)
 
     @property
@@ -120,21 +126,18 @@ class Passivation:
         """A VM was made."""
         self._asleep.pop(vm.get_actor_id(), None)
         self._queues.admit(vm.get_actor_id())
-        idle_s = self._idle_after_s(vm.desired)
+        self.note_idle_time(vm.desired)
+
+    def note_idle_time(self, desired: DesiredActor) -> None:
+        """An actor that is awake may sleep sooner than all others."""
+        idle_s = self._idle_after_s(desired)
         if 0 < idle_s < self._shortest_idle_s:
             self._shortest_idle_s = idle_s
             self._idle_changed.set()
-        if len(self._runtime.registry.vms) > self._room:
-            self._pressed.set()
 
     def on_gone(self) -> None:
         """A VM ended, for whatever reason."""
         self._queues.note_gone(self._runtime.registry.get)
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
 
     def keeps_asleep(self, desired: DesiredActor) -> bool:
         """Tell whether the actor sleeps here under this placement; what else changed of it is reported."""
@@ -160,11 +163,16 @@ class Passivation:
         """Let an actor that sleeps start when it is looked at next, or not at all if it is not desired any more."""
         self._asleep.pop(actor, None)
 
-    async def make_room(self) -> None:
-        """Wait until one more actor may be awake, but not for long."""
-        vms = self._runtime.registry.vms
-        if len(vms) <= self._config.awake_max:
-            return
+    async def make_room(self, vm: VirtualMachine) -> None:
+        """Give a VM that is about to start its place; wait for one, but not for long."""
+        if self._placed >= self._config.awake_max:
+            await self._wait_for_place()
+        vm.has_place = True
+        self._placed += 1
+        if self._placed > self._room:
+            self._pressed.set()
+
+    async def _wait_for_place(self) -> None:
         self._pressed.set()
         waiter = self._loop.create_future()
         self._waiting.append(waiter)
@@ -173,6 +181,21 @@ class Passivation:
                 await waiter
         except TimeoutError:
             self.over_limit += 1
+        finally:
+            with suppress(ValueError):  # whoever was given a place is not in the queue any more
+                self._waiting.remove(waiter)
+
+    def give_back_place(self, vm: VirtualMachine) -> None:
+        """A VM holds no state any more: it is over, or is quarantined, as which it costs next to nothing and can be put to sleep by nobody."""
+        if not vm.has_place:
+            return
+        vm.has_place = False
+        self._placed -= 1
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
     # Life.
 
@@ -185,11 +208,10 @@ class Passivation:
             tasks.create_task(self._watch_members(), name="actors that belong elsewhere")
 
     async def _hold_limit(self) -> None:
-        registry = self._runtime.registry
         while True:
             await self._pressed.wait()
             self._pressed.clear()
-            while (excess := len(registry.vms) - self._room) > 0:
+            while (excess := self._placed + len(self._waiting) - self._room) > 0:
                 if not await self._put_chosen_to_sleep(min(excess, AT_ONCE), "limit"):
                     await asyncio.sleep(LOOK_AGAIN_S)
 
@@ -200,10 +222,11 @@ class Passivation:
                     await self._idle_changed.wait()
             except TimeoutError:
                 await self._look_for_idle()
-            self._idle_changed.clear()
+            else:
+                self._idle_changed.clear()
 
     async def _look_for_idle(self) -> None:
-        shortest_s = float("inf")
+        shortest_s = self._shortest_idle_s = float("inf")  # whoever wakes up meanwhile says so himself
         for vms in self._all_in_parts():
             now_s = self._loop.time()
             idle: list[ActorId] = []
@@ -219,7 +242,7 @@ class Passivation:
             for actor in hopeless:
                 await self._let_go(actor)
             await asyncio.sleep(0)
-        self._shortest_idle_s = shortest_s
+        self._shortest_idle_s = min(shortest_s, self._shortest_idle_s)
 
     async def _watch_memory(self) -> None:
         while True:
@@ -237,8 +260,18 @@ class Passivation:
                 break
             slept += more
         if count:
-            logger.warning("memory is nearly full, actors were put to sleep", extra={logs.COUNT: slept})
+            self._tell_of_memory(memory, slept)
         return slept
+
+    def _tell_of_memory(self, memory: MemoryUse, slept: int) -> None:
+        """Say what memory pressure does, seldom: where it lasts, more sleep does not help, and somebody must act."""
+        if self._loop.time() < self._told_of_memory_s + TELL_AGAIN_S:
+            return
+        self._told_of_memory_s = self._loop.time()
+        text = (
+            f"{memory.used >> 20} of {memory.limit >> 20} MB are in use: actors are put to sleep; if this goes on, raise the memory limit of the pod or lower AETHER_ACTORS_PER_POD"
+        )
+        logger.warning("memory is nearly full", extra={logs.REASON: text, logs.COUNT: slept})
 
     async def _watch_members(self) -> None:
         pods = self._runtime.presence.pods
@@ -319,6 +352,8 @@ class Passivation:
         else:
             runtime.registry.unwant(actor)
         runtime.registry.remove(vm)
+        runtime.followers.leave(vm)
+        self.give_back_place(vm)
         self.on_gone()
         return True
 

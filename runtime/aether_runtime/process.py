@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from types import FrameType
 from typing import Final
 
 from aether_api import logs
@@ -134,6 +136,14 @@ def calm_collector() -> None:
 
 
 def _on_signal(loop: asyncio.AbstractEventLoop, number: int, runtime: Runtime) -> None:
-    """Stop in order; the next signal of this kind has its usual, immediate effect."""
+    """Stop in order; the next signal of this kind ends the process at once."""
     runtime.request_stop()
     loop.remove_signal_handler(number)
+    signal.signal(number, _end_at_once)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """Have the signal's usual effect, which the kernel withholds from the first process of a container."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)

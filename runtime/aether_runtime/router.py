@@ -63,6 +63,15 @@ HAND_OVER_S: Final = 10.0
 ANSWER_EARLY_S: Final = 0.1
 """Seconds before its deadline at which a caller is told that its actor was not found: later he would not hear it any more."""
 
+SEARCHES_SWIFT: Final = 64
+"""Calls that may look so often; with more of them each looks more seldom, so that a lost pod with a thousand callers costs the others nothing."""
+
+LOOK_AGAIN_MAX_S: Final = 1.0
+"""Seconds between looks when very many calls look."""
+
+LIVE_ANSWER_S: Final = 1.0
+"""Seconds for a VM that may still live elsewhere to answer; then it is asked whether it is there at all, since its process may be frozen."""
+
 HINT_TIMEOUT_S: Final = 1.0
 """Seconds for a live VM to take a hint: a round trip, unless its process is frozen."""
 
@@ -259,13 +268,18 @@ class Router:
                 return route.vm.process_command(waiting)
             if isinstance(route, Refuse):
                 return waiting.answer(route.reply)
-            reply = await self._ask(route.subject if isinstance(route, Forward) else "", waiting)
+            within_s = max(LOOK_AGAIN_S, give_up - self._loop.time())
+            reply = await self._ask(route.subject if isinstance(route, Forward) else "", waiting, within_s, may_start_here=isinstance(route, AskLive))
             if reply is not None:
                 return waiting.answer(reply)
             if isinstance(route, AskLive) and self._runtime.activate(route.desired) is not None:
                 continue
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(min(self._look_again_s, max(0.0, give_up - self._loop.time())))
         waiting.answer(_nowhere(waiting))
+
+    @property
+    def _look_again_s(self) -> float:
+        return min(LOOK_AGAIN_MAX_S, LOOK_AGAIN_S * max(1.0, self._calls / SEARCHES_SWIFT))
 
     async def _serve_found(self, waiting: Waiting) -> None:
         """Serve a command that all pods have heard, if its actor is here, comes here, or belongs here; else say nothing."""
@@ -288,7 +302,7 @@ class Router:
                 return waiting.answer(route.reply)
             if isinstance(route, AskLive) and self._runtime.activate(route.desired) is not None:
                 continue  # a VM that lives elsewhere was asked already, together with all others
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(self._look_again_s)
 
     def _route_here(self, command: Command) -> Route | None:
         """Return where a command goes if its actor lives or sleeps here."""
@@ -345,21 +359,35 @@ class Router:
             return LookAgain()
         return Forward(forward_subject(command.actor.namespace, pod, command.actor, command.name), pod)
 
-    async def _ask(self, subject: str, waiting: Waiting) -> Reply | None:
-        """Pass a command on: to the live VM if there is one, else to `subject` unless that is empty; None when nobody took it."""
+    async def _ask(self, subject: str, waiting: Waiting, within_s: float, *, may_start_here: bool) -> Reply | None:
+        """Pass a command on: to the live VM if there is one, else to `subject` unless that is empty; None when nobody took it.
+
+        Args:
+            may_start_here: whether the actor starts here if nobody took it. Then a VM whose process is frozen is not waited for: the log decides between the two.
+        """
         command = waiting.command
-        remaining_s = max(LOOK_AGAIN_S, waiting.deadline - self._loop.time())
-        headers = build_command_headers(msgspec.structs.replace(command, forwards=command.forwards + 1, timeout_s=remaining_s))
+        headers = build_command_headers(msgspec.structs.replace(command, forwards=command.forwards + 1, timeout_s=within_s))
         live = command_subject("cmd", command.actor, command.name)
         for target in (live, subject) if subject else (live,):
             try:
-                return decode_reply((await self._connection.request(target, command.payload, headers, remaining_s)).payload)
+                answer = self._connection.request(target, command.payload, headers, within_s)
+                try:
+                    if may_start_here and not await self._is_alive(command.actor, answer):
+                        return None
+                    return decode_reply((await answer).payload)
+                finally:
+                    answer.cancel()
             except NoResponders:
                 continue
             except (RequestTimeout, Disconnected, InvalidEnvelope) as exc:
                 message = f"the pod that should hold the actor did not answer: {exc}; repeat the command with the same id"
                 return build_error(Reason.UNKNOWN, message, command_id=command.id, retry_after_ms=MOVING_RETRY_MS)
         return None
+
+    async def _is_alive(self, actor: ActorId, answer: asyncio.Future[Message]) -> bool:
+        """Wait a moment for an answer, and tell whether it came, or whoever owes it at least takes a hint."""
+        await asyncio.wait({answer}, timeout=LIVE_ANSWER_S)
+        return answer.done() or await self.hint(actor)
 
     def _refuse_malformed(self, reply: bytes, error: AetherError) -> None:
         self._answer(reply, Reply("rejected", reason=Reason.INVALID_COMMAND.value, message=str(error)))

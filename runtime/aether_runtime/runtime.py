@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Final
 
 from aether_api import logs
-from aether_api.errors import AetherError, Busy, ModelInvalid, Reason
+from aether_api.errors import Busy, ModelInvalid, Reason
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorModel, ActorPhase
@@ -24,6 +24,7 @@ from aether_model.model import Model
 from aether_nats.connection import Subscription
 from aether_runtime.answers import build_late
 from aether_runtime.assignments import Assignments
+from aether_runtime.background import Background
 from aether_runtime.backlog import Backlog
 from aether_runtime.clock import LoopClock
 from aether_runtime.command_feeds import CommandFeeds
@@ -79,8 +80,7 @@ class Runtime(VmListener):
         self._converging = SingleFlight("converge", self._take_next_step, self.spawn)
         self._progressed: dict[ActorId, VirtualMachine] = {}
         self._permits = Permits(config.recovery_permits)
-        self._tasks: asyncio.TaskGroup | None = None
-        self._owned: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._stop_wanted = asyncio.Event()
         self._life = Life()
         self.presence = Presence(ports.connection, config.namespace, config.pool, config.pod, pod_name=config.pod_name, held=lambda: len(self.registry.desired))
@@ -203,10 +203,10 @@ class Runtime(VmListener):
             Busy: the runtime does not run.
         """
         desired = actor if isinstance(actor, DesiredActor) else DesiredActor(actor)
-        self.registry.want(desired)
         vm = self.registry.get(desired.actor)
         if vm is None:
             vm = self._make_vm(desired)
+        self.registry.want(desired)
         return vm
 
     async def stop_vm(self, actor: ActorId) -> None:
@@ -229,15 +229,15 @@ class Runtime(VmListener):
         self.status.subscribe()  # for as long as the process lives: also of one that leaves people want to know how it is
         calls, others, releases = self.router.subscribe(), (self._held.subscribe(), *hints), self._assignments.subscribe(self.config.pool)
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            self._create_task(self._ports.source.run(self), "source of actors")
-            self._create_task(self._reporter.run(), "reporter")
-            self._create_task(self._unshown.run(), "placements that are not shown")
-            self._create_task(self.presence.run(), "presence")
-            self._create_task(self.passivation.run(), "passivation")
-            self._create_task(self.followers.run(), "followers")
+            self._background.open(tasks)
+            self._background.create(self._ports.source.run(self), "source of actors")
+            self._background.create(self._reporter.run(), "reporter")
+            self._background.create(self._unshown.run(), "placements that are not shown")
+            self._background.create(self.presence.run(), "presence")
+            self._background.create(self.passivation.run(), "passivation")
+            self._background.create(self.followers.run(), "followers")
             if self.inbox is not None:
-                self._create_task(self.inbox.run(), "durable commands")
+                self._background.create(self.inbox.run(), "durable commands")
             started()
             try:
                 await self._stop_wanted.wait()
@@ -250,20 +250,7 @@ class Runtime(VmListener):
 
     def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         """Run work in the background as long as the runtime lives; its failure is logged."""
-        if self._tasks is None:
-            work.close()
-        else:
-            task = self._create_task(_supervise(work, name), name)
-            task.add_done_callback(lambda _: work.close())  # cancelled before its first step it leaves the work as it was, which Python complains of
-
-    def _create_task(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-        if self._tasks is None:
-            work.close()
-            raise Busy("the runtime is stopping")
-        task = self._tasks.create_task(work, name=name)
-        self._owned.add(task)
-        task.add_done_callback(self._owned.discard)
-        return task
+        self._background.spawn(work, name)
 
     async def _leave(self, calls: Sequence[Subscription], others: Sequence[Subscription], releases: Subscription) -> None:
         """Say that we go, serve until the operator has taken our actors, stop every VM that is left while its steps can still run, then end everything else.
@@ -279,9 +266,7 @@ class Runtime(VmListener):
             await departure.run(calls, lambda: list(self.registry.vms.values()), has_operator=bool(self._assignments.term))
         finally:
             releases.unsubscribe()
-            self._tasks = None
-            for task in list(self._owned):
-                task.cancel()
+            self._background.close()
 
     # What the source and the operator say.
 
@@ -365,7 +350,7 @@ class Runtime(VmListener):
     @property
     def is_running(self) -> bool:
         """Whether work can be started."""
-        return self._tasks is not None
+        return self._background.is_open
 
     def explain_model(self, name: str) -> str:
         """Return why no actor of a model can start; empty while it can, or while nobody can say yet."""
@@ -431,6 +416,10 @@ class Runtime(VmListener):
         else:
             self.registry.unwant(vm.get_actor_id())
         self._drop(vm)
+
+    def on_quarantined(self, vm: VirtualMachine) -> None:
+        """Keep it, so that whoever asks is told, but not in the place of another actor."""
+        self.passivation.give_back_place(vm)
 
     def on_stale(self, vm: VirtualMachine) -> None:
         """Start another VM from what the log holds now."""
@@ -517,15 +506,18 @@ class Runtime(VmListener):
             vm.take_model(model)
         if vm.desired != desired:
             vm.take_placement(desired)
+            self.passivation.note_idle_time(desired)
 
     def _make_vm(self, desired: DesiredActor) -> VirtualMachine:
         model = self._models.get(desired.actor.model)
         if model is None:
             raise ModelInvalid(desired.actor.model, (self._refused.get(desired.actor.model, "it does not exist"),))
+        if not self.is_running:
+            raise Busy("the runtime does not run; start it before it holds actors")
         vm = VirtualMachine(desired, model, self._services, self)
         self.registry.put(vm)
         self.passivation.on_awake(vm)
-        self._starting[desired.actor] = self._create_task(self._start(vm), f"start {desired.actor}")
+        self._starting[desired.actor] = self._background.create(self._start(vm), f"start {desired.actor}")
         return vm
 
     async def _start(self, vm: VirtualMachine) -> None:
@@ -534,7 +526,7 @@ class Runtime(VmListener):
         permit = Permit(self._permits)
         try:
             await permit.take()
-            await self.passivation.make_room()
+            await self.passivation.make_room(vm)
             self.followers.watch(vm)
             await vm.start(permit)
             logger.debug("an actor started", extra={logs.ACTOR_ID: str(actor), logs.VERSION: vm.get_version(), logs.DURATION_S: round(self._loop.time() - began_s, 4)})
@@ -561,6 +553,8 @@ class Runtime(VmListener):
     def _drop(self, vm: VirtualMachine) -> None:
         """Forget a VM, and its subscription unless another VM has taken its place; the dead VM still answers what is on its way."""
         actor = vm.get_actor_id()
+        self.followers.leave(vm)
+        self.passivation.give_back_place(vm)
         if self.registry.get(actor) is vm:
             self.registry.remove(vm)
             self.passivation.on_gone()
@@ -587,13 +581,3 @@ def _build_ids() -> Callable[[], str]:
     """Return a source of ids that no other process uses: a random beginning and a count (drawing each anew costs ten times as much)."""
     beginning, count = secrets.token_hex(6), itertools.count(1)
     return lambda: f"{beginning}-{next(count):x}"
-
-
-async def _supervise(work: Coroutine[None, None, None], name: str) -> None:
-    """Run background work to its end; what it raises harms nothing else."""
-    try:
-        await work
-    except AetherError as exc:
-        logger.warning("background work failed", extra={logs.NAME: name, logs.REASON: str(exc)})
-    except Exception:
-        logger.exception("background work met something that must not happen", extra={logs.NAME: name})

@@ -458,6 +458,7 @@ class VirtualMachine(Activation):
             self.process_command(item)
         self._become_idle()
         self._report()
+        self._listener.on_quarantined(self)
 
     def _end_fenced(self, epoch: Epoch) -> None:
         self._stopping = True

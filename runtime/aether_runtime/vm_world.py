@@ -72,6 +72,9 @@ class VmListener:
     def on_ended(self, vm: VirtualMachine) -> None:
         """The VM gave up by itself: fenced. It takes no more commands."""
 
+    def on_quarantined(self, vm: VirtualMachine) -> None:
+        """The VM says no more than that its model cannot apply its log."""
+
     def on_stale(self, vm: VirtualMachine) -> None:
         """The VM's past is not the log's any more; it is to be thrown away and started anew from the log."""
 
