@@ -61,7 +61,11 @@ HAND_OVER_S: Final = 10.0
 """Seconds after pods came or went in which an actor without a resource may still live where it belonged before: its VM is asked first."""
 
 ANSWER_EARLY_S: Final = 0.1
-"""Seconds before its deadline at which a caller is told that its actor was not found: later he would not hear it any more."""
+"""Seconds before its deadline at which a caller is told that its actor was not found: later he would not hear it any more. With very many who look it is
+as much longer as it takes to answer all of them at once, as when a pod is lost."""
+
+ANSWERS_AT_ONCE: Final = 512
+"""Callers who can be answered in that time."""
 
 SEARCHES_SWIFT: Final = 64
 """Calls that may look so often; with more of them each looks more seldom, so that a lost pod with a thousand callers costs the others nothing."""
@@ -261,7 +265,7 @@ class Router:
             self._end_call(waiting.command)
 
     async def _serve_in_time(self, waiting: Waiting, lookup: Lookup) -> None:
-        give_up = waiting.deadline - min(ANSWER_EARLY_S, waiting.command.timeout_s / 2)
+        give_up = waiting.deadline - min(ANSWER_EARLY_S * (1 + self._calls / ANSWERS_AT_ONCE), waiting.command.timeout_s / 2)
         while self._loop.time() < give_up:
             route = await self._route(waiting.command, lookup, LOOK_AGAIN_S)
             if isinstance(route, ServeHere):

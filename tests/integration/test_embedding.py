@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from aether_api.errors import Disconnected, InternalError, ModelInvalid, PermanentError
+from aether_api.errors import Busy, Disconnected, InternalError, ModelInvalid, PermanentError
 from aether_api.identity import ActorId, parse_actor_id
 from aether_api.messages import decode_reply
 from aether_api.subjects import command_subject
@@ -112,6 +112,19 @@ async def test_a_vm_is_made_and_ended_by_its_actors_name(nats_server: EmbeddedSe
         assert set(runtime.get_active_vms()) == {ALICE}
         with pytest.raises(ModelInvalid, match="stranger"):
             runtime.create_vm(parse_actor_id("default", "stranger", "x"))
+
+
+async def test_a_runtime_that_does_not_run_makes_no_vm_and_says_why(nats_server: EmbeddedServer) -> None:
+    async with opened(nats_server) as runtime:
+        with pytest.raises(Busy, match="start it"):
+            runtime.create_vm(ALICE)
+        with pytest.raises(ModelInvalid, match="stranger"):
+            runtime.create_vm(parse_actor_id("default", "stranger", "x"))
+        async with runtime:
+            assert (runtime.get_active_vms(), runtime.registry.desired) == ({}, {})
+            assert (await runtime.send_message(message("Open", {"owner": "alice"}))).outcome == "accepted"
+        with pytest.raises(Busy, match="start it"):
+            runtime.create_vm(ALICE)
 
 
 async def test_a_stop_cut_short_leaves_nothing_that_runs(nats_server: EmbeddedServer) -> None:

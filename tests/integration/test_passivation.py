@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 from dataclasses import replace
@@ -17,7 +18,7 @@ from aether_nats.client import CommandClient
 from aether_nats.embedded import EmbeddedServer
 from aether_runtime.core.passivation import MemoryUse
 from aether_runtime.core.snapshot_policy import WORTH_COMMITS
-from aether_runtime.passivation import SleepConfig
+from aether_runtime.passivation import IDLE_CHECK_MAX_S, SleepConfig
 from aether_runtime.presence import choose_pod
 from aether_runtime.runtime import Runtime
 from aether_runtime.runtime_message import RuntimeMessage
@@ -179,6 +180,47 @@ async def test_three_times_as_many_actors_as_may_be_awake_are_all_served(nats_se
         assert pod.runtime.passivation.counts["limit"] > 20
         await check_stored(pod, load, events=21)
         await until(lambda: len(pod.runtime.get_active_vms()) <= limit)
+
+
+async def test_a_burst_above_the_limit_waits_for_nobody_while_nobody_is_at_work(nats_server: EmbeddedServer) -> None:
+    sleep, many = SleepConfig(awake_max=20), [parse_actor_id("default", "account", f"m{number}") for number in range(200)]
+    async with running_pod(nats_server.url, "pod-a", sleep=sleep, recovery_permits=10) as pod, connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        async with asyncio.TaskGroup() as tasks:
+            opened = [tasks.create_task(client.send(actor, "Open", {"owner": actor.id})) for actor in many]
+        assert {task.result().outcome for task in opened} == {"accepted"}
+        assert pod.runtime.passivation.over_limit == 0
+        await until(lambda: len(pod.runtime.get_active_vms()) <= sleep.awake_max)
+
+
+def count_kept(pod: RunningPod) -> int:
+    """Return how many VMs of a pod are in memory."""
+    gc.collect()
+    return sum(isinstance(found, VirtualMachine) and found._listener is pod.runtime for found in gc.get_objects())
+
+
+async def test_nothing_keeps_a_vm_that_took_over_and_fell_asleep(nats_server: EmbeddedServer) -> None:
+    """Before, what followed its log did, for half a minute and more: the limit freed no memory after a restart."""
+    async with connected(nats_server.url) as connection:
+        load = Load(CommandClient(connection), ACTORS)
+        async with running_pod(nats_server.url, "pod-before"):
+            await load.open()
+        async with running_pod(nats_server.url, "pod-a", sleep=SleepConfig(awake_max=5)) as pod:
+            await load.deposit(range(len(ACTORS)), clients=2)
+            await until(lambda: len(pod.runtime.get_active_vms()) <= 5)
+            assert len(pod.runtime.followers) <= 5
+            await until(lambda: count_kept(pod) == len(pod.runtime.get_active_vms()))
+
+
+async def test_a_shorter_idle_time_is_heeded_soon(nats_server: EmbeddedServer) -> None:
+    placements = placed_with_idle_time(600.0)
+    async with running_pod(nats_server.url, "pod-a", placements) as pod:
+        await until(lambda: phase_of(pod) is ActorPhase.READY)
+        home = placements.homes[ALICE]
+        placements.listeners[PodUid("pod-a")].on_adopt(replace(home.desired, idle_after_s=0.5))
+        async with asyncio.timeout(IDLE_CHECK_MAX_S / 3):
+            while phase_of(pod) is not ActorPhase.PASSIVE:
+                await asyncio.sleep(0.05)
 
 
 async def test_memory_pressure_puts_the_least_used_to_sleep(nats_server: EmbeddedServer) -> None:

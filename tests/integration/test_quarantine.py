@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from aether_api.errors import EventInvalid, Reason
-from aether_api.identity import Epoch, PodUid
+from aether_api.identity import Epoch, PodUid, parse_actor_id
 from aether_api.subjects import snapshot_stream, snapshot_wildcard
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import State
@@ -20,7 +20,7 @@ from aether_nats.streams import read_layout
 from aether_runtime.passivation import SleepConfig
 from aether_runtime.ports import ActorReport
 from tests.histories.alarm import CLOCK, Alarm
-from tests.histories.cluster import NAMESPACE, WAIT_S, Placements, RunningPod, connected, open_journal, running_pod, until
+from tests.histories.cluster import NAMESPACE, WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until
 from tests.histories.invariants import check_log, events_of, read_history
 
 POD = PodUid("pod-a")
@@ -133,3 +133,24 @@ async def test_an_actor_without_a_resource_tries_again_at_its_first_command_afte
             await until(lambda: CLOCK not in pod.runtime.get_active_vms())
             pod.runtime.load_model(Alarm())
             assert (await client.send(CLOCK, "Ring", {"label": "anew"}, timeout_s=WAIT_S)).outcome == "accepted"
+
+
+async def test_quarantined_actors_take_nobodys_place(nats_server: EmbeddedServer) -> None:
+    """Before, a bad model with as many actors as a pod keeps awake put all others to sleep behind every command."""
+    broken = [parse_actor_id(NAMESPACE, "alarm", f"c{number}") for number in range(8)]
+    async with connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        async with running_pod(nats_server.url, "pod-before", models=(Alarm(),)):
+            for actor in broken:
+                assert (await client.send(actor, "Ring", {"label": "first"})).outcome == "accepted"
+        for actor in broken:
+            await JetStream(connection).purge(snapshot_stream(NAMESPACE), snapshot_wildcard(actor))
+        async with running_pod(nats_server.url, "pod-a", models=(BrokenAlarm(),), sleep=SleepConfig(awake_max=len(broken))) as pod:
+            for actor in broken:
+                assert (await client.send(actor, "Ring", {"label": "second"})).reason == Reason.QUARANTINED
+            load = Load(client, [parse_actor_id(NAMESPACE, "account", f"a{number}") for number in range(3)])
+            await load.open()
+            await load.deposit(range(30))
+            assert {reply.outcome for _, reply in load.replies} == {"accepted"}
+            assert (pod.runtime.passivation.over_limit, pod.runtime.passivation.counts["limit"]) == (0, 0)
+            assert (await client.send(broken[0], "Ring", {"label": "third"})).reason == Reason.QUARANTINED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_runtime.presence import choose_pod
+from aether_runtime.runtime_message import RuntimeMessage
+from tests.histories.bank import build_command
 from tests.histories.cluster import WAIT_S, Placements, RunningPod, connected, open_journal, running_pod, until, until_live
 from tests.histories.invariants import check_answers, check_log, read_history
 from tests.integration.links import CutLink
@@ -103,3 +106,19 @@ async def test_actors_without_a_resource_are_served_by_the_pod_that_is_heard(nat
         pods.link.mend()
         await until(lambda: not set(pods.silent.runtime.get_active_vms()) & set(pods.other.runtime.get_active_vms()))
         await pods.check_logs(list(zip(opened, answers, strict=True)))
+
+
+async def test_a_pod_takes_an_actor_over_in_a_moment_from_one_that_is_heard_no_more(nats_server: EmbeddedServer) -> None:
+    """Before, each call waited for the silent VM with all of its time, for as long as that might have been asked first."""
+    async with running_pods(nats_server) as pods:
+        actor = next(actor for actor in ACTORS if choose_pod(actor, [PodUid("pod-a"), PodUid("pod-b")]) == "pod-a")
+        opened = await CommandClient(pods.connection).send(actor, "Open", {"owner": actor.id})
+        pods.link.stall()
+        await until(lambda: list(pods.other.runtime.presence.pods.live()) == ["pod-b"])
+
+        command = build_command("Deposit", {"amount": 1}, id="d", time_s=time.time(), actor=actor)
+        answer = await pods.other.runtime.send_message(RuntimeMessage(command))
+
+        assert (answer.outcome, answer.version) == ("accepted", opened.version + 1)
+        pods.link.mend()
+        await until(lambda: not set(pods.silent.runtime.get_active_vms()) & set(pods.other.runtime.get_active_vms()))

@@ -14,7 +14,7 @@ from aether_api.errors import PayloadTooLarge, Reason
 from aether_api.messages import Reply, ReplyEvent, decode_reply
 from aether_runtime.core.group import Waiting
 from aether_runtime.ports import Directory
-from aether_runtime.router import CALLS_BYTES_MAX, Router
+from aether_runtime.router import CALLS_BYTES_MAX, CALLS_MAX, LOOK_AGAIN_MAX_S, LOOK_AGAIN_S, SEARCHES_SWIFT, Router
 from aether_runtime.runtime import Runtime
 from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE, build_command
@@ -97,3 +97,12 @@ async def test_calls_that_look_for_their_actors_hold_so_many_bytes_and_no_more()
     for search in searches[1:]:
         await search
     assert ([answer.outcome for answer in answers], router.searching) == (["error", *["noop"] * 5], 0)
+
+
+async def test_the_more_calls_look_the_more_seldom_each_does() -> None:
+    router = Router(cast("Any", Wire()), cast("Directory", None), cast("Runtime", SimpleNamespace(spawn=None)))
+    pauses: list[float] = []
+    for count in (1, SEARCHES_SWIFT, 10 * SEARCHES_SWIFT, CALLS_MAX):
+        router._calls = count
+        pauses.append(router._look_again_s)
+    assert pauses == [LOOK_AGAIN_S, LOOK_AGAIN_S, 10 * LOOK_AGAIN_S, LOOK_AGAIN_MAX_S]
