@@ -350,7 +350,7 @@ class Passivation:
         if desired.name:
             self._asleep[actor] = vm.build_report()
         else:
-            runtime.registry.unwant(actor)
+            runtime.forget(actor)
         runtime.registry.remove(vm)
         runtime.followers.leave(vm)
         self.give_back_place(vm)

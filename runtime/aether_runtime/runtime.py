@@ -409,6 +409,11 @@ class Runtime(VmListener):
         if vm.is_ready and self.registry.get(vm.get_actor_id()) is vm:
             self.feeds.open(vm)
 
+    def forget(self, actor: ActorId) -> None:
+        """Keep nothing of an actor without a resource that falls asleep; its next call finds it."""
+        self.registry.unwant(actor)
+        self._failures.pop(actor, None)
+
     def on_ended(self, vm: VirtualMachine) -> None:
         """A newer owner exists: hold the actor no longer, until a newer placement names us, or without a resource the next call."""
         if vm.desired.name:
