@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from typing import Final
 
 from aether_api import logs
@@ -21,7 +20,7 @@ from aether_nats.schedules import Reminder
 from aether_runtime.answers import build_moving
 from aether_runtime.core.group import Group, Waiting
 from aether_runtime.core.history import History
-from aether_runtime.core.reminders import find_fired
+from aether_runtime.core.reminders import CHANGES_BYTES_MAX, find_fired, measure_change
 from aether_runtime.ports import ReminderStore
 
 logger = logging.getLogger(__name__)
@@ -32,19 +31,23 @@ RETRY_S: Final = 0.2
 REMAKE_TRIES: Final = 300
 """Tries to make a schedule again, a minute of them: as long as an election takes at its worst."""
 
-ENDS_MAX: Final = 256
-"""One-shots that fired before, whose ends one commit carries: some KB of headers. The others wait for the next one."""
-
 Named = tuple[str, str]
 """Name and token of a schedule."""
 
 
 def choose_changes(group: Group, history: History, token: str) -> dict[str, str]:
-    """Return what the commit says of reminders: its token for each that it sets, none for each that it ends or that has fired."""
-    fired = find_fired({**history.fired, **group.fired}, history.reminders)
-    return dict.fromkeys(islice(fired, ENDS_MAX), "") | {
-        name: token if reminder else "" for name, (reminder, _) in group.reminders.items() if reminder or name in history.reminders
-    }
+    """Return what the commit says of reminders: its token for each that it sets, none for each that it ends.
+
+    It ends those that have fired, too, as far as there is room; the others wait for the next one.
+    """
+    changes = {name: token if reminder else "" for name, (reminder, _) in group.reminders.items() if reminder or name in history.reminders}
+    room = CHANGES_BYTES_MAX - sum(measure_change(name, len(value)) for name, value in changes.items())
+    for name in find_fired({**history.fired, **group.fired}, history.reminders):
+        room -= measure_change(name)
+        if room < 0:
+            break
+        changes.setdefault(name, "")
+    return changes
 
 
 def find_ended(group: Group, in_force: Mapping[str, str]) -> list[Named]:

@@ -26,6 +26,11 @@ class Wish(msgspec.Struct, frozen=True):
     zone: str = "UTC"
     missed: Missed = "late"
     label: str = ""
+    count: int = 0
+
+    def names(self) -> list[str]:
+        """Return the names of so many reminders."""
+        return [f"{self.name}_{number}" for number in range(self.count)]
 
 
 class Alarm:
@@ -49,7 +54,11 @@ class Alarm:
             case "Ring":
                 return Emitted((rang,))
             case "Set":
-                return Emitted((rang,), (SetReminder(wish.name, wish.command, b'{"label":"%s"}' % wish.name.encode(), _build_schedule(wish), wish.missed),))
+                return Emitted((rang,), (_build_reminder(wish, wish.name),))
+            case "SetMany":
+                return Emitted((rang,), tuple(_build_reminder(wish, name) for name in wish.names()))
+            case "CancelMany":
+                return Emitted((rang,), tuple(CancelReminder(name) for name in wish.names()))
             case "Cancel":
                 return Emitted((rang,), (CancelReminder(wish.name),))
             case "Refuse":
@@ -77,6 +86,10 @@ class Alarm:
     def decode_state(self, encoded: bytes) -> State:
         """Decode it as it is."""
         return cast("dict[str, Any]", msgspec.json.decode(encoded))
+
+
+def _build_reminder(wish: Wish, name: str) -> SetReminder:
+    return SetReminder(name, wish.command, b'{"label":"%s"}' % name.encode(), _build_schedule(wish), wish.missed)
 
 
 def _build_schedule(wish: Wish) -> Schedule:

@@ -536,6 +536,22 @@ async def test_a_schedule_that_the_server_cannot_read_fails_its_command(rig: Rig
         assert (reply.outcome, reply.reason, "six fields" in reply.message) == ("error", "CommandFailed", True)
 
 
+async def test_reminders_by_the_thousand_are_set_by_many_commands_and_by_none_alone(rig: Rig) -> None:
+    async with alarm_pod(rig):
+        async with asyncio.TaskGroup() as tasks:
+            sent = [
+                tasks.create_task(
+                    rig.client.send(CLOCK, "SetMany", {"name": f"payment_overdue_invoice_{number:06}_stage", "count": 5, "after_s": 3000}, timeout_s=2 * WAIT_S), name=f"{number}"
+                )
+                for number in range(600)
+            ]
+        assert {task.result().outcome for task in sent} == {"accepted"}
+        await rig.client.send_durable(CLOCK, "SetMany", {"name": "far_too_many", "count": 1500, "after_s": 3000}, timeout_s=WAIT_S)
+        await rig.send("behind")
+        await rig.until_rang(*["SetMany"] * 600, "behind")
+        assert [letter.reason for letter in await rig.inbox.read_dead(CLOCK)] == ["CommitTooLarge"]
+
+
 async def test_a_vm_that_ends_without_an_answer_does_not_hang_the_inbox(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     async with alarm_pod(rig) as pod:
         await rig.send("l0")

@@ -26,7 +26,7 @@ from aether_api.messages import Command, Reply, ReplyEvent, build_error, format_
 from aether_model.model import CommandInput, Decision, DomainEvent, Emitted, Model, Rejected, State
 from aether_nats.schedules import Reminder
 from aether_runtime.core.history import History
-from aether_runtime.core.reminders import REMINDER_GONE, plan_reminders
+from aether_runtime.core.reminders import CHANGES_BYTES_MAX, NO_PLAN, REMINDER_GONE, Plan, measure_change, measure_changes, plan_reminders
 from aether_runtime.core.window import AGE_MAX_S, SKEW_S, hash_command_id
 
 COMMANDS_MAX: Final = 256
@@ -76,6 +76,7 @@ class Group(msgspec.Struct):
         bytes: of the events so far; at most `bytes_max`.
         inbox: how far the group settles the actor's durable commands; None if not at all.
         reminders: what becomes of reminders, by name: a new one, or None for its end; with the command that wants it.
+        changes_bytes: of the commit's header that `reminders` need, at most; not more than `CHANGES_BYTES_MAX`, but for the end of one one-shot.
         fired: one-shots whose commands store nothing, by name with their tokens; the group's commit ends them, or the next one.
         ended: names and tokens of the schedules that are of no more use once the group is committed.
     """
@@ -97,6 +98,7 @@ class Group(msgspec.Struct):
     bytes_max: int = 0
     inbox: InboxPosition | None = None
     reminders: dict[str, tuple[Reminder | None, Waiting]] = {}
+    changes_bytes: int = 0
     fired: dict[str, str] = {}
     ended: list[tuple[str, str]] = []
 
@@ -122,8 +124,8 @@ def decide_group(history: History, waiting: Sequence[Waiting], now: Now, *, byte
     """Decide commands in order on the state that earlier ones produced.
 
     Args:
-        bytes_max: payload bytes of a commit; the command that would exceed it waits for the next group, and one that
-            exceeds it alone is answered `CommitTooLarge`.
+        bytes_max: payload bytes of a commit; the command that would exceed it, or what its header may say of reminders, waits for
+            the next group, and one that exceeds it alone is answered `CommitTooLarge`.
     """
     group = begin_group(history, now)
     group.bytes_max = bytes_max
@@ -165,9 +167,9 @@ def _take(group: Group, history: History, item: Waiting, now: Now) -> bool:
         message = f"the actor is at version {group.version}, the command expected {command.expected_version}; read it again and decide anew"
         group.answers.append((item, Reply("rejected", group.version, (), Reason.WRONG_VERSION.value, message, command_id=command.id)))
         return True
-    decision, state = _run_model(group, history.model, command)
+    decision, state, plan = _run_model(group, history.model, command)
     if type(decision) is Emitted:
-        return _take_events(group, history, item, decision, state, digest=digest)
+        return _take_events(group, history, item, decision.events, state, plan=plan, digest=digest)
     group.answers.append((item, _build_answer(group, history.model, command, decision)))
     return True
 
@@ -182,7 +184,7 @@ def _take_durable(group: Group, history: History, item: Waiting, now: Now) -> bo
     if tick is not None and (tick.name in group.reminders or tick.name in group.fired or not history.is_in_force(tick.name, tick.token)):
         group.answers.append((item, Reply("noop", group.version, reason=REMINDER_GONE, message="its reminder is not in force", command_id=item.command.id)))
         tick = None
-    elif not _take(group, history, item, now):
+    elif group.changes_bytes > CHANGES_BYTES_MAX or not _take(group, history, item, now):
         return False
     outcome = group.answers[-1][1].outcome if len(group.answers) > answered else "error"
     if outcome != "error":
@@ -190,6 +192,7 @@ def _take_durable(group: Group, history: History, item: Waiting, now: Now) -> bo
     if tick is not None and not tick.recurring:
         if outcome == "accepted":
             group.reminders.setdefault(tick.name, (None, item))
+            group.changes_bytes += measure_change(tick.name)
         elif outcome != "error":
             group.fired[tick.name] = tick.token
     return True
@@ -210,24 +213,24 @@ def _refuse_time(command: Command, deadline: float, now: Now) -> Reply:
     return build_error(Reason.EXPIRED, message, command_id=command.id)
 
 
-def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision | Reply, State]:
-    """Return what the model decides and the state after it, or the answer to a command that makes the model fail."""
+def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision | Reply, State, Plan]:
+    """Return what the model decides, the state after it and what becomes of reminders, or the answer to a command that makes the model fail."""
     try:
         decision = model.decide(group.state, CommandInput(command.name, command.payload, command.actor.id, group.version, command.time))
-        state, version = group.state, group.version
+        state, version, plan = group.state, group.version, NO_PLAN
         if type(decision) is Emitted:
             for event in decision.events:
                 version += 1
                 state = model.apply(state, event.type, event.data, time=group.time, version=version, schema_version=event.schema_version)
             if decision.reminders:
-                plan_reminders(decision.reminders, group.time_s)  # so that one that cannot be carried out fails the command
+                plan = plan_reminders(decision.reminders, group.time_s)
         elif type(decision) is Rejected:
             decision = Rejected(_read_text(decision.reason), _read_text(decision.message))
-        return decision, state
+        return decision, state, plan
     except InternalError:
         raise
     except Exception as exc:  # noqa: BLE001  # whatever a model raises costs its own command and no other (R1)
-        return _build_failed(group, command.id, exc), group.state
+        return _build_failed(group, command.id, exc), group.state, NO_PLAN
 
 
 def _read_text(text: object) -> str:
@@ -237,17 +240,21 @@ def _read_text(text: object) -> str:
     return make_encodable(text)
 
 
-def _take_events(group: Group, history: History, item: Waiting, decision: Emitted, state: State, *, digest: int) -> bool:
+def _take_events(group: Group, history: History, item: Waiting, events: Sequence[DomainEvent], state: State, *, plan: Plan, digest: int) -> bool:
     """Add the events of a command to the group, unless they do not fit or it was only a question."""
     command = item.command
-    encoded, reply = _encode_events(group, history.position.incarnation, command, decision.events)
+    encoded, reply = _encode_events(group, history.position.incarnation, command, events)
     size = sum(map(len, encoded))
+    changes = measure_changes(plan, history.reminders) if plan else 0
     if command.dry_run:
         group.answers.append((item, _show(group, history.model, state, reply)))
     elif size > group.bytes_max:
         message = f"its events need {size} bytes, a commit holds {group.bytes_max}"
         group.answers.append((item, build_error(Reason.COMMIT_TOO_LARGE, message, command_id=command.id, version=group.version)))
-    elif group.bytes + size > group.bytes_max:
+    elif changes > CHANGES_BYTES_MAX:
+        message = f"its {len(plan)} reminders need {changes} bytes, a commit holds {CHANGES_BYTES_MAX} of them; set or cancel fewer with one command"
+        group.answers.append((item, build_error(Reason.COMMIT_TOO_LARGE, message, command_id=command.id, version=group.version)))
+    elif group.bytes + size > group.bytes_max or group.changes_bytes + changes > CHANGES_BYTES_MAX:
         return False
     else:
         group.answers.append((item, reply))
@@ -256,8 +263,9 @@ def _take_events(group: Group, history: History, item: Waiting, decision: Emitte
         group.encoded += encoded
         group.bytes += size
         group.state, group.version = state, reply.version
-        if decision.reminders:
-            group.reminders |= {name: (reminder, item) for name, reminder in plan_reminders(decision.reminders, group.time_s).items()}
+        if plan:
+            group.changes_bytes += changes
+            group.reminders |= {name: (reminder, item) for name, reminder in plan.items()}
     return True
 
 

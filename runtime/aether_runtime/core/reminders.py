@@ -11,7 +11,7 @@ the log. A VM that comes before that commit takes it for one in force, which doe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, assert_never
@@ -22,6 +22,12 @@ from aether_api.identity import check_member
 from aether_api.messages import format_time, parse_time
 from aether_model.model import After, At, CancelReminder, Cron, SetReminder
 from aether_nats.schedules import Reminder
+
+Plan = Mapping[str, Reminder | None]
+"""What a command wants of reminders, by name: a new one, or None for its end."""
+
+NO_PLAN: Final[Plan] = MappingProxyType({})
+"""Of the commands that want nothing, which are most."""
 
 NO_REMINDERS: Final[Mapping[str, str]] = MappingProxyType({})
 """Shared by all actors that have none, which are most."""
@@ -50,6 +56,12 @@ RUN: Final = Run()
 
 LEAD_S: Final = 1.0
 """Seconds by which a schedule is due after it is made, at least: its commit, which takes a millisecond, must be there before its tick."""
+
+CHANGES_BYTES_MAX: Final = 56 << 10
+"""Bytes of what a commit may say of reminders: the server takes 64 KB of headers, and the other ones of a commit need 1 or 2. It is some 1,000 reminders."""
+
+TOKEN_BYTES: Final = 24
+"""Bytes of a token, at most: it is the id of a commit, which does not exist yet when its commands are decided."""
 
 REMINDER_GONE: Final = "ReminderGone"
 """Reason in the answer to a tick whose reminder is not in force: it was cancelled or replaced, or its commit was refused."""
@@ -80,6 +92,16 @@ def format_changes(changes: Mapping[str, str]) -> str:
     return ",".join(f"{name}:{token}" for name, token in changes.items())
 
 
+def measure_changes(plan: Plan, in_force: Container[str]) -> int:
+    """Return how many bytes of its commit's header a plan needs, at most; ending what is not in force needs none."""
+    return sum(measure_change(name, TOKEN_BYTES if reminder else 0) for name, reminder in plan.items() if reminder or name in in_force)
+
+
+def measure_change(name: str, token_bytes: int = 0) -> int:
+    """Return how many bytes one pair needs, with its comma; without a token it ends the reminder."""
+    return len(name) + token_bytes + 2
+
+
 def parse_changes(text: str) -> dict[str, str]:
     """Read what a commit carries, or raise `InvalidEnvelope`."""
     changes: dict[str, str] = {}
@@ -91,8 +113,8 @@ def parse_changes(text: str) -> dict[str, str]:
     return changes
 
 
-def plan_reminders(wishes: Sequence[SetReminder | CancelReminder], now_s: float) -> dict[str, Reminder | None]:
-    """Return what a command wants of each reminder: a new one, or None for its end; the last wish for a name counts.
+def plan_reminders(wishes: Sequence[SetReminder | CancelReminder], now_s: float) -> Plan:
+    """Return what a command wants of reminders; the last wish for a name counts.
 
     Args:
         now_s: unix time from which durations count.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 import msgspec
 import pytest
@@ -14,8 +15,8 @@ from aether_api.identity import ActorId
 from aether_api.messages import Command, Reply
 from aether_nats.schedules import Reminder
 from aether_runtime.adapters.memory import MemoryCommitLog
-from aether_runtime.core.group import InboxEntry, Waiting
-from aether_runtime.core.reminders import REMINDER_GONE
+from aether_runtime.core.group import COMMANDS_MAX, InboxEntry, Waiting
+from aether_runtime.core.reminders import CHANGES_BYTES_MAX, REMINDER_GONE, parse_changes
 from aether_runtime.core.window import AGE_MAX_S
 from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
@@ -329,7 +330,7 @@ async def test_a_tick_whose_command_fails_keeps_its_reminder() -> None:
 
 
 async def test_one_shots_that_fired_by_the_hundred_end_with_several_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aether_runtime.reminders.ENDS_MAX", 2)
+    monkeypatch.setattr("aether_runtime.reminders.CHANGES_BYTES_MAX", 2 * len("r0:,"))
     rig = Rig()
     vm = await rig.start()
     names = [f"r{number}" for number in range(5)]
@@ -339,6 +340,44 @@ async def test_one_shots_that_fired_by_the_hundred_end_with_several_commits(monk
     for left in (3, 1, 0):
         await run_commands(rig.pod, vm, command("Ring", f"{left} left"))
         assert (dict(vm.reminders), len((await rig.start(epoch=2)).reminders)) == ({}, left)
+
+
+LONG: Final = "r" * 50
+"""Begins names that fill a header soon."""
+
+
+async def test_commands_whose_reminders_do_not_fit_into_one_header_wait_for_the_next_commit() -> None:
+    rig = Rig()
+    replies = await run_commands(rig.pod, await rig.start(), *(command("SetMany", f"c-{number}", name=f"{LONG}_{number}", count=5, after_s=60) for number in range(COMMANDS_MAX)))
+    commits = await rig.commits()
+    assert {reply.outcome for reply in replies} == {"accepted"}
+    assert sum(len(parse_changes(commit.reminders)) for commit in commits) == 5 * COMMANDS_MAX
+    assert max(len(commit.reminders) for commit in commits) <= CHANGES_BYTES_MAX
+
+
+@pytest.mark.parametrize(("name", "count"), [("SetMany", 800), ("CancelMany", 1100)])
+async def test_a_command_with_more_reminders_than_a_header_holds_is_refused_before_anything_is_scheduled(name: str, count: int) -> None:
+    rig = Rig()
+    vm = await rig.start()
+    for first in range(0, count, 100):
+        await run_commands(rig.pod, vm, *(command("Set", f"s-{number}", name=f"{LONG}_{number}", after_s=60) for number in range(first, first + 100)))
+    made = rig.schedules.times_made
+    reply, other = await run_commands(rig.pod, vm, command(name, name=LONG, count=count, after_s=60), command("Ring"))
+    assert (reply.outcome, reply.reason, f"its {count} reminders need " in reply.message) == ("error", Reason.COMMIT_TOO_LARGE, True)
+    assert (other.outcome, rig.schedules.times_made, len(vm.reminders)) == ("accepted", made, count)
+
+
+async def test_one_shots_that_ring_together_end_in_as_many_commits_as_their_names_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    vm = await rig.start()
+    names = [f"r{number}" for number in range(5)]
+    await run_commands(rig.pod, vm, *(command("Set", name, name=name, after_s=60) for name in names))
+    for module in ("reminders", "core.group"):
+        monkeypatch.setattr(f"aether_runtime.{module}.CHANGES_BYTES_MAX", 3 * len("r0:,") - 1)
+    calls = [send_durable(rig.pod, vm, command("Ring", f"tick of {name}"), sequence, build_tick(vm, name)) for sequence, name in enumerate(names, 50)]
+    await settle(rig.pod, until=lambda: all(call.answers for call in calls))
+    assert [commit.reminders for commit in await rig.commits()][1:] == ["r0:,r1:,r2:", "r3:,r4:"]
+    assert dict(vm.reminders) == {}
 
 
 async def test_a_recurring_reminder_stays_in_force() -> None:
