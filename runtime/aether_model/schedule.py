@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
@@ -17,7 +18,10 @@ from aether_model.fields import parse_time
 from aether_model.model import After, At, Cron, Schedule
 
 AFTER_MAX_S: Final = 100 * 366 * 86_400.0
-"""Seconds: a century, so that every moment has a year of four digits."""
+"""Seconds: a century, which keeps every moment before `AT_MAX`."""
+
+AT_MAX: Final = datetime(2262, 4, 11, 23, 47, 16, tzinfo=UTC)
+"""The last moment that the server can keep: it counts nanoseconds in 64 bits, and takes a later one for one that has passed."""
 
 EVERY_MIN_S: Final = 1.0
 """Seconds: the server refuses to repeat faster."""
@@ -65,6 +69,8 @@ def check_schedule(schedule: Schedule) -> str | None:
 
 def check_cron(text: str) -> str | None:
     """Return what is wrong with a cron text; None if the server takes it."""
+    if not text.isprintable():
+        return f"cron {text!r} is not one line of text with blanks"
     if text.startswith("@"):
         return _check_macro(text)
     parts = text.split()
@@ -86,6 +92,8 @@ def check_zone(text: str, zone: str) -> str | None:
     """Return what is wrong with the time zone of a cron text; None if it has one that is known."""
     if text.startswith("@every") and zone != "UTC":
         return "@every counts seconds and has no time zone"
+    if zone.lower() in ("local", "localtime"):
+        return f"time zone {zone!r} is whatever the server's machine is set to; name the zone, such as Europe/Berlin"
     if _ZONE.fullmatch(zone):
         try:
             ZoneInfo(zone)
@@ -97,11 +105,11 @@ def check_zone(text: str, zone: str) -> str | None:
 
 
 def _check_time(time: str) -> str | None:
+    latest = f"the latest is {AT_MAX:%Y-%m-%dT%H:%M:%SZ}"
     try:
-        parse_time(time)
+        return f"at {time!r} is too late, {latest}" if parse_time(time) > AT_MAX else None
     except ValueError as exc:
-        return str(exc)
-    return None
+        return f"at {exc}; {latest}"
 
 
 def _check_macro(text: str) -> str | None:

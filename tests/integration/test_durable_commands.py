@@ -18,6 +18,7 @@ from aether_api import headers
 from aether_api.identity import ActorId, Epoch, PodUid
 from aether_api.messages import format_time
 from aether_api.subjects import inbox_stream, inbox_subject
+from aether_model.schedule import AT_MAX
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
@@ -530,10 +531,18 @@ async def test_a_schedule_that_nobody_stands_for_is_ended_by_its_first_tick(rig:
         assert (await rig.events(), inbox.orphans >= 1) == ([], True)
 
 
+async def test_the_last_moment_that_can_be_kept_is_kept_and_does_not_ring(rig: Rig) -> None:
+    async with alarm_pod(rig):
+        await send(rig, "Set", name="last", at=f"{AT_MAX:%Y-%m-%dT%H:%M:%SZ}")
+        await send(rig, "Set", name="soon", after_s=2.0)
+        await rig.until_rang("Set", "Set", "soon")
+        assert [reminder.name for reminder, _ in await rig.schedules.read_all(CLOCK)] == ["last"]
+
+
 async def test_a_schedule_that_the_server_cannot_read_fails_its_command(rig: Rig) -> None:
     async with alarm_pod(rig):
         reply = await rig.client.send(CLOCK, "Set", {"cron": "0 9 * * *"}, timeout_s=WAIT_S)
-        assert (reply.outcome, reply.reason, "six fields" in reply.message) == ("error", "CommandFailed", True)
+        assert (reply.outcome, reply.reason, "5 fields instead of six" in reply.message) == ("error", "CommandFailed", True)
 
 
 async def test_reminders_by_the_thousand_are_set_by_many_commands_and_by_none_alone(rig: Rig) -> None:

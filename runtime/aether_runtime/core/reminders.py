@@ -20,7 +20,9 @@ from aether_api.durable import DurableCommand, Tick
 from aether_api.errors import CommandFailed, InvalidEnvelope, InvalidName
 from aether_api.identity import check_member
 from aether_api.messages import format_time, parse_time
+from aether_model.fields import parse_time as parse_moment
 from aether_model.model import After, At, CancelReminder, Cron, SetReminder
+from aether_model.schedule import check_schedule
 from aether_nats.schedules import Reminder
 
 Plan = Mapping[str, Reminder | None]
@@ -35,9 +37,6 @@ NO_REMINDERS: Final[Mapping[str, str]] = MappingProxyType({})
 SKIP_AFTER_S: Final = 60.0
 """Seconds after which a tick of policy `skip` is too late to run: longer than a fail-over with a long replay, shorter than what a
 person who wrote `skip` would call on time."""
-
-AFTER_MAX_S: Final = 100 * 366 * 86_400.0
-"""Seconds: a hundred years, beyond which a moment may have no date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,7 @@ def plan_reminders(wishes: Sequence[SetReminder | CancelReminder], now_s: float)
         try:
             name = check_member("reminder", wish.name)
             plan[name] = None if isinstance(wish, CancelReminder) else _build_reminder(wish, now_s)
-        except (InvalidName, InvalidEnvelope) as exc:
+        except InvalidName as exc:
             raise CommandFailed(str(exc)) from exc
     return plan
 
@@ -135,25 +134,20 @@ def plan_reminders(wishes: Sequence[SetReminder | CancelReminder], now_s: float)
 def _build_reminder(wish: SetReminder, now_s: float) -> Reminder:
     check_member("command", wish.command)
     schedule = wish.schedule
+    problem = check_schedule(schedule)
+    if problem is not None:
+        raise CommandFailed(f"reminder {wish.name}: {problem}")
     match schedule:
         case At(time):
-            due_s = parse_time(time).timestamp()
+            due_s = parse_moment(time).timestamp()
         case After(seconds):
-            if not 0 <= seconds <= AFTER_MAX_S:
-                raise CommandFailed(f"reminder {wish.name}: {seconds:g} s is no time to wait; take 0 to {AFTER_MAX_S:.0f}")
             due_s = now_s + seconds
         case Cron(text, zone):
-            return Reminder(wish.name, wish.command, wish.payload, _check_line(wish.name, text), zone=_check_line(wish.name, zone) if zone != "UTC" else "", missed=wish.missed)
+            return Reminder(wish.name, wish.command, wish.payload, text.strip(), zone=zone if zone != "UTC" else "", missed=wish.missed)
         case _:
             assert_never(schedule)
     due = format_time(max(due_s, now_s + LEAD_S))
     return Reminder(wish.name, wish.command, wish.payload, f"@at {due}", due, missed=wish.missed)
-
-
-def _check_line(name: str, text: str) -> str:
-    if not text.strip() or not text.isprintable() or text.startswith("@at"):
-        raise CommandFailed(f"reminder {name}: {text!r} is no schedule; write six fields, seconds first, such as 0 30 9 * * MON-FRI")
-    return text.strip()
 
 
 def is_worth_a_look(found: DurableCommand | InvalidEnvelope, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:

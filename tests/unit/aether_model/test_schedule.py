@@ -14,6 +14,7 @@ from aether_model.schedule import check_schedule
     "schedule",
     [
         At("2026-07-01T12:00:00Z"),
+        At("2262-04-11T23:47:16Z"),
         At("1999-01-01T00:00:00.5+02:00"),
         After(0),
         After(3600.5),
@@ -37,6 +38,9 @@ def test_a_schedule_that_can_be_kept_passes(schedule: Schedule) -> None:
     [
         (At("tomorrow"), "'tomorrow' is no RFC 3339 time"),
         (At("2026-02-30T12:00:00Z"), "day is out of range"),
+        (At("2262-04-11T23:47:17Z"), "at '2262-04-11T23:47:17Z' is too late, the latest is 2262-04-11T23:47:16Z"),
+        (At("9999-12-31T23:59:59Z"), "is too late, the latest is 2262-04-11T23:47:16Z"),
+        (At("9999-12-31T23:59:59-01:00"), "at '9999-12-31T23:59:59-01:00' lies outside of the years 1 to 9999; the latest is 2262-04-11T23:47:16Z"),
         (After(-1), "after -1 s is not between 0 and"),
         (After(math.inf), "after inf s is not between 0 and"),
         (After(math.nan), "after nan s is not between 0 and"),
@@ -64,6 +68,9 @@ def test_a_schedule_that_can_be_kept_passes(schedule: Schedule) -> None:
         (Cron("0 0 9 * * *", "Mars/Olympus"), "there is no time zone 'Mars/Olympus'"),
         (Cron("0 0 9 * * *", "../etc/passwd"), "there is no time zone '../etc/passwd'"),
         (Cron("0 0 9 * * *", ""), "there is no time zone ''"),
+        (Cron("0 0 9 * * *", " "), "there is no time zone ' '"),
+        (Cron("0 0 9 * * *", "Local"), "time zone 'Local' is whatever the server's machine is set to; name the zone"),
+        (Cron("0 0 9 * *\r\n*"), "is not one line"),
     ],
 )
 def test_a_schedule_that_the_server_would_refuse_is_refused_in_words(schedule: Schedule, words: str) -> None:

@@ -74,6 +74,23 @@ def test_a_wish_that_cannot_be_carried_out_costs_its_command(refused: SetReminde
         plan_reminders([refused], NOW_S)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "why"),
+    [
+        (At("3000-01-01T00:00:00Z"), "at '3000-01-01T00:00:00Z' is too late, the latest is 2262-04-11T23:47:16Z"),
+        (At("9999-12-31T23:59:59-01:00"), "at '9999-12-31T23:59:59-01:00' lies outside of the years 1 to 9999; the latest is 2262-04-11T23:47:16Z"),
+        (Cron("@daily", " "), "there is no time zone ' '; names are those of IANA, such as Europe/Berlin"),
+        (Cron("@daily", "Local"), "time zone 'Local' is whatever the server's machine is set to; name the zone, such as Europe/Berlin"),
+        (Cron("@every 1h", "Europe/Berlin"), "@every counts seconds and has no time zone"),
+        (Cron("0 0 0 30 2 *"), "cron '0 0 0 30 2 *' names a day that no such month has"),
+    ],
+)
+def test_a_refused_wish_names_its_reminder_and_says_what_is_wrong_with_it(schedule: Schedule, why: str) -> None:
+    with pytest.raises(CommandFailed) as caught:
+        plan_reminders([wish(schedule)], NOW_S)
+    assert str(caught.value) == f"reminder dunning: {why}"
+
+
 @given(st.dictionaries(names, tokens, min_size=1))
 def test_what_a_commit_says_of_reminders_parses_back(changes: dict[str, str]) -> None:
     assert parse_changes(format_changes(changes)) == changes
