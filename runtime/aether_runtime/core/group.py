@@ -66,6 +66,7 @@ class Group(msgspec.Struct):
     Attributes:
         time: of its events, RFC 3339; `time_s` is the same moment in unix time.
         oldest_s: unix time before which a command is too old to be run: its id may have left the window.
+        now_s: unix time from which reminders count; `time_s` is ahead of it where a writer's clock was, since event time never runs back.
         answers: in order of arrival; sent when the commit is acked, or the position confirmed.
         immediate: answers that say nothing about the state (expired), sent at once.
         repeats: commands whose ids may be known, with the sequences of the commits to check, newest first.
@@ -86,6 +87,7 @@ class Group(msgspec.Struct):
     time: str
     time_s: float
     oldest_s: float
+    now_s: float
     answers: list[tuple[Waiting, Reply]] = []
     immediate: list[tuple[Waiting, Reply]] = []
     repeats: list[tuple[Waiting, Sequence[int]]] = []
@@ -145,7 +147,7 @@ def begin_group(history: History, now: Now) -> Group:
         time, time_s = position.last_time, parse_time(position.last_time).timestamp()
     floor_s = history.window.floor_s
     oldest_s = max(now.unix_s - AGE_MAX_S, floor_s + SKEW_S) if floor_s else now.unix_s - AGE_MAX_S
-    return Group(history.state, position.version, time, time_s, oldest_s)
+    return Group(history.state, position.version, time, time_s, oldest_s, now.unix_s)
 
 
 def _take(group: Group, history: History, item: Waiting, now: Now) -> bool:
@@ -223,7 +225,7 @@ def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision |
                 version += 1
                 state = model.apply(state, event.type, event.data, time=group.time, version=version, schema_version=event.schema_version)
             if decision.reminders:
-                plan = plan_reminders(decision.reminders, group.time_s)
+                plan = plan_reminders(decision.reminders, group.now_s)
         elif type(decision) is Rejected:
             decision = Rejected(_read_text(decision.reason), _read_text(decision.message))
         return decision, state, plan

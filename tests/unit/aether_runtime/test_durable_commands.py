@@ -12,7 +12,7 @@ from aether_api.durable import InboxPosition, Tick
 from aether_api.envelope import Commit, StoredCommit
 from aether_api.errors import CommandFailed, Disconnected, InternalError, Reason, RetryableError
 from aether_api.identity import ActorId
-from aether_api.messages import Command, Reply
+from aether_api.messages import Command, Reply, format_time
 from aether_nats.schedules import Reminder
 from aether_runtime.adapters.memory import MemoryCommitLog
 from aether_runtime.core.group import COMMANDS_MAX, InboxEntry, Waiting
@@ -156,6 +156,16 @@ async def test_a_reminder_is_scheduled_before_the_commit_that_names_it() -> None
     (commit,) = await rig.commits()
     assert commit.reminders == f"morning:{commit.id}"
     assert (key, reminder.payload, dict(vm.reminders)) == (("morning", commit.id), b'{"label":"morning"}', {"morning": commit.id})
+
+
+async def test_a_reminder_counts_from_now_although_an_earlier_writer_had_a_clock_that_was_ahead() -> None:
+    rig = Rig()
+    rig.pod.clock.elapsed_s = 600.0
+    await run_commands(rig.pod, await rig.start(), command("Ring", age_s=-600.0))
+    rig.pod.clock.elapsed_s = 0.0
+    (reply,) = await run_commands(rig.pod, await rig.start(epoch=2), command("Set", after_s=60))
+    ((_, reminder),) = rig.schedules.made.items()
+    assert (reply.events[0].time, reminder.due) == (format_time(START_S + 600), format_time(START_S + 60))
 
 
 async def test_a_replaced_and_a_cancelled_reminder_lose_their_schedules_after_the_commit() -> None:
