@@ -115,6 +115,20 @@ async def ensure_streams(connection: NatsConnection, namespace: str, plan: Strea
     return layout
 
 
+async def remake_inbox(connection: NatsConnection, namespace: str) -> bool:
+    """Make the stream of durable commands and reminders anew where it is gone and the events are there; returns whether.
+
+    Raises:
+        JetStreamError, RetryableError: as `ensure_streams`.
+    """
+    js = JetStream(connection, timeout_s=CREATE_TRY_S)
+    events = await js.stream_info(subjects.event_stream(namespace, 0))
+    if events is None or await js.stream_info(subjects.inbox_stream(namespace)) is not None:
+        return False
+    await _ensure(js, build_inbox_config(namespace, StreamPlan(replicas=events.config.num_replicas)))
+    return True
+
+
 async def read_layout(connection: NatsConnection, namespace: str) -> StreamLayout | None:
     """Read the layout of a namespace; None while it has no streams.
 

@@ -16,7 +16,7 @@ from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
 from aether_runtime.answers import build_moving, send_all
 from aether_runtime.backlog import COMMAND_BYTES
-from aether_runtime.core.group import Group, Waiting
+from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting
 from aether_runtime.core.history import History
 from aether_runtime.core.passivation import UNUSED
 from aether_runtime.ports import ActorReport, DesiredActor
@@ -34,7 +34,7 @@ class Activation:
     """
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_ended", "_history", "_idle", "_in_hand", "_listener", "_mailbox", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "has_place", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
+        "_append", "_busy", "_conflicts", "_ended", "_history", "_idle", "_in_hand", "_listener", "_mailbox", "_next_size", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "has_place", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
@@ -54,6 +54,7 @@ class Activation:
         self._listener = listener
         self._tally = services.tally.of(desired.actor.model)
         self._mailbox: list[Waiting] = []
+        self._next_size = COMMANDS_MAX
         self._in_hand = 0
         self._busy = True
         self._stopping = False
@@ -159,6 +160,7 @@ class Activation:
 
     def _become_idle(self) -> None:
         """Tell a stop that waits that nothing is under way any more."""
+        self._next_size = COMMANDS_MAX
         self._in_hand = 0
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)

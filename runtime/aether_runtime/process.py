@@ -21,13 +21,13 @@ from aether_api.errors import SettingsInvalid
 from aether_api.identity import PodUid, PoolName
 from aether_nats.connection import NatsConnection
 from aether_nats.heads import HeadComparison
-from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_nats.schedules import Schedules
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamLayout, StreamPlan, ensure_streams
 from aether_runtime.adapters.folder import FolderSource, LatestReports
+from aether_runtime.adapters.jetstream_inbox import KeptInbox
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.adapters.on_demand import OnDemandSource
 from aether_runtime.memory import read_memory
@@ -100,7 +100,7 @@ def _build_ports(js: JetStream, layout: StreamLayout, source: ActorSource, sink:
         JetStreamSnapshotStore(js),
         source,
         sink,
-        Inbox(js, layout.namespace),
+        KeptInbox(js, layout.namespace),
         Schedules(js),
         HeadComparison(js, layout.namespace, layout.partitions),
     )

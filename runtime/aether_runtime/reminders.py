@@ -26,7 +26,13 @@ from aether_runtime.ports import ReminderStore
 logger = logging.getLogger(__name__)
 
 RETRY_S: Final = 0.2
-"""Seconds between tries to make a schedule while NATS is away; the actor waits meanwhile, as it does with an append."""
+"""Seconds between tries to make a schedule while NATS is away; the actor waits meanwhile."""
+
+GIVE_UP_S: Final = 2.0
+"""Seconds after which a schedule that cannot be made is given up: a server comes back within them, and who waits behind is not yet out of time."""
+
+UNSCHEDULED_RETRY_MS: Final = 1000
+"""Milliseconds after which a command comes again whose schedules could not be made: the actor does other work meanwhile."""
 
 REMAKE_TRIES: Final = 300
 """Tries to make a schedule again, a minute of them: as long as an election takes at its worst."""
@@ -67,24 +73,59 @@ def find_made(group: Group, token: str) -> list[Named]:
     return [(name, token) for name, (reminder, _) in group.reminders.items() if reminder]
 
 
-async def make_schedules(store: ReminderStore | None, actor: ActorId, group: Group, token: str, *, is_stopping: Callable[[], bool]) -> list[tuple[Waiting, Reply]]:
-    """Make the schedules of a group, however long it takes, and return which commands fail instead; then the others must be decided again."""
+def choose_patience_s(group: Group, monotonic_s: float) -> float:
+    """Return how long to try to make one schedule: at most half of what is left to the first of the group, so that the others are still in time."""
+    left_s = min(item.deadline for item in group.members) - monotonic_s
+    return max(RETRY_S, min(GIVE_UP_S, left_s / 2))
+
+
+async def make_schedules(
+    store: ReminderStore | None, actor: ActorId, group: Group, token: str, *, patience_s: float, is_stopping: Callable[[], bool]
+) -> tuple[list[tuple[Waiting, Reply]], list[Named]]:
+    """Make the schedules of a group, and return which commands fail instead, and what was then made in vain; the others must be decided again.
+
+    Args:
+        patience_s: for each of them. The outcome of a try that this cuts short is unknown, which does no harm.
+    """
+    begun: list[Named] = []
     for name, (reminder, item) in group.reminders.items():
-        while reminder is not None:
-            try:
-                if store is None:
-                    raise CommandFailed(f"reminder {name}: this runtime keeps no reminders")
-                await store.set(actor, reminder, token)
-                break
-            except PermanentError as exc:
-                reason = Reason.COMMAND_FAILED if isinstance(exc, CommandFailed) else reason_of(exc)
-                return [(item, build_error(reason, f"{exc}; nothing was stored", command_id=item.command.id))]
-            except RetryableError as exc:
-                if is_stopping():
-                    return [(member, build_moving(member.command.id)) for member in group.members]
-                logger.debug("making a schedule has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
-                await asyncio.sleep(RETRY_S)
-    return []
+        if reminder is None:
+            continue
+        begun.append((name, token))
+        problem = "no answer"
+        try:
+            async with asyncio.timeout(patience_s):
+                while problem := await _find_problem(store, actor, reminder, token):
+                    if is_stopping():
+                        break
+                    await asyncio.sleep(RETRY_S)
+        except PermanentError as exc:
+            reason = Reason.COMMAND_FAILED if isinstance(exc, CommandFailed) else reason_of(exc)
+            return [(item, build_error(reason, f"{exc}; nothing was stored", command_id=item.command.id))], begun
+        except TimeoutError:
+            logger.debug("a schedule could not be made in time", extra={logs.ACTOR_ID: str(actor), logs.NAME: name, logs.REASON: problem})
+        if problem and is_stopping():
+            return [(member, build_moving(member.command.id)) for member in group.members], begun
+        if problem:
+            return [(setter, _build_unscheduled(setter, problem)) for setter in group.setters], begun
+    return [], begun
+
+
+async def _find_problem(store: ReminderStore | None, actor: ActorId, reminder: Reminder, token: str) -> str:
+    """Make a schedule; return why that has to wait, nothing if it is made."""
+    if store is None:
+        raise CommandFailed(f"reminder {reminder.name}: this runtime keeps no reminders")
+    try:
+        await store.set(actor, reminder, token)
+    except RetryableError as exc:
+        logger.debug("making a schedule has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+        return str(exc) or type(exc).__name__
+    return ""
+
+
+def _build_unscheduled(item: Waiting, problem: str) -> Reply:
+    message = f"its reminders cannot be kept now ({problem}); nothing was stored, send the command again with the same id"
+    return build_error(Reason.BUSY, message, command_id=item.command.id, retry_after_ms=UNSCHEDULED_RETRY_MS)
 
 
 def is_overdue(group: Group, now_s: float) -> bool:

@@ -35,7 +35,7 @@ from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group,
 from aether_runtime.core.history import Position
 from aether_runtime.permits import Permit
 from aether_runtime.ports import DesiredActor
-from aether_runtime.reminders import end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
+from aether_runtime.reminders import choose_patience_s, end_schedules, find_ended, find_made, is_overdue, make_schedules, remake_schedules
 from aether_runtime.replays import ReplayWatch
 from aether_runtime.snapshotter import SnapshotMark
 from aether_runtime.vm_reading import Tail, answer_repeats, fold_announced, read_history, read_tail
@@ -268,7 +268,8 @@ class VirtualMachine(Activation):
     def _decide_next(self) -> Group | None:
         """Decide the next group and start what it needs, except for its append; called only when idle."""
         while self._mailbox and not self._stopping:
-            waiting, self._mailbox = (self._mailbox, []) if len(self._mailbox) <= COMMANDS_MAX else (self._mailbox[:COMMANDS_MAX], self._mailbox[COMMANDS_MAX:])
+            size, self._next_size = self._next_size, COMMANDS_MAX
+            waiting, self._mailbox = (self._mailbox, []) if len(self._mailbox) <= size else (self._mailbox[:size], self._mailbox[size:])
             now = self._services.now()
             self.uses += 1
             self.touched_s = now.monotonic_s
@@ -357,16 +358,19 @@ class VirtualMachine(Activation):
     async def _append_scheduled(self, commit: Commit, group: Group) -> None:
         """Make the schedules of a group, then append its commit: a reminder in force then always has a schedule."""
         group.ended = find_ended(group, self._history.reminders)
+        patience_s = choose_patience_s(group, self._services.now().monotonic_s)
         try:
-            failed = await make_schedules(self._services.reminders, self.desired.actor, group, commit.id, is_stopping=lambda: self._stopping)
+            failed, made = await make_schedules(self._services.reminders, self.desired.actor, group, commit.id, patience_s=patience_s, is_stopping=lambda: self._stopping)
             if not failed:
                 return self._append_commit(commit, group)
         except BaseException:
             self._send([(item, build_moving(item.command.id)) for item in group.members])
             raise
-        self._end_schedules(find_made(group, commit.id))
+        self._end_schedules(made)
         self._send(failed)
-        self._mailbox[:0] = [item for item in group.members if all(item is not other for other, _ in failed)]
+        others = [item for item in group.members if all(item is not other for other, _ in failed)]
+        self._mailbox[:0] = others
+        self._next_size = len(others) or COMMANDS_MAX  # without whoever came meanwhile, who may set reminders, too
         self._release_step()
 
     def _after_scheduled(self, commit: Commit, group: Group) -> None:

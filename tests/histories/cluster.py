@@ -26,6 +26,7 @@ from aether_nats.schedules import Schedules
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamPlan, ensure_streams
 from aether_runtime.adapters.folder import LatestReports
+from aether_runtime.adapters.jetstream_inbox import KeptInbox
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.followers import COMPARE_EVERY_S
 from aether_runtime.inbox import SWEEP_S
@@ -161,7 +162,7 @@ async def running_pod(
             JetStreamSnapshotStore(js),
             outside.source if outside is not None else PlacementSource(placements or Placements(), pod.uid),
             outside.sink if outside is not None else sink,
-            wrap_inbox(Inbox(js, namespace)),
+            wrap_inbox(KeptInbox(js, namespace)),
             Schedules(js),
             HeadComparison(js, namespace, layout.partitions),
         )

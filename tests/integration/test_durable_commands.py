@@ -399,6 +399,19 @@ async def test_commands_reach_an_inbox_that_was_made_anew_under_a_living_runtime
         await rig.until_settled()
 
 
+async def test_a_lost_inbox_holds_up_nobody_and_is_made_anew_by_the_sweep(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    async with alarm_pod(rig, sweep_s=1.0):
+        await send(rig, "Set", name="lost", after_s=3600)
+        await JetStream(rig.connection).delete_stream(inbox_stream("default"))
+        async with asyncio.TaskGroup() as tasks:
+            told = tasks.create_task(rig.client.send(CLOCK, "Set", {"name": "early", "after_s": 60}, timeout_s=1.0), name="early")
+            await send(rig, "Ring", label="meanwhile")
+        assert (told.result().reason, "its reminders cannot be kept now" in told.result().message) == ("Busy", True)
+        await send(rig, "Set", name="soon", after_s=1.0)
+        await rig.until_rang("Set", "meanwhile", "Set", "soon")
+    assert [record.levelname for record in caplog.records if "is made anew" in record.message] == ["ERROR"]
+
+
 async def test_what_waited_for_one_life_of_an_actor_never_runs_in_the_next(rig: Rig) -> None:
     async with alarm_pod(rig):
         await send(rig, "Ring", label="first")

@@ -77,6 +77,7 @@ class Group(msgspec.Struct):
         bytes: of the events so far; at most `bytes_max`.
         inbox: how far the group settles the actor's durable commands; None if not at all.
         reminders: what becomes of reminders, by name: a new one, or None for its end; with the command that wants it.
+        setters: the commands that set reminders, also those of which later ones set the same.
         changes_bytes: of the commit's header that `reminders` need, at most; not more than `CHANGES_BYTES_MAX`, but for the end of one one-shot.
         fired: one-shots whose commands store nothing, by name with their tokens; the group's commit ends them, or the next one.
         ended: names and tokens of the schedules that are of no more use once the group is committed.
@@ -100,6 +101,7 @@ class Group(msgspec.Struct):
     bytes_max: int = 0
     inbox: InboxPosition | None = None
     reminders: dict[str, tuple[Reminder | None, Waiting]] = {}
+    setters: list[Waiting] = []
     changes_bytes: int = 0
     fired: dict[str, str] = {}
     ended: list[tuple[str, str]] = []
@@ -268,6 +270,8 @@ def _take_events(group: Group, history: History, item: Waiting, events: Sequence
         if plan:
             group.changes_bytes += changes
             group.reminders |= {name: (reminder, item) for name, reminder in plan.items()}
+            if any(plan.values()):
+                group.setters.append(item)
     return True
 
 

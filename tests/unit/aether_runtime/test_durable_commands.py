@@ -8,16 +8,18 @@ from typing import Final
 import msgspec
 import pytest
 
-from aether_api.durable import InboxPosition, Tick
+from aether_api.durable import NEVER_S, InboxPosition, Tick
 from aether_api.envelope import Commit, StoredCommit
-from aether_api.errors import CommandFailed, Disconnected, InternalError, Reason, RetryableError
+from aether_api.errors import CommandFailed, Disconnected, InternalError, Reason, RetryableError, StreamUnavailable
 from aether_api.identity import ActorId
 from aether_api.messages import Command, Reply, format_time
 from aether_nats.schedules import Reminder
 from aether_runtime.adapters.memory import MemoryCommitLog
-from aether_runtime.core.group import COMMANDS_MAX, InboxEntry, Waiting
+from aether_runtime.core.group import COMMANDS_MAX, InboxEntry, Now, Waiting, decide_group
+from aether_runtime.core.history import History
 from aether_runtime.core.reminders import CHANGES_BYTES_MAX, REMINDER_GONE, parse_changes
 from aether_runtime.core.window import AGE_MAX_S
+from aether_runtime.reminders import GIVE_UP_S, RETRY_S, choose_patience_s
 from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import START_S, build_command
@@ -230,9 +232,51 @@ async def test_schedules_wait_for_the_server() -> None:
     assert (reply.outcome, rig.schedules.names) == ("accepted", ["morning"])
 
 
+class NoSchedules(Schedules):
+    """Schedules of a stream that is gone, or (`hangs`) has no leader."""
+
+    def __init__(self, *, hangs: bool) -> None:
+        super().__init__()
+        self.hangs = hangs
+
+    async def set(self, actor: ActorId, reminder: Reminder, token: str) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        raise StreamUnavailable("there is no stream")
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_commands_whose_schedules_cannot_be_made_are_told_to_come_back_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
+    monkeypatch.setattr("aether_runtime.reminders.GIVE_UP_S", 0.01)
+    monkeypatch.setattr("aether_runtime.reminders.RETRY_S", 0.002)
+    rig = Rig(schedules=NoSchedules(hangs=hangs))
+    vm = await rig.start()
+    patient = send_durable(rig.pod, vm, command("Set", "d", name="evening", after_s=60), 40)
+    calls = [rig.pod.send(vm, item) for item in (command("Set", "a", after_s=60), command("Ring", "b"), command("Set", "c", after_s=90))]
+    await settle(rig.pod, until=lambda: vm._busy)
+    later = rig.pod.send(vm, command("Set", "e", name="later", after_s=60))
+    replies = await hear_slowly(patient, *calls, later)
+    why = "no answer" if hangs else "there is no stream"
+    assert [(reply.reason, why in reply.message, reply.retry_after_ms > 0) for reply in replies] == [(Reason.BUSY, True, True)] * 2 + [("", False, False)] + [
+        (Reason.BUSY, True, True)
+    ] * 2
+    assert [commit.reminders for commit in await rig.commits()] == [""]
+
+
+async def test_a_schedule_is_given_up_while_those_who_wait_with_it_are_still_in_time() -> None:
+    def patience(*deadlines: float) -> float:
+        items = [Waiting(command("Ring", f"{number}"), deadline, lambda reply: None) for number, deadline in enumerate(deadlines)]
+        return choose_patience_s(decide_group(History.empty(Alarm()), items, Now(START_S, 100.0), bytes_max=1 << 20), 100.0)
+
+    assert (patience(NEVER_S), patience(NEVER_S, 101.0, 110.0), patience(100.1)) == (GIVE_UP_S, 0.5, RETRY_S)
+
+
 async def run_commands_slowly(pod: Pod, vm: VirtualMachine, *commands: Command) -> list[Reply]:
     """Wait for real, since a try that failed is repeated after a fifth of a second."""
-    calls = [pod.send(vm, item) for item in commands]
+    return await hear_slowly(*[pod.send(vm, item) for item in commands])
+
+
+async def hear_slowly(*calls: Call) -> list[Reply]:
     async with asyncio.timeout(20):
         while not all(call.answers for call in calls):
             await asyncio.sleep(0.02)
