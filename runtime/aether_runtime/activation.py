@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -25,22 +25,28 @@ from aether_runtime.snapshotter import SnapshotMark
 from aether_runtime.vm_world import VmListener, VmServices, build_label
 
 
+_NEVER_S: Final = float("-inf")
+"""One object for all VMs, of which a pod may hold 100,000."""
+
+
 class Activation:
     """The fields of a VM, how they are seen from outside, and how it answers and reports.
 
     Attributes:
+        emptied_s: monotonic time at which its inbox was last asked and held nothing.
         replaying: how far its replay is; None before it has a permit and after it succeeded.
         has_place: whether it is one of the actors that the pod may keep awake.
     """
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_ended", "_history", "_idle", "_in_hand", "_listener", "_mailbox", "_next_size", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "has_place", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
+        "_append", "_busy", "_conflicts", "_ended", "_history", "_idle", "_in_hand", "_listener", "_mailbox", "_next_size", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "emptied_s", "has_place", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
         self.desired = desired
         self.draining = False
         self.has_place = False
+        self.emptied_s = _NEVER_S
         self.phase = ActorPhase.REPLAYING
         self.reason = "Replaying"
         self.replaying: ReplayWatch | None = None

@@ -27,11 +27,12 @@ from aether_api import logs
 from aether_api.durable import DurableCommand, InboxPosition, parse_durable
 from aether_api.errors import AetherError, InvalidEnvelope, InvalidName, Reason, RetryableError
 from aether_api.identity import ActorId
-from aether_api.messages import Reply
+from aether_api.messages import Reply, parse_time
 from aether_api.subjects import parse_wake_subject, wake_forward_subject, wake_forward_wildcard, wake_wildcard
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.message import Message
+from aether_runtime.clock import GapWatch
 from aether_runtime.core.group import InboxEntry, Waiting
 from aether_runtime.core.inbox import AHEAD_BYTES_MOST, Grave, count_try, explain_poison, is_all, judge, repeat_after_s, share_ahead
 from aether_runtime.core.reminders import REMINDER_GONE, Drop, choose_tick, is_worth_a_look
@@ -88,6 +89,7 @@ class DurableInbox:
         self._reminders = reminders
         self._runtime = runtime
         self._now_s = now_s or time.time  # looked up when it is needed, so that a simulation can be of another time
+        self._gaps = GapWatch()
         self._incarnation = 0
         self._drains = SingleFlight("inbox", self._drain, runtime.spawn)
         self._wakes = SingleFlight("wake", self._wake, runtime.spawn, at_most=WAKES_MAX)
@@ -248,7 +250,9 @@ class DurableInbox:
         position = await self._find_position(vm, renew=not self._incarnation)
         while vm.is_ready:
             max_bytes = AHEAD_BYTES_MOST if looks_far else share_ahead(len(self._drains))
+            asked_s = asyncio.get_running_loop().time()
             messages = await self._insist(partial(self._store.read_next, actor, position.sequence, max_bytes=max_bytes))
+            vm.emptied_s = vm.emptied_s if messages else asked_s
             if not messages and found_any:
                 return
             if not messages:
@@ -294,6 +298,8 @@ class DurableInbox:
                 self.dropped += 1
                 if found.tick.missed == "skip":
                     vm.skip_tick(found.tick)
+                    monotonic_s = asyncio.get_running_loop().time()
+                    self._gaps.note_age(actor, self._now_s() - parse_time(message.time).timestamp(), monotonic_s - vm.emptied_s, monotonic_s)
                 logger.debug("a tick is not run", extra={logs.ACTOR_ID: str(actor), logs.NAME: found.tick.name, logs.REASON: choice.why})
                 return True
         return await self._run_command(vm, found, message)

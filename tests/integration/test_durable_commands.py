@@ -464,6 +464,19 @@ async def test_a_skipping_tick_that_is_too_late_does_not_run(rig: Rig) -> None:
         assert (pod.runtime.inbox.dropped, dict(pod.runtime.get_active_vms()[CLOCK].reminders)) == (1, {}), "one-shots, so both are over"
 
 
+async def test_a_pod_whose_clock_is_ahead_says_why_it_skips_ticks(rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    async with alarm_pod(rig) as pod:
+        inbox = pod.runtime.inbox
+        monkeypatch.setattr(inbox, "_now_s", lambda: time.time() + 65)
+        await send(rig, "Set", cron="* * * * * *", missed="skip")
+
+        async def are_dropped() -> bool:
+            return inbox.dropped >= 3
+
+        await until(are_dropped)
+    assert [record.levelname for record in caplog.records if "the clock of this pod is ahead" in record.message] == ["WARNING"]
+
+
 async def send(pod_or_rig: Rig, command: str, **fields: Any) -> None:
     reply = await pod_or_rig.client.send(CLOCK, command, fields, timeout_s=WAIT_S)
     assert reply.outcome == "accepted", reply
