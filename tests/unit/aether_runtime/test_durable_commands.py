@@ -238,8 +238,10 @@ class NoSchedules(Schedules):
     def __init__(self, *, hangs: bool) -> None:
         super().__init__()
         self.hangs = hangs
+        self.tokens: set[str] = set()
 
     async def set(self, actor: ActorId, reminder: Reminder, token: str) -> None:
+        self.tokens.add(token)
         if self.hangs:
             await asyncio.Event().wait()
         raise StreamUnavailable("there is no stream")
@@ -249,7 +251,8 @@ class NoSchedules(Schedules):
 async def test_commands_whose_schedules_cannot_be_made_are_told_to_come_back_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
     monkeypatch.setattr("aether_runtime.reminders.GIVE_UP_S", 0.01)
     monkeypatch.setattr("aether_runtime.reminders.RETRY_S", 0.002)
-    rig = Rig(schedules=NoSchedules(hangs=hangs))
+    schedules = NoSchedules(hangs=hangs)
+    rig = Rig(schedules=schedules)
     vm = await rig.start()
     patient = send_durable(rig.pod, vm, command("Set", "d", name="evening", after_s=60), 40)
     calls = [rig.pod.send(vm, item) for item in (command("Set", "a", after_s=60), command("Ring", "b"), command("Set", "c", after_s=90))]
@@ -261,6 +264,21 @@ async def test_commands_whose_schedules_cannot_be_made_are_told_to_come_back_and
         (Reason.BUSY, True, True)
     ] * 2
     assert [commit.reminders for commit in await rig.commits()] == [""]
+    assert len(schedules.tokens) == 2, "those of a group fail together"
+
+
+async def test_those_who_waited_with_schedules_that_cannot_be_made_are_stored_before_newcomers_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.reminders.GIVE_UP_S", 0.01)
+    monkeypatch.setattr("aether_runtime.reminders.RETRY_S", 0.002)
+    rig = Rig(schedules=NoSchedules(hangs=False))
+    vm = await rig.start()
+    order: list[str] = []
+    calls = [rig.pod.send(vm, command("Set", after_s=60)), Call(command("Ring")), Call(command("Set", "newcomer", after_s=60))]
+    for call in calls[1:]:
+        vm.process_command(Waiting(call.command, 10.0, lambda reply, call=call: (order.append(reply.command_id), call.answers.append(reply))[1]))
+        await settle(rig.pod, until=lambda: vm._busy)
+    await hear_slowly(*calls)
+    assert order == ["Ring", "newcomer"]
 
 
 async def test_a_schedule_is_given_up_while_those_who_wait_with_it_are_still_in_time() -> None:
