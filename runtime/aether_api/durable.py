@@ -7,6 +7,7 @@ the schedule's headers, so a schedule carries what its ticks need.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, Literal
 
 import msgspec
@@ -24,6 +25,15 @@ NEVER_S: Final = 1e9
 
 DEAD_MESSAGE_LENGTH_MAX: Final = 1000
 """Characters of an explanation in a header: a line for a person, not a traceback."""
+
+DEAD_MESSAGE_LENGTH_SHORT: Final = 100
+"""Characters of an explanation where a dead letter does not fit into a message otherwise."""
+
+DEAD_VALUE_LENGTH_MAX: Final = 256
+"""Characters of a header there: as many as the id of a command or a name may have; only what never was a command has more."""
+
+_RETRIED: Final = (headers.COMMAND, headers.COMMAND_NAME, headers.TIME, headers.EXPECTED_VERSION)
+"""Headers without which a retry would be another command."""
 
 
 class InboxPosition(msgspec.Struct, frozen=True, gc=False):
@@ -88,6 +98,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     Attributes:
         sequence: names it, for a retry or to drop it.
         time: when it was given up, RFC 3339.
+        lost_bytes: of its payload, where that did not fit into a message beside the reason and is lost; it cannot be retried then.
     """
 
     sequence: int
@@ -97,6 +108,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     message: str
     time: str
     payload: str
+    lost_bytes: int = 0
 
 
 def build_durable_headers(command: Command) -> bytes:
@@ -178,13 +190,39 @@ def build_dead_headers(raw_headers: bytes, sequence: int, reason: str, message: 
     Args:
         sequence: of the message in the inbox; a repeat of the burial is dropped by the server.
     """
+    return _encode_dead(_read_own(raw_headers), sequence, reason, _shorten(message, DEAD_MESSAGE_LENGTH_MAX))
+
+
+def build_dead_forms(raw_headers: bytes, payload: bytes, sequence: int, reason: str, message: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield headers and payload of a dead letter, whole and then ever shorter: the first that the server takes is to be kept.
+
+    The message in the inbox may be as long as any may be, and what explains it comes on top.
+    """
+    yield build_dead_headers(raw_headers, sequence, reason, message), payload
+    own, short = _read_own(raw_headers), _shorten(message, DEAD_MESSAGE_LENGTH_SHORT)
+    yield _encode_dead(own, sequence, reason, short), payload
+    own = {name: value[:DEAD_VALUE_LENGTH_MAX] for name, value in own.items() if name in _RETRIED}
+    yield _encode_dead(own, sequence, reason, short), payload
+    if payload:
+        told = f"{short} (its payload of {len(payload)} bytes did not fit beside this and is lost)"
+        yield _encode_dead({**own, headers.DEAD_LOST_BYTES: str(len(payload))}, sequence, reason, told), b""
+
+
+def _read_own(raw_headers: bytes) -> dict[str, str]:
+    """Return the headers of a message that its dead letter keeps."""
     try:
         found = headers.decode_headers(raw_headers)
     except InvalidEnvelope:
-        found = {}
-    lines = {name: _join_lines(value) for name, value in found.items() if (name.startswith("Aether-") and name.isprintable()) or name == headers.TRACEPARENT}
-    explanation = " ".join(message.split())[:DEAD_MESSAGE_LENGTH_MAX]
-    return headers.encode_headers({**lines, headers.MESSAGE_ID: f"dead:{sequence}", headers.DEAD_REASON: reason, headers.DEAD_MESSAGE: explanation})
+        return {}
+    return {name: _join_lines(value) for name, value in found.items() if (name.startswith("Aether-") and name.isprintable()) or name == headers.TRACEPARENT}
+
+
+def _encode_dead(own: dict[str, str], sequence: int, reason: str, explanation: str) -> bytes:
+    return headers.encode_headers({**own, headers.MESSAGE_ID: f"dead:{sequence}", headers.DEAD_REASON: reason, headers.DEAD_MESSAGE: explanation})
+
+
+def _shorten(message: str, length: int) -> str:
+    return " ".join(message.split())[:length]
 
 
 def _join_lines(value: str) -> str:
@@ -196,8 +234,16 @@ def build_retry_headers(raw_headers: bytes, sequence: int) -> bytes:
     """Return the header lines with which a dead letter goes back into the inbox.
 
     The reminder that a dead tick came from may be long gone; what comes back is an ordinary command.
+
+    Raises:
+        InvalidEnvelope: its payload is lost.
     """
     found = headers.decode_headers(raw_headers)
+    lost = headers.parse_count(found.get(headers.DEAD_LOST_BYTES, ""))
+    if lost:
+        raise InvalidEnvelope(
+            f"the payload of dead letter {sequence}, {lost} bytes, did not fit beside the reason and is lost; send the command again, smaller, then drop the letter"
+        )
     gone = (headers.DEAD_REASON, headers.DEAD_MESSAGE, headers.REMINDER, headers.MISSED, headers.DUE)
     lines = {name: value for name, value in found.items() if (name.startswith("Aether-") or name == headers.TRACEPARENT) and name not in gone}
     return headers.encode_headers({**lines, headers.MESSAGE_ID: f"retry:{sequence}"})
@@ -214,6 +260,7 @@ def read_dead_letter(sequence: int, raw_headers: bytes, payload: bytes, *, store
         found.get(headers.DEAD_MESSAGE, ""),
         stored,
         payload.decode(errors="replace"),
+        headers.parse_count(found.get(headers.DEAD_LOST_BYTES, "")) or 0,
     )
 
 

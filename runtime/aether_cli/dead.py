@@ -66,12 +66,18 @@ async def _do(options: argparse.Namespace) -> list[str]:
                 return [orjson.dumps(msgspec.structs.asdict(_choose(letters, actor, options.sequence)[0]), option=orjson.OPT_INDENT_2).decode()]
             case "retry":
                 chosen = letters if options.all else _choose(letters, actor, options.sequence)
-                return [f"{letter.command or 'message'} {letter.sequence} waits again as {await inbox.retry_dead(actor, letter.sequence)}" for letter in chosen]
+                return [await _retry(inbox, actor, letter, is_one_of_all=options.all) for letter in chosen]
             case "drop":
                 chosen = letters if options.all else _choose(letters, actor, options.sequence)
                 return [await _drop(inbox, actor, letter) for letter in chosen]
             case other:
                 assert_never(other)
+
+
+async def _retry(inbox: Inbox, actor: ActorId, letter: DeadLetter, *, is_one_of_all: bool) -> str:
+    if is_one_of_all and letter.lost_bytes:
+        return f"{letter.command or 'message'} {letter.sequence} stays: its payload of {letter.lost_bytes} bytes is lost"
+    return f"{letter.command or 'message'} {letter.sequence} waits again as {await inbox.retry_dead(actor, letter.sequence)}"
 
 
 async def _drop(inbox: Inbox, actor: ActorId, letter: DeadLetter) -> str:

@@ -17,13 +17,13 @@ from typing import Final
 
 import msgspec
 
-from aether_api.durable import DeadLetter, InboxPosition, build_dead_headers, build_durable_headers, build_retry_headers, read_dead_letter
-from aether_api.errors import MALFORMED, InvalidEnvelope, InvalidName, StreamUnavailable
+from aether_api.durable import DeadLetter, InboxPosition, build_dead_forms, build_durable_headers, build_retry_headers, read_dead_letter
+from aether_api.errors import MALFORMED, InvalidEnvelope, InvalidName, JetStreamError, PayloadTooLarge, PermanentError, StreamUnavailable
 from aether_api.identity import ActorId
 from aether_api.messages import Command, parse_time
 from aether_api.subjects import dead_subject, inbox_stream, inbox_subject, inbox_wildcard, parse_inbox_subject, reminder_wildcard, snapshot_stream, tries_subject
 from aether_nats.jetstream import BATCH_BYTES_MAX, JetStream
-from aether_nats.jetstream_wire import PubAck, StoredMessage, StreamInfo
+from aether_nats.jetstream_wire import ERRORS_TOO_LARGE, PubAck, StoredMessage, StreamInfo
 
 READ_AHEAD: Final = 100
 """Messages read at once, and settled with one purge: hides the round trip, and what a crash makes us look at again is little."""
@@ -118,8 +118,22 @@ class Inbox:
         await self._js.publish(tries_subject(actor), _encode(tries))
 
     async def bury(self, actor: ActorId, message: StoredMessage, reason: str, explanation: str) -> None:
-        """Keep a command as a dead letter; it still has to be settled."""
-        await self._js.publish(dead_subject(actor), message.payload, build_dead_headers(message.raw_headers, message.sequence, reason, explanation))
+        """Keep a command as a dead letter, as much of it as fits into a message; it still has to be settled.
+
+        Raises:
+            PermanentError: the server does not take it, however short.
+        """
+        refusal: PermanentError | None = None
+        for lines, payload in build_dead_forms(message.raw_headers, message.payload, message.sequence, reason, explanation):
+            try:
+                await self._js.publish(dead_subject(actor), payload, lines)
+                return
+            except (PayloadTooLarge, JetStreamError) as exc:
+                if isinstance(exc, JetStreamError) and exc.error_code not in ERRORS_TOO_LARGE:
+                    raise
+                refusal = exc
+        if refusal is not None:
+            raise refusal
 
     async def read_dead(self, actor: ActorId) -> list[DeadLetter]:
         """List the dead letters of an actor, oldest first."""
@@ -130,7 +144,7 @@ class Inbox:
         """Put a dead letter into the inbox again, behind what waits there, and return its new sequence.
 
         Raises:
-            InvalidEnvelope: the actor has no such dead letter.
+            InvalidEnvelope: the actor has no such dead letter, or its payload is lost.
         """
         letter = await self._read_letter(actor, sequence)
         ack = await self._js.publish(inbox_subject(actor), letter.payload, build_retry_headers(letter.raw_headers, sequence))

@@ -35,6 +35,9 @@ ERROR_STREAM_EXISTS: Final = 10058
 ERROR_NO_PEERS: Final = 10005
 """A stream of the name exists with another configuration; an equal one is no error."""
 
+ERRORS_TOO_LARGE: Final = (10054, 10097)
+"""A message is longer than the stream's `max_msg_size`, or its headers are longer than 64 KB; `max_payload` is checked before."""
+
 CODE_UNAVAILABLE: Final = 503
 CODE_NOT_FOUND: Final = 404
 CODE_END_OF_BATCH: Final = 204

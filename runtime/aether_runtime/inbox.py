@@ -54,6 +54,9 @@ SWEEP_S: Final = 10.0
 RETRY_S: Final = 0.2
 """Seconds between tries while NATS is away, or while the VM takes no command."""
 
+BURY_AGAIN_S: Final = 10.0
+"""Seconds until a burial that the server refuses is tried again: somebody has to act first."""
+
 LAST_WORD_S: Final = 1.0
 """Seconds between looks whether the VM that was asked is still there, and for which one that is not may still answer: its last append may be under way."""
 
@@ -290,8 +293,7 @@ class DurableInbox:
         """Settle one message, whatever that takes; False when the VM takes no more."""
         actor = vm.get_actor_id()
         if isinstance(found, InvalidEnvelope):
-            await self._bury(actor, message, Grave(Reason.INVALID_COMMAND.value, str(found)))
-            return True
+            return await self._bury(vm, message, Grave(Reason.INVALID_COMMAND.value, str(found)))
         if found.tick is not None:
             choice = choose_tick(found.tick, later, self._now_s())
             if isinstance(choice, Drop):
@@ -315,8 +317,7 @@ class DurableInbox:
         while True:
             grave = explain_poison(tries, last)
             if grave is not None:
-                await self._bury(actor, message, grave)
-                return True
+                return await self._bury(vm, message, grave)
             if tries.count > 1 or actor not in self._proven:
                 await self._insist(partial(self._store.write_tries, actor, tries))
             reply = await self._ask_until_it_says(vm, found)
@@ -367,11 +368,22 @@ class DurableInbox:
             with suppress(RetryableError):  # its next tick comes here, too
                 await self._reminders.cancel(actor, name, token)
 
-    async def _bury(self, actor: ActorId, message: StoredMessage, grave: Grave) -> None:
-        await self._insist(partial(self._store.bury, actor, message, grave.reason, grave.message))
-        self.buried += 1
+    async def _bury(self, vm: VirtualMachine, message: StoredMessage, grave: Grave) -> bool:
+        """Keep a message as a dead letter, whatever that takes; False when the VM takes no more before that is done."""
+        actor = vm.get_actor_id()
         extra = {logs.ACTOR_ID: str(actor), logs.SEQUENCE: message.sequence, logs.REASON: f"{grave.reason}: {grave.message}"}
+        while True:
+            try:
+                await self._insist(partial(self._store.bury, actor, message, grave.reason, grave.message))
+                break
+            except AetherError as exc:
+                logger.error("a durable command that is given up cannot be kept as a dead letter, and holds up its inbox", extra={**extra, logs.REASON: str(exc)})
+            await asyncio.sleep(BURY_AGAIN_S)
+            if not vm.is_ready:
+                return False
+        self.buried += 1
         logger.error("a durable command is given up; `aether dead` shows it and can retry it", extra=extra)
+        return True
 
 
 async def _for_each(actors: Iterable[ActorId], work: Callable[[ActorId], Awaitable[None]], at_once: int) -> None:

@@ -1,8 +1,9 @@
-"""Inboxes in memory, with calls that fail before or after they took effect."""
+"""Inboxes in memory, with calls that fail before or after they took effect, and what drains them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import accumulate
@@ -14,6 +15,8 @@ from aether_api.identity import ActorId
 from aether_api.messages import Command
 from aether_nats.inbox import READ_AHEAD, Tries
 from aether_nats.jetstream_wire import StoredMessage
+from aether_runtime.vm import VirtualMachine
+from tests.histories.world import Pod
 
 
 class Call(Enum):
@@ -106,3 +109,27 @@ class MemoryInbox:
     def _end(self, call: Call) -> None:
         if call is Call.UNHEARD:
             raise Disconnected("the link dropped after")
+
+
+@dataclass
+class Host:
+    """The part of a runtime that durable commands need: one VM, and tasks."""
+
+    pod: Pod
+    vms: dict[ActorId, VirtualMachine] = field(default_factory=dict[ActorId, VirtualMachine])
+    tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+
+    @property
+    def registry(self) -> Host:
+        """The part that knows the VMs."""
+        return self
+
+    def get(self, actor: ActorId) -> VirtualMachine | None:
+        """Return the VM of an actor."""
+        return self.vms.get(actor)
+
+    def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        """Run work in the background."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)

@@ -9,6 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
+from aether_api import headers
+from aether_api.subjects import dead_subject
 from aether_cli.dead import run as run_dead
 from aether_cli.inbox import run as run_inbox
 from aether_cli.send import run as run_send
@@ -70,6 +72,21 @@ async def test_dead_letters_are_listed_shown_retried_and_dropped(nats_server: Em
         assert "waits again" in await terminal(run_dead, "retry", "account/alice", "--all")
         assert await inbox.read_dead(ALICE) == []
         assert [line["id"] for line in lines(await terminal(run_inbox, "account/alice"))] == ["c-1", "c-2"]
+
+
+async def test_a_dead_letter_that_lost_its_payload_stays_when_all_are_retried(nats_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal(nats_server, capsys)
+    async with connected(nats_server.url) as connection:
+        await open_journal(connection)
+        inbox = Inbox(JetStream(connection), "default")
+        subject, lines = dead_subject(ALICE), {headers.COMMAND_NAME: "Deposit", headers.COMMAND: "c-1", headers.DEAD_REASON: "CommandFailed"}
+        lost = (await JetStream(connection).publish(subject, b"", headers.encode_headers({**lines, headers.DEAD_LOST_BYTES: "8388000"}))).sequence
+        whole = (await JetStream(connection).publish(subject, b"{}", headers.encode_headers(lines))).sequence
+        assert orjson.loads(await terminal(run_dead, "show", "account/alice", str(lost)))["lost_bytes"] == 8388000
+        assert "8388000 bytes" in await terminal(run_dead, "retry", "account/alice", str(lost), code=1)
+        stays, waits = (await terminal(run_dead, "retry", "account/alice", "--all")).splitlines()
+        assert (f"{lost} stays" in stays, f"{whole} waits again" in waits) == (True, True)
+        assert [letter.sequence for letter in await inbox.read_dead(ALICE)] == [lost]
 
 
 async def test_a_dead_letter_that_is_not_there_is_told(nats_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,14 +7,15 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
-from aether_api.durable import parse_durable
-from aether_api.errors import CommandFailed, InvalidEnvelope
+from aether_api.durable import DeadLetter, build_durable_headers, parse_durable
+from aether_api.errors import CommandFailed, InvalidEnvelope, JetStreamError
 from aether_api.headers import STORED_SEQUENCE
 from aether_api.identity import CommandId, Epoch, parse_actor_id
 from aether_api.messages import Command, format_time
-from aether_api.subjects import parse_wake_subject, wake_wildcard
+from aether_api.subjects import inbox_subject, parse_wake_subject, wake_wildcard
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
@@ -142,6 +143,42 @@ async def test_dead_letters_are_listed_whatever_they_weigh(rig: Rig) -> None:
         return [letter.command_id for letter in await rig.inbox.read_dead(ALICE)]
 
     await until_equal(read_dead, [f"c-{number}" for number in range(3)])
+
+
+async def bury_one(rig: Rig, command: Command, explanation: str, more: bytes = b"") -> DeadLetter:
+    ack = await rig.js.publish(inbox_subject(ALICE), command.payload, build_durable_headers(command) + more)
+    (message,) = await rig.inbox.read_next(ALICE, ack.sequence - 1)
+    await rig.inbox.bury(ALICE, message, "CommandFailed", explanation)
+    return (await rig.inbox.read_dead(ALICE))[-1]
+
+
+@pytest.mark.parametrize(("room", "is_kept"), [(400, True), (100, False)])
+async def test_a_command_that_just_fits_into_a_message_can_be_buried(rig_alone: Rig, room: int, is_kept: bool) -> None:
+    size = rig_alone.connection.max_payload - len(build_durable_headers(build_command("c-1"))) - room
+    letter = await bury_one(rig_alone, build_command("c-1", payload=b" " * size), "it raised " * 100)
+    assert (letter.command_id, letter.reason, letter.message[:9], len(letter.payload)) == ("c-1", "CommandFailed", "it raised", size * is_kept)
+    if is_kept:
+        await rig_alone.inbox.retry_dead(ALICE, letter.sequence)
+    else:
+        with pytest.raises(InvalidEnvelope, match=f"{size} bytes"):
+            await rig_alone.inbox.retry_dead(ALICE, letter.sequence)
+        assert [left.sequence for left in await rig_alone.inbox.read_dead(ALICE)] == [letter.sequence]
+
+
+async def test_a_command_with_as_many_headers_as_the_server_takes_can_be_buried(rig_alone: Rig) -> None:
+    letter = await bury_one(rig_alone, build_command("c-1"), "it raised", b"Aether-Tenant: " + b"t" * 65_200 + b"\r\n")
+    assert (letter.command_id, letter.payload) == ("c-1", '{"amount":1}')
+
+
+async def test_a_dead_letter_that_fits_in_no_form_is_refused(rig_alone: Rig) -> None:
+    ack = await rig_alone.inbox.send(build_command("c-1"))
+    info = await rig_alone.js.stream_info("AETHER_bank_INBOX")
+    assert info is not None
+    metadata = {key: value for key, value in info.config.metadata.items() if not key.startswith("_nats.")}
+    await rig_alone.js.update_stream(msgspec.structs.replace(info.config, metadata=metadata, max_msg_size=20))
+    (message,) = await rig_alone.inbox.read_next(ALICE, ack.sequence - 1)
+    with pytest.raises(JetStreamError, match="10054"):
+        await rig_alone.inbox.bury(ALICE, message, "CommandFailed", "it raised")
 
 
 async def test_tries_are_kept_with_the_snapshots(rig: Rig) -> None:

@@ -13,9 +13,11 @@ from aether_api import headers
 from aether_api.durable import (
     NEVER_S,
     NO_INBOX,
+    DeadLetter,
     DurableCommand,
     InboxPosition,
     Tick,
+    build_dead_forms,
     build_dead_headers,
     build_durable_headers,
     build_retry_headers,
@@ -178,3 +180,40 @@ def test_a_line_break_in_what_a_stranger_sent_does_not_keep_it_from_its_grave() 
 def test_whatever_text_stands_for_a_position_it_is_read_or_refused(text: str) -> None:
     with suppress(InvalidEnvelope):
         assert parse_inbox_position(str(parse_inbox_position(text))) == parse_inbox_position(text)
+
+
+def read_form(lines: bytes, payload: bytes) -> DeadLetter:
+    return read_dead_letter(9, block(lines), payload, stored=STORED)
+
+
+def test_a_dead_letter_that_does_not_fit_loses_its_explanation_first_and_its_payload_last() -> None:
+    raw = block(build_durable_headers(DEPOSIT) + encode_headers({"Aether-Tenant": "t" * 5000}))
+    forms = list(build_dead_forms(raw, DEPOSIT.payload, 7, "CommandFailed", "why " * 1000))
+    sizes = [len(lines) + len(payload) for lines, payload in forms]
+    assert sizes[0] > sizes[1] > sizes[2]
+    assert forms[0] == (build_dead_headers(raw, 7, "CommandFailed", "why " * 1000), DEPOSIT.payload)
+    letters = [read_form(*form) for form in forms]
+    assert {(letter.command, letter.command_id, letter.reason, letter.message[:7]) for letter in letters} == {("Deposit", "c-1", "CommandFailed", "why why")}
+    assert [letter.lost_bytes for letter in letters] == [0, 0, 0, len(DEPOSIT.payload)]
+    assert [decode_headers(block(lines))["Nats-Msg-Id"] for lines, _ in forms] == ["dead:7"] * 4
+    for lines, payload in forms[:3]:
+        found = parse_durable(ALICE, 12, block(build_retry_headers(block(lines), 9)), payload, stored=STORED)
+        assert (found.command.id, found.command.expected_version, found.command.time) == ("c-1", 3, SENT)
+
+
+def test_a_dead_letter_that_lost_its_payload_says_so_and_cannot_be_retried() -> None:
+    *_, (lines, payload) = build_dead_forms(block(build_durable_headers(DEPOSIT)), DEPOSIT.payload, 7, "CommandFailed", "x")
+    assert f"payload of {len(DEPOSIT.payload)} bytes did not fit" in read_form(lines, payload).message
+    with pytest.raises(InvalidEnvelope, match="payload of dead letter 9, 12 bytes"):
+        build_retry_headers(block(lines), 9)
+
+
+def test_a_dead_letter_without_payload_loses_none() -> None:
+    *_, last = build_dead_forms(block(build_durable_headers(DEPOSIT)), b"", 7, "CommandFailed", "x")
+    assert read_form(*last).lost_bytes == 0
+
+
+def test_the_shortest_dead_letter_is_short_whatever_a_stranger_sent() -> None:
+    raw = block(encode_headers({headers.COMMAND: "c" * 70_000, headers.COMMAND_NAME: "n" * 70_000, "Aether-X": "x" * 70_000}))
+    *_, (lines, _) = build_dead_forms(raw, b"{}", 7, "InvalidCommand", "e" * 70_000)
+    assert len(lines) < 1500

@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
 from aether_api.envelope import Commit
-from aether_api.identity import ActorId
 from aether_api.messages import Command
 from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
 from aether_runtime.core.inbox import TRIES_MAX
 from aether_runtime.inbox import DurableInbox
-from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import START_S, build_command
 from tests.histories.faults import Fate, FaultyCommitLog
-from tests.histories.inbox import Call, MemoryInbox
+from tests.histories.inbox import Call, Host, MemoryInbox
 from tests.histories.invariants import check_log, events_of, read_history
 from tests.histories.world import Pod, settle
 
@@ -34,27 +30,6 @@ SEEDS: Final = range(150)
 STEPS: Final = 30
 FATES: Final = (Fate.STORED,) * 4 + (Fate.STORED_ACK_LOST,) * 2 + (Fate.HELD,) * 2
 CALLS: Final = (Call.FINE,) * 6 + (Call.LOST, Call.UNHEARD)
-
-
-@dataclass
-class Host:
-    """The part of a runtime that durable commands need: one VM, and tasks."""
-
-    pod: Pod
-    vms: dict[ActorId, VirtualMachine] = field(default_factory=dict[ActorId, VirtualMachine])
-    tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
-
-    @property
-    def registry(self) -> Host:
-        return self
-
-    def get(self, actor: ActorId) -> VirtualMachine | None:
-        return self.vms.get(actor)
-
-    def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
 
 class Life:

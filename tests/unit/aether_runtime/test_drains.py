@@ -1,0 +1,113 @@
+"""Drains of an inbox in memory: what becomes of commands that fail, of their tries, and of what cannot be buried."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from aether_api.errors import JetStreamError
+from aether_api.identity import ActorId
+from aether_nats.jetstream_wire import StoredMessage
+from aether_runtime.adapters.memory import MemoryCommitLog
+from aether_runtime.inbox import DurableInbox
+from aether_runtime.vm import VirtualMachine
+from tests.histories.alarm import CLOCK, Alarm
+from tests.histories.bank import START_S, build_command
+from tests.histories.faults import Fate, FaultyCommitLog
+from tests.histories.inbox import Host, MemoryInbox
+from tests.histories.invariants import events_of, read_history
+from tests.histories.world import Pod
+
+if TYPE_CHECKING:
+    from aether_runtime.runtime import Runtime
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing wait for a clock."""
+    monkeypatch.setattr("aether_runtime.inbox.RETRY_S", 0.0)
+    monkeypatch.setattr("aether_runtime.inbox.BURY_AGAIN_S", 0.0)
+    monkeypatch.setattr("aether_runtime.answers.MOVING_RETRY_MS", 0)
+    monkeypatch.setattr("aether_runtime.core.inbox.REPEAT_FIRST_S", 0.0)
+
+
+class Rig:
+    """One pod with the clock, on a log and an inbox in memory."""
+
+    def __init__(self, store: MemoryInbox | None = None, *fates: Fate) -> None:
+        waiting = list(fates)
+        self.events = FaultyCommitLog(MemoryCommitLog(), lambda commit: waiting.pop(0) if waiting else Fate.STORED)
+        self.store = store or MemoryInbox()
+        self.host = Host(Pod("a", self.events))
+        self.inbox = DurableInbox(cast("Any", None), self.store, None, cast("Runtime", self.host), now_s=lambda: START_S)
+
+    async def start(self) -> VirtualMachine:
+        """Make the VM; nothing is drained yet."""
+        vm = self.host.vms[CLOCK] = await self.host.pod.start(1, actor=CLOCK, model=Alarm())
+        self.inbox.on_ready(vm)
+        return vm
+
+    def send(self, *names: str) -> None:
+        """Store durable commands, whose labels are their names."""
+        for name in names:
+            self.store.send(build_command(name, {"label": name}, id=f"{name}-{self.store.sequence}", actor=CLOCK))
+
+    async def drain(self) -> None:
+        """Run all that waits."""
+        self.inbox.drain(CLOCK)
+        await self.until(lambda: not self.host.tasks)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0)
+
+    async def rang(self) -> list[str]:
+        return [event.fields()["label"] for event in events_of(await read_history(self.events.inner, CLOCK))]
+
+    @property
+    def waiting(self) -> list[StoredMessage]:
+        return self.store.messages.get(CLOCK, [])
+
+
+class FullInbox(MemoryInbox):
+    """One that takes dead letters only from the second try on."""
+
+    refusals = 0
+
+    async def bury(self, actor: ActorId, message: StoredMessage, reason: str, explanation: str) -> None:
+        if self.refusals == 0:
+            self.refusals += 1
+            raise JetStreamError(400, 10054, "message size exceeds maximum allowed")
+        await super().bury(actor, message, reason, explanation)
+
+
+async def test_a_burial_that_the_server_refuses_is_told_and_tried_again_later_without_running_the_command_again(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(FullInbox())
+    await rig.start()
+    rig.send("Fail", "Ring")
+    with caplog.at_level(logging.ERROR):
+        await rig.drain()
+    assert (await rig.rang(), [reason for _, reason in rig.store.dead], rig.waiting) == (["Ring"], ["CommandFailed"], [])
+    refused, buried = caplog.records
+    assert ("holds up" in refused.message, vars(refused)["actor_id"], "given up" in buried.message) == (True, str(CLOCK), True)
+    assert len(rig.store.tried) == 5
+
+
+async def test_a_burial_that_the_server_refuses_is_left_to_the_next_owner() -> None:
+    class Closed(MemoryInbox):
+        async def bury(self, actor: ActorId, message: StoredMessage, reason: str, explanation: str) -> None:
+            await vm.stop()
+            raise JetStreamError(400, 10054, "message size exceeds maximum allowed")
+
+    rig = Rig(Closed())
+    vm = await rig.start()
+    rig.send("Fail")
+    await rig.drain()
+    assert (len(rig.waiting), rig.inbox.buried) == (1, 0)
