@@ -34,18 +34,18 @@ class Activation:
 
     Attributes:
         emptied_s: monotonic time at which its inbox was last asked and held nothing.
+        failed: it ended by an error, which a command may have brought about.
         replaying: how far its replay is; None before it has a permit and after it succeeded.
         has_place: whether it is one of the actors that the pod may keep awake.
     """
 
     __slots__ = (
-        "_append", "_busy", "_conflicts", "_ended", "_history", "_idle", "_in_hand", "_listener", "_mailbox", "_next_size", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "emptied_s", "has_place", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
+        "_append", "_busy", "_conflicts", "_ended", "_history", "_idle", "_in_hand", "_listener", "_mailbox", "_next_size", "_services", "_snapshotting", "_stopping", "_tally", "desired", "draining", "emptied_s", "failed", "has_place", "message", "phase", "reason", "replaying", "snapshot", "took_over", "touched_s", "uses",
     )  # fmt: skip
 
     def __init__(self, desired: DesiredActor, model: Model, services: VmServices, listener: VmListener) -> None:
         self.desired = desired
-        self.draining = False
-        self.has_place = False
+        self.draining = self.failed = self.has_place = False
         self.emptied_s = _NEVER_S
         self.phase = ActorPhase.REPLAYING
         self.reason = "Replaying"

@@ -10,7 +10,7 @@ a command carries its place, so wherever the actor lives next, it goes on behind
 
 A command that may end the process is known by its tries, which are stored before it is begun: for the first one after an
 activation, since the one before may have been its victim, and before each repeat. So that it is the first one of the next life,
-what came before it and stored nothing is removed before it is begun.
+what came before it and stored nothing is removed before it is begun. Where the VM moves or stops meanwhile, its try is taken back.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from aether_api.identity import ActorId
 from aether_api.messages import Reply, parse_time
 from aether_api.subjects import parse_wake_subject, wake_forward_subject, wake_forward_wildcard, wake_wildcard
 from aether_nats.connection import NatsConnection, Subscription
+from aether_nats.inbox import Tries
 from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.message import Message
 from aether_runtime.clock import GapWatch
 from aether_runtime.core.group import InboxEntry, Waiting
-from aether_runtime.core.inbox import AHEAD_BYTES_MOST, Grave, count_try, explain_poison, is_all, judge, repeat_after_s, share_ahead
+from aether_runtime.core.inbox import AHEAD_BYTES_MOST, Grave, count_try, explain_poison, is_all, judge, repeat_after_s, share_ahead, take_try_back
 from aether_runtime.core.reminders import REMINDER_GONE, Drop, choose_tick, is_worth_a_look
 from aether_runtime.ports import InboxStore, ReminderStore
 from aether_runtime.single_flight import SingleFlight
@@ -56,6 +57,9 @@ RETRY_S: Final = 0.2
 
 BURY_AGAIN_S: Final = 10.0
 """Seconds until a burial that the server refuses is tried again: somebody has to act first."""
+
+TAKE_BACK_S: Final = 2.0
+"""Seconds for taking a try back: a runtime that stops waits for it."""
 
 LAST_WORD_S: Final = 1.0
 """Seconds between looks whether the VM that was asked is still there, and for which one that is not may still answer: its last append may be under way."""
@@ -318,9 +322,8 @@ class DurableInbox:
             grave = explain_poison(tries, last)
             if grave is not None:
                 return await self._bury(vm, message, grave)
-            if tries.count > 1 or actor not in self._proven:
-                await self._insist(partial(self._store.write_tries, actor, tries))
-            reply = await self._ask_until_it_says(vm, found)
+            is_noted = tries.count > 1 or actor not in self._proven
+            reply = await (self._ask_noted(vm, found, tries) if is_noted else self._ask_until_it_says(vm, found))
             if reply is None:
                 return False
             self._proven.add(actor)
@@ -329,6 +332,25 @@ class DurableInbox:
                 return True
             last, tries = reply, count_try(tries, self._incarnation, found.sequence)
             await asyncio.sleep(repeat_after_s(tries.count))
+
+    async def _ask_noted(self, vm: VirtualMachine, found: DurableCommand, tries: Tries) -> Reply | None:
+        """Hand a command to the VM with its try noted, which is taken back where the VM moves or stops: this process lives, so the command did not kill it."""
+        reply: Reply | None = None
+        await self._insist(partial(self._store.write_tries, vm.get_actor_id(), tries))
+        try:
+            reply = await self._ask_until_it_says(vm, found)
+        finally:  # also where the whole runtime stops, which cancels this
+            if reply is None and not vm.failed:
+                await self._take_back(vm.get_actor_id(), tries)
+        return reply
+
+    async def _take_back(self, actor: ActorId, tries: Tries) -> None:
+        """Take a try back, if that can be done soon; what the next owner may have noted meanwhile stays."""
+        with suppress(TimeoutError, AetherError):
+            async with asyncio.timeout(TAKE_BACK_S):
+                left = take_try_back(await self._store.read_tries(actor), tries.incarnation, tries.sequence)
+                if left is not None:
+                    await self._store.write_tries(actor, left)
 
     async def _ask_until_it_says(self, vm: VirtualMachine, found: DurableCommand) -> Reply | None:
         """Hand a command to the VM until its model has spoken; None when the VM takes no more."""

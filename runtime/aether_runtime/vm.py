@@ -206,7 +206,7 @@ class VirtualMachine(Activation):
 
     def fail(self, error: Exception) -> None:
         """End after what must not happen: answer what waits with "moving", and tell the listener."""
-        self._stopping = True
+        self._stopping = self.failed = True
         self._tally.failed += 1
         self._refuse_waiting()
         self._become_idle()

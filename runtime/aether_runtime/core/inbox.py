@@ -62,6 +62,13 @@ def count_try(known: Tries | None, incarnation: int, sequence: int) -> Tries:
     return Tries(incarnation, sequence, known.count + 1 if known is not None and same else 1)
 
 
+def take_try_back(known: Tries | None, incarnation: int, sequence: int) -> Tries | None:
+    """Return the count without the last try, which came to nothing through no fault of the command; None if another command's is known."""
+    if known is None or (known.incarnation, known.sequence) != (incarnation, sequence):
+        return None
+    return Tries(incarnation, sequence, max(0, known.count - 1))
+
+
 def explain_poison(tries: Tries, last: Reply | None) -> Grave | None:
     """Return why a command is given up instead of being begun for the `tries.count`th time; None if it may be.
 

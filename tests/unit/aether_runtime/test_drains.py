@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from aether_api.errors import JetStreamError
+from aether_api.errors import InternalError, JetStreamError
 from aether_api.identity import ActorId
+from aether_model.model import CommandInput, Decision, State
 from aether_nats.jetstream_wire import StoredMessage
 from aether_runtime.adapters.memory import MemoryCommitLog
+from aether_runtime.core.inbox import TRIES_MAX
 from aether_runtime.inbox import DurableInbox
 from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
@@ -111,3 +113,42 @@ async def test_a_burial_that_the_server_refuses_is_left_to_the_next_owner() -> N
     rig.send("Fail")
     await rig.drain()
     assert (len(rig.waiting), rig.inbox.buried) == (1, 0)
+
+
+def stop_vm(rig: Rig, vm: VirtualMachine) -> None:
+    vm.cut_short()
+
+
+def stop_runtime(rig: Rig, vm: VirtualMachine) -> None:
+    for task in rig.host.tasks:
+        task.cancel()
+
+
+@pytest.mark.parametrize("stop", [stop_vm, stop_runtime])
+async def test_an_owner_that_ends_while_the_log_takes_nothing_counts_no_try(stop: Callable[[Rig, VirtualMachine], None]) -> None:
+    rig = Rig(None, *[Fate.HELD] * 10)
+    rig.send("Ring")
+    for _ in range(7):
+        vm = await rig.start()
+        rig.inbox.drain(CLOCK)
+        await rig.until(lambda: bool(rig.store.tried) and rig.store.tried[-1].count == 1)
+        stop(rig, vm)
+        await rig.until(lambda: not rig.host.tasks)
+        assert rig.store.tries[CLOCK].count == 0
+    assert (rig.store.dead, len(rig.waiting)) == ([], 1)
+
+
+async def test_a_command_that_makes_its_vm_fail_is_given_up() -> None:
+    class Broken(Alarm):
+        def decide(self, state: State, command: CommandInput) -> Decision:
+            raise InternalError("it must not happen")
+
+    rig = Rig()
+    rig.send("Ring", "Ring")
+    for _ in range(TRIES_MAX):
+        vm = rig.host.vms[CLOCK] = await rig.host.pod.start(1, actor=CLOCK, model=Broken())
+        rig.inbox.on_ready(vm)
+        await rig.drain()
+    await rig.start()
+    await rig.drain()
+    assert ([reason for _, reason in rig.store.dead], await rig.rang(), rig.waiting) == (["Unsettled"], ["Ring"], [])

@@ -7,7 +7,19 @@ import pytest
 from aether_api.errors import Reason
 from aether_api.messages import Reply, build_error
 from aether_nats.inbox import Tries
-from aether_runtime.core.inbox import AHEAD_BYTES_LEAST, AHEAD_BYTES_MAX, AHEAD_BYTES_MOST, TRIES_MAX, Fate, count_try, explain_poison, judge, repeat_after_s, share_ahead
+from aether_runtime.core.inbox import (
+    AHEAD_BYTES_LEAST,
+    AHEAD_BYTES_MAX,
+    AHEAD_BYTES_MOST,
+    TRIES_MAX,
+    Fate,
+    count_try,
+    explain_poison,
+    judge,
+    repeat_after_s,
+    share_ahead,
+    take_try_back,
+)
 from aether_runtime.core.reminders import REMINDER_GONE
 
 
@@ -36,6 +48,12 @@ def test_tries_count_for_one_command_of_one_stream() -> None:
     first = count_try(None, 7, 40)
     assert (first, count_try(first, 7, 40)) == (Tries(7, 40, 1), Tries(7, 40, 2))
     assert count_try(Tries(7, 40, 4), 7, 41).count == count_try(Tries(7, 40, 4), 8, 40).count == 1
+
+
+def test_a_try_is_taken_back_from_the_command_that_it_was_of() -> None:
+    assert take_try_back(Tries(7, 40, 3), 7, 40) == Tries(7, 40, 2)
+    assert take_try_back(Tries(7, 40, 0), 7, 40) == Tries(7, 40, 0)
+    assert [take_try_back(known, 7, 40) for known in (None, Tries(7, 41, 3), Tries(8, 40, 3))] == [None] * 3
 
 
 def test_a_command_is_given_up_instead_of_a_sixth_try() -> None:
