@@ -35,7 +35,7 @@ from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.message import Message
 from aether_runtime.clock import GapWatch
 from aether_runtime.core.group import InboxEntry, Waiting
-from aether_runtime.core.inbox import AHEAD_BYTES_MOST, Grave, count_try, explain_poison, is_all, judge, repeat_after_s, share_ahead, take_try_back
+from aether_runtime.core.inbox import AHEAD_BYTES_MOST, Grave, count_try, explain_poison, is_all, is_followed, judge, repeat_after_s, share_ahead, take_try_back
 from aether_runtime.core.reminders import REMINDER_GONE, Drop, choose_tick, is_worth_a_look
 from aether_runtime.ports import InboxStore, ReminderStore
 from aether_runtime.single_flight import SingleFlight
@@ -308,20 +308,17 @@ class DurableInbox:
                     self._gaps.note_age(actor, self._now_s() - parse_time(message.time).timestamp(), monotonic_s - vm.emptied_s, monotonic_s)
                 logger.debug("a tick is not run", extra={logs.ACTOR_ID: str(actor), logs.NAME: found.tick.name, logs.REASON: choice.why})
                 return True
-        return await self._run_command(vm, found, message)
+        return await self._run_command(vm, message, found, later)
 
-    async def _run_command(self, vm: VirtualMachine, found: DurableCommand, message: StoredMessage) -> bool:
+    async def _run_command(self, vm: VirtualMachine, message: StoredMessage, found: DurableCommand, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
         """Run a command until it is settled or given up; False when the VM takes no more."""
         actor = vm.get_actor_id()
-        last: Reply | None = None
         tries = count_try(None, self._incarnation, found.sequence)
         if actor not in self._proven:
             known = await self._insist(partial(self._store.read_tries, actor))
             tries = count_try(known, self._incarnation, found.sequence)
-        while True:
-            grave = explain_poison(tries, last)
-            if grave is not None:
-                return await self._bury(vm, message, grave)
+        grave = explain_poison(tries, None)
+        while grave is None:
             is_noted = tries.count > 1 or actor not in self._proven
             reply = await (self._ask_noted(vm, found, tries) if is_noted else self._ask_until_it_says(vm, found))
             if reply is None:
@@ -330,8 +327,11 @@ class DurableInbox:
             if judge(reply) == "settled":
                 await self._after_settled(actor, found, reply)
                 return True
-            last, tries = reply, count_try(tries, self._incarnation, found.sequence)
-            await asyncio.sleep(repeat_after_s(tries.count))
+            tries = count_try(tries, self._incarnation, found.sequence)
+            grave = explain_poison(tries, reply, is_followed=is_followed(found.tick, later))
+            if grave is None:
+                await asyncio.sleep(repeat_after_s(tries.count))
+        return await self._bury(vm, message, grave)
 
     async def _ask_noted(self, vm: VirtualMachine, found: DurableCommand, tries: Tries) -> Reply | None:
         """Hand a command to the VM with its try noted, which is taken back where the VM moves or stops: this process lives, so the command did not kill it."""

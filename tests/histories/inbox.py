@@ -1,4 +1,4 @@
-"""Inboxes in memory, with calls that fail before or after they took effect, and what drains them."""
+"""Inboxes in memory, with calls that fail before or after they took effect, schedules, and what drains them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from aether_api.durable import build_durable_headers
 from aether_api.errors import Disconnected
 from aether_api.headers import FIRST_LINE
 from aether_api.identity import ActorId
-from aether_api.messages import Command
+from aether_api.messages import Command, format_time
 from aether_nats.inbox import READ_AHEAD, Tries
 from aether_nats.jetstream_wire import StoredMessage
+from aether_nats.schedules import Reminder
 from aether_runtime.vm import VirtualMachine
+from tests.histories.bank import START_S
 from tests.histories.world import Pod
 
 
@@ -48,9 +50,13 @@ class MemoryInbox:
 
     def send(self, command: Command) -> int:
         """Store a durable command and return its sequence."""
+        return self.put(command.actor, build_durable_headers(command), command.payload)
+
+    def put(self, actor: ActorId, lines: bytes, payload: bytes) -> int:
+        """Store a message with these header lines and return its sequence."""
         self.sequence += 1
-        raw = FIRST_LINE + b"\r\n" + build_durable_headers(command) + b"\r\n"
-        self.messages.setdefault(command.actor, []).append(StoredMessage("inbox", self.sequence, raw, command.payload, command.time))
+        raw = FIRST_LINE + b"\r\n" + lines + b"\r\n"
+        self.messages.setdefault(actor, []).append(StoredMessage("inbox", self.sequence, raw, payload, format_time(START_S)))
         return self.sequence
 
     async def read_incarnation(self) -> int:
@@ -109,6 +115,31 @@ class MemoryInbox:
     def _end(self, call: Call) -> None:
         if call is Call.UNHEARD:
             raise Disconnected("the link dropped after")
+
+
+class Schedules:
+    """Schedules in memory, with what shall go wrong first; knows what the log held when each was made."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.made: dict[tuple[str, str], Reminder] = {}
+        self.times_made = 0
+        self.failures = list(failures)
+
+    async def set(self, actor: ActorId, reminder: Reminder, token: str) -> None:
+        """Make a schedule, unless something is to go wrong."""
+        if self.failures:
+            raise self.failures.pop(0)
+        self.times_made += 1
+        self.made[reminder.name, token] = reminder
+
+    async def cancel(self, actor: ActorId, name: str, token: str) -> None:
+        """End a schedule."""
+        self.made.pop((name, token), None)
+
+    @property
+    def names(self) -> list[str]:
+        """The reminders that have schedules."""
+        return [name for name, _ in self.made]
 
 
 @dataclass

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from aether_api.errors import Reason
+from aether_api.durable import DurableCommand, Tick
+from aether_api.errors import InvalidEnvelope, Reason
 from aether_api.messages import Reply
 from aether_nats.inbox import READ_AHEAD, Tries
 from aether_nats.jetstream_wire import StoredMessage
@@ -69,17 +70,28 @@ def take_try_back(known: Tries | None, incarnation: int, sequence: int) -> Tries
     return Tries(incarnation, sequence, max(0, known.count - 1))
 
 
-def explain_poison(tries: Tries, last: Reply | None) -> Grave | None:
+def explain_poison(tries: Tries, last: Reply | None, *, is_followed: bool = False) -> Grave | None:
     """Return why a command is given up instead of being begun for the `tries.count`th time; None if it may be.
 
     Args:
         last: the answer to the try before, if it was heard.
+        is_followed: another one that waits stands for the same wish, so this one holds nobody up once it has failed.
     """
+    if last is not None and is_followed:
+        return Grave(last.reason, f"it failed, and a later tick of its reminder waits: {last.message}")
     if tries.count <= TRIES_MAX:
         return None
     if last is None:
         return Grave("Unsettled", f"it was begun {TRIES_MAX} times without an answer; running it may end the process")
     return Grave(last.reason, f"it failed {TRIES_MAX} times: {last.message}")
+
+
+def is_followed(tick: Tick | None, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
+    """Tell whether a later tick of the same recurring reminder waits, so that one that always fails cannot keep all others waiting."""
+    if tick is None or not tick.recurring:
+        return False
+    ticks = [other.tick for other in later if isinstance(other, DurableCommand) and other.tick is not None]
+    return any((other.name, other.token) == (tick.name, tick.token) for other in ticks)
 
 
 def share_ahead(actors: int) -> int:

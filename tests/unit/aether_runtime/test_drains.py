@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from aether_api import headers
 from aether_api.errors import InternalError, JetStreamError
 from aether_api.identity import ActorId
 from aether_model.model import CommandInput, Decision, State
@@ -20,9 +21,9 @@ from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import START_S, build_command
 from tests.histories.faults import Fate, FaultyCommitLog
-from tests.histories.inbox import Host, MemoryInbox
+from tests.histories.inbox import Host, MemoryInbox, Schedules
 from tests.histories.invariants import events_of, read_history
-from tests.histories.world import Pod
+from tests.histories.world import Pod, run_commands
 
 if TYPE_CHECKING:
     from aether_runtime.runtime import Runtime
@@ -46,7 +47,7 @@ class Rig:
         waiting = list(fates)
         self.events = FaultyCommitLog(MemoryCommitLog(), lambda commit: waiting.pop(0) if waiting else Fate.STORED)
         self.store = store or MemoryInbox()
-        self.host = Host(Pod("a", self.events))
+        self.host = Host(Pod("a", self.events, reminders=Schedules()))
         self.inbox = DurableInbox(cast("Any", None), self.store, None, cast("Runtime", self.host), now_s=lambda: START_S)
 
     async def start(self) -> VirtualMachine:
@@ -59,6 +60,11 @@ class Rig:
         """Store durable commands, whose labels are their names."""
         for name in names:
             self.store.send(build_command(name, {"label": name}, id=f"{name}-{self.store.sequence}", actor=CLOCK))
+
+    def send_tick(self, name: str, reminder: str, token: str, *, due: str = "") -> None:
+        """Store a tick of a reminder, a recurring one unless it has a time at which it is due."""
+        lines = {headers.COMMAND_NAME: name, headers.REMINDER: f"{reminder}:{token}", **({headers.DUE: due} if due else {})}
+        self.store.put(CLOCK, headers.encode_headers(lines), b'{"label":"%s"}' % reminder.encode())
 
     async def drain(self) -> None:
         """Run all that waits."""
@@ -152,3 +158,25 @@ async def test_a_command_that_makes_its_vm_fail_is_given_up() -> None:
     await rig.start()
     await rig.drain()
     assert ([reason for _, reason in rig.store.dead], await rig.rang(), rig.waiting) == (["Unsettled"], ["Ring"], [])
+
+
+async def test_a_command_that_always_fails_keeps_those_behind_it_waiting_no_longer_than_it_takes_to_try_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[int] = []
+    monkeypatch.setattr("aether_runtime.inbox.repeat_after_s", lambda count: pauses.append(count) or 0.0)
+    rig = Rig()
+    await rig.start()
+    rig.send("Fail", "Ring")
+    await rig.drain()
+    assert (await rig.rang(), len(rig.store.dead), pauses) == (["Ring"], 1, [2, 3, 4, 5])
+
+
+async def test_a_tick_that_always_fails_is_tried_once_for_as_long_as_a_later_one_waits() -> None:
+    rig = Rig()
+    vm = await rig.start()
+    await run_commands(rig.host.pod, vm, build_command("Set", {"name": "bell", "command": "Fail", "cron": "* * * * * *"}, id="set", actor=CLOCK))
+    for _ in range(3):
+        rig.send_tick("Fail", "bell", vm.reminders["bell"])
+    rig.send("Ring")
+    await rig.drain()
+    assert (await rig.rang(), [reason for _, reason in rig.store.dead]) == (["Set", "Ring"], ["CommandFailed"] * 3)
+    assert [tries.count for tries in rig.store.tried] == [1, 2, 3, 4, 5], "the first is noted, and the last one is tried again"

@@ -24,32 +24,11 @@ from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import START_S, build_command
 from tests.histories.faults import Fate, FaultyCommitLog
+from tests.histories.inbox import Schedules
 from tests.histories.invariants import read_history
 from tests.histories.world import Call, Pod, run_commands, send_alone, settle
 
 pytestmark = pytest.mark.asyncio
-
-
-class Schedules:
-    """Schedules in memory, with what shall go wrong first; knows what the log held when each was made."""
-
-    def __init__(self, *failures: Exception) -> None:
-        self.made: dict[tuple[str, str], Reminder] = {}
-        self.times_made = 0
-        self.failures = list(failures)
-
-    async def set(self, actor: ActorId, reminder: Reminder, token: str) -> None:
-        if self.failures:
-            raise self.failures.pop(0)
-        self.times_made += 1
-        self.made[reminder.name, token] = reminder
-
-    async def cancel(self, actor: ActorId, name: str, token: str) -> None:
-        self.made.pop((name, token), None)
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name, _ in self.made]
 
 
 def command(name: str, id: str = "", /, *, age_s: float = 0.0, **fields: object) -> Command:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from aether_api.errors import Reason
+from aether_api.durable import DurableCommand, Tick
+from aether_api.errors import InvalidEnvelope, Reason
 from aether_api.messages import Reply, build_error
 from aether_nats.inbox import Tries
 from aether_runtime.core.inbox import (
@@ -15,12 +17,14 @@ from aether_runtime.core.inbox import (
     Fate,
     count_try,
     explain_poison,
+    is_followed,
     judge,
     repeat_after_s,
     share_ahead,
     take_try_back,
 )
 from aether_runtime.core.reminders import REMINDER_GONE
+from tests.histories.bank import build_command
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,28 @@ def test_a_command_is_given_up_instead_of_a_sixth_try() -> None:
     assert silent is not None
     assert failed is not None
     assert (silent.reason, failed.reason, "division by zero" in failed.message) == ("Unsettled", Reason.COMMAND_FAILED, True)
+
+
+def test_a_tick_that_failed_is_given_up_at_once_where_a_later_one_waits() -> None:
+    failed = build_error(Reason.COMMAND_FAILED, "division by zero")
+    grave = explain_poison(Tries(7, 40, 2), failed, is_followed=True)
+    assert grave is not None
+    assert (grave.reason, "later tick" in grave.message, "division by zero" in grave.message) == (Reason.COMMAND_FAILED, True, True)
+    assert explain_poison(Tries(7, 40, 2), failed) is None
+    assert explain_poison(Tries(7, 40, 2), None, is_followed=True) is None, "nobody knows that it failed: the pod may have ended for other reasons"
+
+
+def build_found(tick: Tick | None) -> DurableCommand:
+    return DurableCommand(41, build_command("Ring", {}, id="x"), tick)
+
+
+def test_only_a_later_tick_of_the_same_reminder_stands_for_a_recurring_one() -> None:
+    tick = Tick("bell", "t1", "late", "2026-01-31T12:00:00Z", recurring=True)
+    later = [InvalidEnvelope("no command"), build_found(None), build_found(replace(tick, name="other")), build_found(replace(tick, token="t2"))]
+    assert is_followed(tick, [*later, build_found(tick)])
+    assert not is_followed(tick, later)
+    assert not is_followed(None, [build_found(tick)])
+    assert not is_followed(replace(tick, recurring=False), [build_found(tick)])
 
 
 def test_repeats_come_later_and_later() -> None:
