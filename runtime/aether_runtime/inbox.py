@@ -331,7 +331,14 @@ class DurableInbox:
             grave = explain_poison(tries, reply, is_followed=is_followed(found.tick, later))
             if grave is None:
                 await asyncio.sleep(repeat_after_s(tries.count))
-        return await self._bury(vm, message, grave)
+        return await self._give_up(vm, message, found, grave)
+
+    async def _give_up(self, vm: VirtualMachine, message: StoredMessage, found: DurableCommand, grave: Grave) -> bool:
+        """Bury a command; a one-shot is over with its tick. False when the VM takes no more."""
+        is_buried = await self._bury(vm, message, grave)
+        if is_buried and found.tick is not None:
+            vm.skip_tick(found.tick)
+        return is_buried
 
     async def _ask_noted(self, vm: VirtualMachine, found: DurableCommand, tries: Tries) -> Reply | None:
         """Hand a command to the VM with its try noted, which is taken back where the VM moves or stops: this process lives, so the command did not kill it."""

@@ -156,7 +156,7 @@ class VirtualMachine(Activation):
         self._report()
 
     def skip_tick(self, tick: Tick) -> None:
-        """Note that a tick came too late to be run: a one-shot is over then."""
+        """Note that a tick is not run, or was given up: a one-shot is over then."""
         if not tick.recurring:
             self._history.note_fired({tick.name: tick.token})
 

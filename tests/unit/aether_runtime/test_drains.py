@@ -12,6 +12,7 @@ import pytest
 from aether_api import headers
 from aether_api.errors import InternalError, JetStreamError
 from aether_api.identity import ActorId
+from aether_api.messages import format_time
 from aether_model.model import CommandInput, Decision, State
 from aether_nats.jetstream_wire import StoredMessage
 from aether_runtime.adapters.memory import MemoryCommitLog
@@ -180,3 +181,14 @@ async def test_a_tick_that_always_fails_is_tried_once_for_as_long_as_a_later_one
     await rig.drain()
     assert (await rig.rang(), [reason for _, reason in rig.store.dead]) == (["Set", "Ring"], ["CommandFailed"] * 3)
     assert [tries.count for tries in rig.store.tried] == [1, 2, 3, 4, 5], "the first is noted, and the last one is tried again"
+
+
+async def test_a_one_shot_whose_tick_is_given_up_ends_with_the_next_commit() -> None:
+    rig = Rig()
+    vm = await rig.start()
+    await run_commands(rig.host.pod, vm, build_command("Set", {"name": "bell", "command": "Fail", "after_s": 60}, id="set", actor=CLOCK))
+    rig.send_tick("Fail", "bell", vm.reminders["bell"], due=format_time(START_S))
+    await rig.drain()
+    assert (len(rig.store.dead), dict(vm.reminders)) == (1, {})
+    await run_commands(rig.host.pod, vm, build_command("Ring", {}, id="ring", actor=CLOCK))
+    assert dict((await rig.host.pod.start(2, actor=CLOCK, model=Alarm())).reminders) == {}
