@@ -370,7 +370,7 @@ class DurableInbox:
             if reply is None:
                 return None
             fate = judge(reply)
-            if fate in ("settled", "failed"):
+            if fate in ("settled", "unfit", "failed"):
                 return reply
             if fate == "stop":
                 return None

@@ -1,8 +1,9 @@
 """Durable commands, decided: what an answer means for a command that waits in an inbox, and when one is given up.
 
-A command is settled by any answer of its model: accepted, no-op, and rejected just as well, since a refusal is an outcome. It
-is poison if its model fails, or if the process ends whenever it is run. Only such tries count; that NATS is away, that the
-actor moves or is suspended says nothing about the command.
+A command is settled by any answer of its model: accepted, no-op, and rejected just as well, since a refusal is an outcome. That
+the model knows no such command, or cannot read its fields, is none: nobody decided anything, so it is given up at once. It is
+poison if its model fails, or if the process ends whenever it is run. Only such tries count; that NATS is away, that the actor
+moves or is suspended says nothing about the command.
 """
 
 from __future__ import annotations
@@ -33,11 +34,15 @@ a pool was away while commands came (measured: 1,000 actors with 100 commands of
 POISON: Final = (Reason.COMMAND_FAILED.value, Reason.COMMIT_TOO_LARGE.value)
 """Reasons that count as a failed try: the model failed, or wanted what no commit can hold."""
 
+UNFIT: Final = (Reason.UNKNOWN_COMMAND.value, Reason.INVALID_COMMAND.value)
+"""Reasons of a rejection that is no decision; no guard of a model may give them. A repeat would meet the same model, and a one-shot's tick is over with its first answer: whoever
+corrects the model retries the dead letter."""
+
 STOP: Final = (Reason.QUARANTINED.value, Reason.FENCED.value, Reason.SUSPENDED.value)
 """Reasons for which nothing of this actor can be run now."""
 
-Fate = Literal["settled", "failed", "later", "stop"]
-"""What an answer means: the command is done with; a try has failed; ask again soon; leave the whole inbox alone."""
+Fate = Literal["settled", "unfit", "failed", "later", "stop"]
+"""What an answer means: the command is done with; it can never be run by this model; a try has failed; ask again soon; leave the whole inbox alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Grave:
 def judge(reply: Reply) -> Fate:
     """Return what an answer means for a durable command."""
     if reply.outcome != "error":
-        return "settled"
+        return "unfit" if reply.outcome == "rejected" and reply.reason in UNFIT else "settled"
     if reply.reason in POISON:
         return "failed"
     return "stop" if reply.reason in STOP else "later"
@@ -71,12 +76,14 @@ def take_try_back(known: Tries | None, incarnation: int, sequence: int) -> Tries
 
 
 def explain_poison(tries: Tries, last: Reply | None, *, is_followed: bool = False) -> Grave | None:
-    """Return why a command is given up instead of being begun for the `tries.count`th time; None if it may be.
+    """Return why a command that is not settled is given up instead of being begun for the `tries.count`th time; None if it may be.
 
     Args:
         last: the answer to the try before, if it was heard.
         is_followed: another one that waits stands for the same wish, so this one holds nobody up once it has failed.
     """
+    if last is not None and judge(last) == "unfit":
+        return Grave(last.reason, last.message)
     if last is not None and is_followed:
         return Grave(last.reason, f"it failed, and a later tick of its reminder waits: {last.message}")
     if tries.count <= TRIES_MAX:

@@ -13,7 +13,7 @@ from aether_api import headers
 from aether_api.errors import InternalError, JetStreamError
 from aether_api.identity import ActorId
 from aether_api.messages import format_time
-from aether_model.model import CommandInput, Decision, State
+from aether_model.model import CommandInput, Decision, Rejected, State
 from aether_nats.jetstream_wire import StoredMessage
 from aether_runtime.adapters.memory import MemoryCommitLog
 from aether_runtime.core.inbox import TRIES_MAX
@@ -51,9 +51,9 @@ class Rig:
         self.host = Host(Pod("a", self.events, reminders=Schedules()))
         self.inbox = DurableInbox(cast("Any", None), self.store, None, cast("Runtime", self.host), now_s=lambda: START_S)
 
-    async def start(self) -> VirtualMachine:
+    async def start(self, model: Alarm | None = None) -> VirtualMachine:
         """Make the VM; nothing is drained yet."""
-        vm = self.host.vms[CLOCK] = await self.host.pod.start(1, actor=CLOCK, model=Alarm())
+        vm = self.host.vms[CLOCK] = await self.host.pod.start(1, actor=CLOCK, model=model or Alarm())
         self.inbox.on_ready(vm)
         return vm
 
@@ -192,3 +192,34 @@ async def test_a_one_shot_whose_tick_is_given_up_ends_with_the_next_commit() -> 
     assert (len(rig.store.dead), dict(vm.reminders)) == (1, {})
     await run_commands(rig.host.pod, vm, build_command("Ring", {}, id="ring", actor=CLOCK))
     assert dict((await rig.host.pod.start(2, actor=CLOCK, model=Alarm())).reminders) == {}
+
+
+class Narrow(Alarm):
+    """Knows no command `Steal`, and cannot read one that `Stammer`s."""
+
+    def decide(self, state: State, command: CommandInput) -> Decision:
+        match command.name:
+            case "Steal":
+                return Rejected("UnknownCommand", "known are Ring")
+            case "Stammer":
+                return Rejected("InvalidCommand", "label: not a text")
+            case _:
+                return super().decide(state, command)
+
+
+async def test_what_the_model_does_not_know_or_cannot_read_is_given_up_at_once_and_what_it_refuses_is_settled() -> None:
+    rig = Rig()
+    await rig.start(Narrow())
+    rig.send("Steal", "Refuse", "Stammer", "Ring")
+    await rig.drain()
+    assert (await rig.rang(), [reason for _, reason in rig.store.dead]) == (["Ring"], ["UnknownCommand", "InvalidCommand"])
+    assert (rig.inbox.count_done()["settled"], rig.inbox.buried, len(rig.store.tried), rig.waiting) == (2, 2, 1, [])
+
+
+async def test_a_tick_whose_command_the_model_does_not_know_is_given_up_and_a_one_shot_is_over() -> None:
+    rig = Rig()
+    vm = await rig.start(Narrow())
+    await run_commands(rig.host.pod, vm, build_command("Set", {"name": "bell", "command": "Steal", "after_s": 60}, id="set", actor=CLOCK))
+    rig.send_tick("Steal", "bell", vm.reminders["bell"], due=format_time(START_S))
+    await rig.drain()
+    assert ([reason for _, reason in rig.store.dead], dict(vm.reminders)) == (["UnknownCommand"], {})

@@ -15,6 +15,7 @@ from aether_runtime.core.inbox import (
     AHEAD_BYTES_MOST,
     TRIES_MAX,
     Fate,
+    Grave,
     count_try,
     explain_poison,
     is_followed,
@@ -35,6 +36,8 @@ from tests.histories.bank import build_command
         (Reply("noop", 3, reason=REMINDER_GONE), "settled"),
         (Reply("rejected", 3, reason="InsufficientFunds"), "settled"),
         (Reply("rejected", 3, reason=Reason.WRONG_VERSION), "settled"),
+        (Reply("rejected", 3, reason=Reason.UNKNOWN_COMMAND), "unfit"),
+        (Reply("rejected", 3, reason=Reason.INVALID_COMMAND), "unfit"),
         (build_error(Reason.COMMAND_FAILED, "division by zero"), "failed"),
         (build_error(Reason.COMMIT_TOO_LARGE, "9 MB"), "failed"),
         (build_error(Reason.QUARANTINED, "sequence 3"), "stop"),
@@ -67,6 +70,10 @@ def test_a_command_is_given_up_instead_of_a_sixth_try() -> None:
     assert silent is not None
     assert failed is not None
     assert (silent.reason, failed.reason, "division by zero" in failed.message) == ("Unsettled", Reason.COMMAND_FAILED, True)
+
+
+def test_a_command_that_its_model_does_not_know_is_given_up_at_once_with_what_the_model_says() -> None:
+    assert explain_poison(Tries(7, 40, 2), Reply("rejected", 3, (), Reason.UNKNOWN_COMMAND, "known are Ring")) == Grave("UnknownCommand", "known are Ring")
 
 
 def test_a_tick_that_failed_is_given_up_at_once_where_a_later_one_waits() -> None:
