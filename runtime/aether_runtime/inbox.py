@@ -20,6 +20,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -77,6 +78,22 @@ LOOKUPS_AT_ONCE: Final = 8
 """Actors that a sweep looks up at once, as many as the directory takes."""
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One message of an inbox that is to be settled.
+
+    Attributes:
+        position: of the message, in the stream that it was read from.
+        found: the command that it is, or why it is none.
+        later: what waits behind it.
+    """
+
+    position: InboxPosition
+    message: StoredMessage
+    found: DurableCommand | InvalidEnvelope
+    later: Sequence[DurableCommand | InvalidEnvelope]
 
 
 class DurableInbox:
@@ -277,9 +294,10 @@ class DurableInbox:
                     break
                 if position.sequence > vm.inbox.within(position.incarnation):
                     await self._settle(actor, position)
-                if not await self._handle(vm, message, parsed[place], parsed[place + 1 :]):
+                item = _Item(InboxPosition(position.incarnation, message.sequence), message, parsed[place], parsed[place + 1 :])
+                if not await self._handle(vm, item):
                     return
-                position = InboxPosition(position.incarnation, message.sequence)
+                position = item.position
             found_any = True
             await self._settle(actor, position)
 
@@ -290,16 +308,27 @@ class DurableInbox:
         return InboxPosition(self._incarnation, vm.inbox.within(self._incarnation))
 
     async def _settle(self, actor: ActorId, position: InboxPosition) -> None:
-        if position.sequence:
-            await self._insist(partial(self._store.settle, actor, position.sequence))
+        """Remove the messages up to a position."""
+        if not position.sequence:
+            return
+        try:
+            await self._store.settle(actor, position.sequence)
+        except RetryableError as exc:
+            logger.debug("the inboxes cannot be reached now", extra={logs.REASON: str(exc)})
+            await self._insist(partial(self._settle_later, actor, position))
 
-    async def _handle(self, vm: VirtualMachine, message: StoredMessage, found: DurableCommand | InvalidEnvelope, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
+    async def _settle_later(self, actor: ActorId, position: InboxPosition) -> None:
+        """Remove them when the first try failed: the stream may have been made anew meanwhile, and what it holds now is not what was settled."""
+        if await self._store.read_incarnation() == position.incarnation:
+            await self._store.settle(actor, position.sequence)
+
+    async def _handle(self, vm: VirtualMachine, item: _Item) -> bool:
         """Settle one message, whatever that takes; False when the VM takes no more."""
-        actor = vm.get_actor_id()
+        actor, found = vm.get_actor_id(), item.found
         if isinstance(found, InvalidEnvelope):
-            return await self._bury(vm, message, Grave(Reason.INVALID_COMMAND.value, str(found)))
+            return await self._bury(vm, item.message, Grave(Reason.INVALID_COMMAND.value, str(found)))
         if found.tick is not None:
-            choice = choose_tick(found.tick, later, self._now_s())
+            choice = choose_tick(found.tick, item.later, self._now_s())
             if isinstance(choice, Drop):
                 self.dropped += 1
                 if found.tick.missed == "skip":
@@ -308,30 +337,30 @@ class DurableInbox:
                     self._gaps.note_age(actor, self._now_s() - parse_time(message.time).timestamp(), monotonic_s - vm.emptied_s, monotonic_s)
                 logger.debug("a tick is not run", extra={logs.ACTOR_ID: str(actor), logs.NAME: found.tick.name, logs.REASON: choice.why})
                 return True
-        return await self._run_command(vm, message, found, later)
+        return await self._run_command(vm, item, found)
 
-    async def _run_command(self, vm: VirtualMachine, message: StoredMessage, found: DurableCommand, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
+    async def _run_command(self, vm: VirtualMachine, item: _Item, found: DurableCommand) -> bool:
         """Run a command until it is settled or given up; False when the VM takes no more."""
-        actor = vm.get_actor_id()
-        tries = count_try(None, self._incarnation, found.sequence)
+        actor, position = vm.get_actor_id(), item.position
+        tries = count_try(None, position)
         if actor not in self._proven:
             known = await self._insist(partial(self._store.read_tries, actor))
-            tries = count_try(known, self._incarnation, found.sequence)
+            tries = count_try(known, position)
         grave = explain_poison(tries, None)
         while grave is None:
             is_noted = tries.count > 1 or actor not in self._proven
-            reply = await (self._ask_noted(vm, found, tries) if is_noted else self._ask_until_it_says(vm, found))
+            reply = await (self._ask_noted(vm, found, tries) if is_noted else self._ask_until_it_says(vm, found, position))
             if reply is None:
                 return False
             self._proven.add(actor)
             if judge(reply) == "settled":
                 await self._after_settled(actor, found, reply)
                 return True
-            tries = count_try(tries, self._incarnation, found.sequence)
-            grave = explain_poison(tries, reply, is_followed=is_followed(found.tick, later))
+            tries = count_try(tries, position)
+            grave = explain_poison(tries, reply, is_followed=is_followed(found.tick, item.later))
             if grave is None:
                 await asyncio.sleep(repeat_after_s(tries.count))
-        return await self._give_up(vm, message, found, grave)
+        return await self._give_up(vm, item.message, found, grave)
 
     async def _give_up(self, vm: VirtualMachine, message: StoredMessage, found: DurableCommand, grave: Grave) -> bool:
         """Bury a command; a one-shot is over with its tick. False when the VM takes no more."""
@@ -345,7 +374,7 @@ class DurableInbox:
         reply: Reply | None = None
         await self._insist(partial(self._store.write_tries, vm.get_actor_id(), tries))
         try:
-            reply = await self._ask_until_it_says(vm, found)
+            reply = await self._ask_until_it_says(vm, found, InboxPosition(tries.incarnation, tries.sequence))
         finally:  # also where the whole runtime stops, which cancels this
             if reply is None and not vm.failed:
                 await self._take_back(vm.get_actor_id(), tries)
@@ -355,13 +384,13 @@ class DurableInbox:
         """Take a try back, if that can be done soon; what the next owner may have noted meanwhile stays."""
         with suppress(TimeoutError, AetherError):
             async with asyncio.timeout(TAKE_BACK_S):
-                left = take_try_back(await self._store.read_tries(actor), tries.incarnation, tries.sequence)
+                left = take_try_back(await self._store.read_tries(actor), tries)
                 if left is not None:
                     await self._store.write_tries(actor, left)
 
-    async def _ask_until_it_says(self, vm: VirtualMachine, found: DurableCommand) -> Reply | None:
+    async def _ask_until_it_says(self, vm: VirtualMachine, found: DurableCommand, position: InboxPosition) -> Reply | None:
         """Hand a command to the VM until its model has spoken; None when the VM takes no more."""
-        entry = InboxEntry(InboxPosition(self._incarnation, found.sequence), found.tick)
+        entry = InboxEntry(position, found.tick)
         while vm.is_ready:
             loop = asyncio.get_running_loop()
             answer: asyncio.Future[Reply] = loop.create_future()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from aether_api.durable import DurableCommand, Tick
+from aether_api.durable import DurableCommand, InboxPosition, Tick
 from aether_api.errors import InvalidEnvelope, Reason
 from aether_api.messages import Reply
 from aether_nats.inbox import READ_AHEAD, Tries
@@ -62,17 +62,17 @@ def judge(reply: Reply) -> Fate:
     return "stop" if reply.reason in STOP else "later"
 
 
-def count_try(known: Tries | None, incarnation: int, sequence: int) -> Tries:
-    """Return the count with one more try; another command's begins anew."""
-    same = known is not None and (known.incarnation, known.sequence) == (incarnation, sequence)
-    return Tries(incarnation, sequence, known.count + 1 if known is not None and same else 1)
+def count_try(known: Tries | None, position: InboxPosition) -> Tries:
+    """Return the count with one more try of the command there; another command's begins anew."""
+    same = known is not None and (known.incarnation, known.sequence) == (position.incarnation, position.sequence)
+    return Tries(position.incarnation, position.sequence, known.count + 1 if known is not None and same else 1)
 
 
-def take_try_back(known: Tries | None, incarnation: int, sequence: int) -> Tries | None:
-    """Return the count without the last try, which came to nothing through no fault of the command; None if another command's is known."""
-    if known is None or (known.incarnation, known.sequence) != (incarnation, sequence):
+def take_try_back(known: Tries | None, tried: Tries) -> Tries | None:
+    """Return the count without one try, which came to nothing through no fault of the command; None if another command's is known."""
+    if known is None or (known.incarnation, known.sequence) != (tried.incarnation, tried.sequence):
         return None
-    return Tries(incarnation, sequence, max(0, known.count - 1))
+    return Tries(known.incarnation, known.sequence, max(0, known.count - 1))
 
 
 def explain_poison(tries: Tries, last: Reply | None, *, is_followed: bool = False) -> Grave | None:

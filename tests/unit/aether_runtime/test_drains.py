@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from aether_api import headers
-from aether_api.errors import InternalError, JetStreamError
+from aether_api.durable import InboxPosition
+from aether_api.errors import Disconnected, InternalError, JetStreamError
 from aether_api.identity import ActorId
 from aether_api.messages import format_time
 from aether_model.model import CommandInput, Decision, Rejected, State
@@ -223,3 +224,44 @@ async def test_a_tick_whose_command_the_model_does_not_know_is_given_up_and_a_on
     rig.send_tick("Steal", "bell", vm.reminders["bell"], due=format_time(START_S))
     await rig.drain()
     assert ([reason for _, reason in rig.store.dead], dict(vm.reminders)) == (["UnknownCommand"], {})
+
+
+class RemadeInbox(MemoryInbox):
+    """One whose stream is deleted and made anew while the first settled messages cannot be removed."""
+
+    def remake(self) -> None:
+        """Begin anew, with a command in the place of the first that was settled."""
+        self.incarnation, self.sequence, self.messages = self.incarnation + 1, 0, {}
+        self.send(build_command("Ring", {"label": "new"}, id="new", actor=CLOCK))
+
+    async def settle(self, actor: ActorId, through: int) -> None:
+        if self.incarnation == 7:
+            self.remake()
+            raise Disconnected("the link dropped before")
+        await super().settle(actor, through)
+
+
+async def test_a_drain_that_outlives_its_stream_removes_nothing_of_the_next_one() -> None:
+    rig = Rig(RemadeInbox())
+    vm = await rig.start()
+    rig.send("Ring")
+    await rig.drain()
+    await rig.drain()
+    assert (await rig.rang(), rig.waiting, vm.inbox) == (["Ring", "new"], [], InboxPosition(8, 1))
+
+
+async def test_a_command_is_known_by_its_place_in_the_stream_that_it_was_read_from() -> None:
+    """The drain of another actor may have learnt of the next stream meanwhile."""
+    rig = Rig()
+    vm = await rig.start()
+    rig.send("Ring")
+    read = rig.store.read_next
+
+    async def read_and_learn(actor: ActorId, after: int, *, max_bytes: int) -> list[StoredMessage]:
+        found = await read(actor, after, max_bytes=max_bytes)
+        rig.inbox._incarnation = 8
+        return found
+
+    rig.store.read_next = read_and_learn  # type: ignore[method-assign]
+    await rig.drain()
+    assert vm.inbox == InboxPosition(7, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from aether_api.durable import DurableCommand, Tick
+from aether_api.durable import DurableCommand, InboxPosition, Tick
 from aether_api.errors import InvalidEnvelope, Reason
 from aether_api.messages import Reply, build_error
 from aether_nats.inbox import Tries
@@ -52,15 +52,16 @@ def test_only_what_the_model_says_settles_a_command_and_only_what_it_fails_at_co
 
 
 def test_tries_count_for_one_command_of_one_stream() -> None:
-    first = count_try(None, 7, 40)
-    assert (first, count_try(first, 7, 40)) == (Tries(7, 40, 1), Tries(7, 40, 2))
-    assert count_try(Tries(7, 40, 4), 7, 41).count == count_try(Tries(7, 40, 4), 8, 40).count == 1
+    first = count_try(None, InboxPosition(7, 40))
+    assert (first, count_try(first, InboxPosition(7, 40))) == (Tries(7, 40, 1), Tries(7, 40, 2))
+    assert count_try(Tries(7, 40, 4), InboxPosition(7, 41)).count == count_try(Tries(7, 40, 4), InboxPosition(8, 40)).count == 1
 
 
 def test_a_try_is_taken_back_from_the_command_that_it_was_of() -> None:
-    assert take_try_back(Tries(7, 40, 3), 7, 40) == Tries(7, 40, 2)
-    assert take_try_back(Tries(7, 40, 0), 7, 40) == Tries(7, 40, 0)
-    assert [take_try_back(known, 7, 40) for known in (None, Tries(7, 41, 3), Tries(8, 40, 3))] == [None] * 3
+    tried = Tries(7, 40, 3)
+    assert take_try_back(Tries(7, 40, 4), tried) == Tries(7, 40, 3), "the next owner began it once more meanwhile"
+    assert take_try_back(Tries(7, 40, 0), tried) == Tries(7, 40, 0)
+    assert [take_try_back(known, tried) for known in (None, Tries(7, 41, 3), Tries(8, 40, 3))] == [None] * 3
 
 
 def test_a_command_is_given_up_instead_of_a_sixth_try() -> None:
