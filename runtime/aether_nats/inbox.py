@@ -4,7 +4,8 @@ There are no consumers: an actor's VM reads its own subject in order, from its p
 settled. So a million inboxes cost the server nothing but their messages.
 
 The position of an actor is a sequence of the stream, which begins anew if somebody deletes the stream. Therefore a position
-also names the stream's incarnation, the moment at which it was made.
+also names the stream's incarnation, the moment at which it was made. A stream that has gone back (restored from a backup, or its
+last messages lost with a server) uses sequences again, too: whoever sees that gives it another incarnation, in its metadata.
 
 Every call may fail as `aether_nats.jetstream` says; all of them may be repeated.
 """
@@ -19,6 +20,7 @@ import msgspec
 
 from aether_api.durable import DeadLetter, InboxPosition, build_dead_forms, build_durable_headers, build_retry_headers, read_dead_letter
 from aether_api.errors import MALFORMED, InvalidEnvelope, InvalidName, JetStreamError, PayloadTooLarge, PermanentError, StreamUnavailable
+from aether_api.headers import parse_count
 from aether_api.identity import ActorId
 from aether_api.messages import Command, parse_time
 from aether_api.subjects import dead_subject, inbox_stream, inbox_subject, inbox_wildcard, parse_inbox_subject, reminder_wildcard, snapshot_stream, tries_subject
@@ -27,6 +29,9 @@ from aether_nats.jetstream_wire import ERRORS_TOO_LARGE, PubAck, StoredMessage, 
 
 READ_AHEAD: Final = 100
 """Messages read at once, and settled with one purge: hides the round trip, and what a crash makes us look at again is little."""
+
+INCARNATION_KEY: Final = "aether.inbox.incarnation"
+"""Key in the metadata of a stream that has gone back: when that was seen, in unix milliseconds."""
 
 DEAD_SHOWN_MAX: Final = 1000
 """Dead letters of one actor that are listed: nobody reads more."""
@@ -64,13 +69,24 @@ class Inbox:
         """
         return await self._js.publish(inbox_subject(command.actor), command.payload, build_durable_headers(command), timeout_s=timeout_s)
 
-    async def read_incarnation(self) -> int:
-        """Return which stream this is: when it was made, in unix milliseconds.
+    async def read_end(self) -> InboxPosition:
+        """Return which stream this is, and the last sequence in it.
 
         Raises:
             StreamUnavailable: there is no such stream now.
         """
-        return incarnation_of(await self._read_info())
+        return _end_of(await self._read_info())
+
+    async def begin_anew(self, end: InboxPosition, now_s: float) -> InboxPosition:
+        """Give the stream whose end was seen there another incarnation, unless somebody did, and return its end.
+
+        Args:
+            now_s: unix time; later than the stream was made.
+        """
+        now = await self.read_end()
+        if now.incarnation != end.incarnation:
+            return now
+        return _end_of(await self._js.set_metadata(self._stream, INCARNATION_KEY, str(max(int(now_s * 1000), end.incarnation + 1))))
 
     async def read_backlog(self) -> dict[ActorId, int]:
         """Return how many messages wait for which actor; of 100,000 actors at most."""
@@ -176,7 +192,7 @@ class Inbox:
 async def read_inbox_end(js: JetStream, namespace: str) -> InboxPosition | None:
     """Return the position after which the inboxes of a namespace hold nothing yet; None without a stream."""
     info = await js.stream_info(inbox_stream(namespace))
-    return None if info is None else InboxPosition(incarnation_of(info), info.state.last_seq)
+    return None if info is None else _end_of(info)
 
 
 async def purge_inbox(js: JetStream, actor: ActorId, end: InboxPosition) -> None:
@@ -189,5 +205,9 @@ async def purge_inbox(js: JetStream, actor: ActorId, end: InboxPosition) -> None
 
 
 def incarnation_of(info: StreamInfo) -> int:
-    """Return which stream this is: when it was made, in unix milliseconds."""
-    return int(parse_time(info.created).timestamp() * 1000)
+    """Return which stream this is: when it was made, or was seen to have gone back, in unix milliseconds."""
+    return max(int(parse_time(info.created).timestamp() * 1000), parse_count(info.config.metadata.get(INCARNATION_KEY, "")) or 0)
+
+
+def _end_of(info: StreamInfo) -> InboxPosition:
+    return InboxPosition(incarnation_of(info), info.state.last_seq)

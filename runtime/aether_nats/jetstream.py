@@ -27,6 +27,7 @@ from aether_nats.jetstream_wire import (
     ERROR_NO_MESSAGE,
     ERROR_NO_SEQUENCE,
     ERROR_STREAM_NOT_FOUND,
+    OWN_METADATA,
     LeaderAnswer,
     NamesAnswer,
     PubAck,
@@ -34,6 +35,7 @@ from aether_nats.jetstream_wire import (
     StoredMessage,
     StreamConfig,
     StreamInfo,
+    WholeConfig,
     ack_of,
     build_status_error,
     check_batch,
@@ -60,6 +62,7 @@ _info_decoder = msgspec.json.Decoder(StreamInfo)
 _leader_decoder = msgspec.json.Decoder(LeaderAnswer)
 _purge_decoder = msgspec.json.Decoder(PurgeAnswer)
 _names_decoder = msgspec.json.Decoder(NamesAnswer)
+_config_decoder = msgspec.json.Decoder(WholeConfig)
 _any_decoder = msgspec.json.Decoder(msgspec.Raw)
 
 
@@ -122,6 +125,13 @@ class JetStream:
     async def update_stream(self, config: StreamConfig) -> StreamInfo:
         """Give an existing stream this configuration."""
         return await self._call(f"STREAM.UPDATE.{config.name}", config, _info_decoder)
+
+    async def set_metadata(self, stream: str, key: str, value: str) -> StreamInfo:
+        """Write one entry into a stream's metadata; all else that somebody configured stays, also what Aether does not know."""
+        found = await self._call(f"STREAM.INFO.{stream}", None, _config_decoder)
+        known = msgspec.convert(found.config, StreamConfig).metadata
+        metadata = {name: text for name, text in known.items() if not name.startswith(OWN_METADATA)}
+        return await self._call(f"STREAM.UPDATE.{stream}", {**found.config, "metadata": {**metadata, key: value}}, _info_decoder)
 
     async def delete_stream(self, stream: str) -> bool:
         """Delete a stream with all it holds; False when there was none."""

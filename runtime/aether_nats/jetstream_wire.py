@@ -38,6 +38,9 @@ ERROR_NO_PEERS: Final = 10005
 ERRORS_TOO_LARGE: Final = (10054, 10097)
 """A message is longer than the stream's `max_msg_size`, or its headers are longer than 64 KB; `max_payload` is checked before."""
 
+OWN_METADATA: Final = "_nats."
+"""Beginning of the keys in a stream's metadata that the server writes itself, and does not take back from us."""
+
 CODE_UNAVAILABLE: Final = 503
 CODE_NOT_FOUND: Final = 404
 CODE_END_OF_BATCH: Final = 204
@@ -120,6 +123,12 @@ class StreamInfo(msgspec.Struct, frozen=True):
     config: StreamConfig
     state: StreamState
     created: str = ""
+
+
+class WholeConfig(msgspec.Struct, frozen=True):
+    """A stream's configuration as the server has it, with all that Aether does not set."""
+
+    config: dict[str, object]
 
 
 class StoredMessage(msgspec.Struct, frozen=True):

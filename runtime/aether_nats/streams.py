@@ -21,7 +21,7 @@ from aether_api.errors import JetStreamError, RetryableError, SettingsInvalid
 from aether_api.identity import ActorId, ModelName, Namespace, check_name
 from aether_nats.connection import NatsConnection
 from aether_nats.jetstream import JetStream
-from aether_nats.jetstream_wire import ERROR_STREAM_EXISTS, ERROR_STREAM_NOT_FOUND, Republish, StreamConfig, StreamInfo
+from aether_nats.jetstream_wire import ERROR_STREAM_EXISTS, ERROR_STREAM_NOT_FOUND, OWN_METADATA, Republish, StreamConfig, StreamInfo
 
 PARTITIONS_DEFAULT: Final = 4
 """Event streams of a namespace: a replicated log is written four times in parallel, at little cost for a small tenant."""
@@ -234,8 +234,7 @@ async def _ensure_inbox(js: JetStream, config: StreamConfig) -> None:
     info = await _ensure(js, config)
     if info is None or (info.config.republish is not None and info.config.allow_msg_schedules):
         return
-    # The server writes metadata of its own, and does not take it back from us.
-    metadata = {key: value for key, value in info.config.metadata.items() if not key.startswith("_nats.")}
+    metadata = {key: value for key, value in info.config.metadata.items() if not key.startswith(OWN_METADATA)}
     await js.update_stream(structs.replace(info.config, republish=config.republish, allow_msg_schedules=True, metadata=metadata))
 
 

@@ -5,7 +5,7 @@ something came (any one pod of the namespace gets it and passes it on to the liv
 has it activated), the actor's activation, and a sweep by one pod over what waits in the whole namespace, which catches a lost hint and
 tells the backlog. So what waits for actors that live runs whether or not the directory answers.
 
-A drain reads the inbox from the actor's position on and hands the commands to the VM one by one, like anybody else's. The commit of
+A drain reads the inbox from the actor's position on, the first one after an activation from its beginning, and hands the commands to the VM one by one, like anybody else's. The commit of
 a command carries its place, so wherever the actor lives next, it goes on behind it. What is settled is removed afterwards.
 
 A command that may end the process is known by its tries, which are stored before it is begun: for the first one after an
@@ -25,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from aether_api import logs
-from aether_api.durable import DurableCommand, InboxPosition, parse_durable
+from aether_api.durable import NO_INBOX, DurableCommand, InboxPosition, parse_durable
 from aether_api.errors import AetherError, InvalidEnvelope, InvalidName, Reason, RetryableError
 from aether_api.identity import ActorId
 from aether_api.messages import Reply, parse_time
@@ -61,6 +61,9 @@ BURY_AGAIN_S: Final = 10.0
 
 TAKE_BACK_S: Final = 2.0
 """Seconds for taking a try back: a runtime that stops waits for it."""
+
+REGRESS_SURE_S: Final = 1.0
+"""Seconds after which a stream that seems to have gone back is looked at again: a leader that was just elected may be behind for a moment."""
 
 LAST_WORD_S: Final = 1.0
 """Seconds between looks whether the VM that was asked is still there, and for which one that is not may still answer: its last append may be under way."""
@@ -114,12 +117,14 @@ class DurableInbox:
         self._runtime = runtime
         self._now_s = now_s or time.time  # looked up when it is needed, so that a simulation can be of another time
         self._gaps = GapWatch()
-        self._incarnation = 0
+        self._end = NO_INBOX  # how far the stream is known to reach
+        self._beginning_anew = asyncio.Lock()
         self._drains = SingleFlight("inbox", self._drain, runtime.spawn)
         self._wakes = SingleFlight("wake", self._wake, runtime.spawn, at_most=WAKES_MAX)
         self._asleep: list[ActorId] = []
         self._any_asleep = asyncio.Event()
         self._proven: set[ActorId] = set()
+        self._looked_at: set[ActorId] = set()
         self._unchecked: list[ActorId] = []
         self._check = asyncio.Event()
         self.backlog = self.backlog_actors = 0
@@ -143,6 +148,7 @@ class DurableInbox:
     def on_ready(self, vm: VirtualMachine) -> None:
         """Look soon whether something waits for an actor that was activated."""
         self._proven.discard(vm.get_actor_id())
+        self._looked_at.discard(vm.get_actor_id())
         self._unchecked.append(vm.get_actor_id())
         self._check.set()
 
@@ -222,6 +228,8 @@ class DurableInbox:
 
     async def _sweep(self) -> None:
         self._proven.intersection_update(self._runtime.registry.vms)
+        self._looked_at.intersection_update(self._runtime.registry.vms)
+        await self._renew_end(self._end)
         if self._runtime.presence.pods.live()[:1] != [self._runtime.config.pod.uid]:
             self.backlog = self.backlog_actors = 0
             return
@@ -271,20 +279,23 @@ class DurableInbox:
 
     async def _drain_ready(self, vm: VirtualMachine, actor: ActorId) -> None:
         found_any = looks_far = False
-        position = await self._find_position(vm, renew=not self._incarnation)
+        position = await self._find_position(vm)
         while vm.is_ready:
             max_bytes = AHEAD_BYTES_MOST if looks_far else share_ahead(len(self._drains))
             asked_s = asyncio.get_running_loop().time()
             messages = await self._insist(partial(self._store.read_next, actor, position.sequence, max_bytes=max_bytes))
             vm.emptied_s = vm.emptied_s if messages else asked_s
             if not messages and found_any:
+                self._looked_at.add(actor)
                 return
             if not messages:
                 fresh = await self._find_position(vm, renew=True)
                 if fresh.incarnation == position.incarnation:
-                    return await self._settle(actor, position)
+                    self._looked_at.add(actor)
+                    return
                 position = fresh
                 continue
+            self._note_reached(InboxPosition(position.incarnation, messages[-1].sequence))
             parsed = [_parse(actor, message) for message in messages]
             known = len(messages) if is_all(messages, max_bytes) else int(looks_far)  # so many of them are seen with what comes after them
             looks_far = False
@@ -295,17 +306,44 @@ class DurableInbox:
                 if position.sequence > vm.inbox.within(position.incarnation):
                     await self._settle(actor, position)
                 item = _Item(InboxPosition(position.incarnation, message.sequence), message, parsed[place], parsed[place + 1 :])
-                if not await self._handle(vm, item):
+                if not vm.inbox.covers(item.position) and not await self._handle(vm, item):
                     return
                 position = item.position
             found_any = True
             await self._settle(actor, position)
 
-    async def _find_position(self, vm: VirtualMachine, *, renew: bool) -> InboxPosition:
-        """Return where to read on; a position in a stream that was deleted says nothing."""
-        if renew:
-            self._incarnation = await self._insist(self._store.read_incarnation)
-        return InboxPosition(self._incarnation, vm.inbox.within(self._incarnation))
+    async def _find_position(self, vm: VirtualMachine, *, renew: bool = False) -> InboxPosition:
+        """Return where to read on; a position in a stream that was deleted, or has gone back behind it, says nothing.
+
+        After an activation that is the beginning: what the owner before has settled and not removed is removed when it was seen.
+        """
+        if renew or not self._end.incarnation or vm.inbox.within(self._end.incarnation) > self._end.sequence:
+            await self._insist(lambda: self._renew_end(vm.inbox))
+        incarnation = self._end.incarnation
+        return InboxPosition(incarnation, vm.inbox.within(incarnation) if vm.get_actor_id() in self._looked_at else 0)
+
+    async def _renew_end(self, known: InboxPosition) -> None:
+        """Learn which stream this is and how far it reaches; one that has gone back behind a position that is known becomes another one."""
+        end = await self._store.read_end()
+        self._end = end if known.within(end.incarnation) <= end.sequence else await self._begin_anew(known)
+
+    async def _begin_anew(self, known: InboxPosition) -> InboxPosition:
+        """Give a stream that has gone back another incarnation, unless somebody did, and return its end: its sequences are used for other commands from now on."""
+        async with self._beginning_anew:  # many drains notice at once
+            for pause_s in (0.0, REGRESS_SURE_S):
+                await asyncio.sleep(pause_s)
+                end = await self._store.read_end()
+                if known.within(end.incarnation) <= end.sequence:
+                    return end
+            logger.error(
+                "the stream of durable commands has gone back: it was restored from a backup, or lost what came last. Nothing is removed from it unread; what it holds runs, also what ran before",
+                extra={logs.SEQUENCE: end.sequence, logs.REASON: f"it reached {known.sequence} and ends at {end.sequence}"},
+            )
+            return await self._store.begin_anew(end, self._now_s())
+
+    def _note_reached(self, position: InboxPosition) -> None:
+        if position.incarnation == self._end.incarnation and position.sequence > self._end.sequence:
+            self._end = position
 
     async def _settle(self, actor: ActorId, position: InboxPosition) -> None:
         """Remove the messages up to a position."""
@@ -318,8 +356,9 @@ class DurableInbox:
             await self._insist(partial(self._settle_later, actor, position))
 
     async def _settle_later(self, actor: ActorId, position: InboxPosition) -> None:
-        """Remove them when the first try failed: the stream may have been made anew meanwhile, and what it holds now is not what was settled."""
-        if await self._store.read_incarnation() == position.incarnation:
+        """Remove them when the first try failed: the stream may be another one by now, or have gone back, and what it holds is not what was settled."""
+        end = await self._store.read_end()
+        if position.sequence <= end.within(position.incarnation):
             await self._store.settle(actor, position.sequence)
 
     async def _handle(self, vm: VirtualMachine, item: _Item) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+from aether_api.durable import InboxPosition
 from aether_api.envelope import Commit, StoredCommit
 from aether_api.identity import NO_EPOCH, ActorId, Epoch, PodUid
 from aether_api.v1alpha1 import ActorModel, ActorPhase
@@ -85,8 +86,12 @@ class SnapshotStore(Protocol):
 class InboxStore(Protocol):
     """Durable commands that wait; `aether_nats.inbox.Inbox` states the rules. All calls may be repeated, and fail with `RetryableError`."""
 
-    async def read_incarnation(self) -> int:
-        """Return which stream it is: sequences mean something only within one."""
+    async def read_end(self) -> InboxPosition:
+        """Return which stream it is, since sequences mean something only within one, and the last sequence in it."""
+        ...
+
+    async def begin_anew(self, end: InboxPosition, now_s: float) -> InboxPosition:
+        """Make the stream that ended there another one, unless it is one already, and return its end."""
         ...
 
     async def read_backlog(self) -> dict[ActorId, int]:

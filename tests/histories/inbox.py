@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import accumulate
 
-from aether_api.durable import build_durable_headers
+from aether_api.durable import InboxPosition, build_durable_headers
 from aether_api.errors import Disconnected
 from aether_api.headers import FIRST_LINE
 from aether_api.identity import ActorId
@@ -59,10 +59,23 @@ class MemoryInbox:
         self.messages.setdefault(actor, []).append(StoredMessage("inbox", self.sequence, raw, payload, format_time(START_S)))
         return self.sequence
 
-    async def read_incarnation(self) -> int:
-        """Return which stream it is."""
+    def go_back(self, sequence: int) -> None:
+        """Lose what came after a sequence, as a stream does that is restored from a backup."""
+        self.sequence = sequence
+        self.messages = {actor: [message for message in messages if message.sequence <= sequence] for actor, messages in self.messages.items()}
+
+    async def read_end(self) -> InboxPosition:
+        """Return which stream it is, and how far it reaches."""
         self._end(self._begin())
-        return self.incarnation
+        return InboxPosition(self.incarnation, self.sequence)
+
+    async def begin_anew(self, end: InboxPosition, now_s: float) -> InboxPosition:
+        """Make it another stream, once."""
+        call = self._begin()
+        if self.incarnation == end.incarnation:
+            self.incarnation += 1
+        self._end(call)
+        return InboxPosition(self.incarnation, self.sequence)
 
     async def read_backlog(self) -> dict[ActorId, int]:
         """Count what waits."""

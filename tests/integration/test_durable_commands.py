@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -410,6 +411,38 @@ async def test_a_lost_inbox_holds_up_nobody_and_is_made_anew_by_the_sweep(rig: R
         await send(rig, "Set", name="soon", after_s=1.0)
         await rig.until_rang("Set", "meanwhile", "Set", "soon")
     assert [record.levelname for record in caplog.records if "is made anew" in record.message] == ["ERROR"]
+
+
+async def test_commands_run_that_come_after_the_inboxes_went_back(tmp_path: Path) -> None:
+    """Restored from a backup, or what came last was lost with a server; the stream says that it is the same."""
+    async with EmbeddedServer.start(tmp_path / "nats") as server, connected(server.url) as connection:
+        await open_journal(connection)
+        js = JetStream(connection)
+        moved = Rig(server, connection, CommandClient(connection), Inbox(js, "default"), Schedules(js))
+        async with alarm_pod(moved):
+            await moved.send("a", "b")
+            await moved.until_rang("a", "b")
+            await moved.until_settled()
+        (stored,) = (tmp_path / "nats").glob(f"**/{inbox_stream('default')}")
+        await server.stop()
+        shutil.copytree(stored, tmp_path / "backup")
+        await server.run()
+        await connection.wait_connected()
+        async with alarm_pod(moved):
+            await moved.send("c", "d", "e")
+            await moved.until_rang(*"abcde")
+            await moved.until_settled()
+        await server.stop()
+        shutil.rmtree(stored)
+        shutil.copytree(tmp_path / "backup", stored)
+        await server.run()
+        await connection.wait_connected()
+        async with alarm_pod(moved):
+            await moved.send("f", "g")
+            await moved.until_rang(*"abcdefg")
+            await moved.until_settled()
+            await moved.send("h")
+            await moved.until_rang(*"abcdefgh")
 
 
 async def test_what_waited_for_one_life_of_an_actor_never_runs_in_the_next(rig: Rig) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from aether_api.durable import DeadLetter, build_durable_headers, parse_durable
+from aether_api.durable import DeadLetter, InboxPosition, build_durable_headers, parse_durable
 from aether_api.errors import CommandFailed, InvalidEnvelope, JetStreamError
 from aether_api.headers import STORED_SEQUENCE
 from aether_api.identity import CommandId, Epoch, parse_actor_id
@@ -19,9 +19,9 @@ from aether_api.subjects import inbox_subject, parse_wake_subject, wake_wildcard
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
-from aether_nats.inbox import READ_AHEAD, Inbox, Tries
+from aether_nats.inbox import READ_AHEAD, Inbox, Tries, read_inbox_end
 from aether_nats.jetstream import BATCH_BYTES_MAX, JetStream
-from aether_nats.jetstream_wire import StreamConfig
+from aether_nats.jetstream_wire import StreamConfig, WholeConfig
 from aether_nats.journal import Journal
 from aether_nats.message import Message
 from aether_nats.schedules import Reminder, Schedules
@@ -214,11 +214,36 @@ async def read_dead_ids(rig: Rig) -> list[str]:
 
 
 async def test_the_stream_says_which_one_it_is(rig: Rig, place: Place) -> None:
-    before = await rig.inbox.read_incarnation()
-    assert await rig.inbox.read_incarnation() == before
+    before = await rig.inbox.read_end()
+    ack = await rig.inbox.send(build_command("c-1"))
+    assert await rig.inbox.read_end() == InboxPosition(before.incarnation, ack.sequence)
     await rig.js.delete_stream("AETHER_bank_INBOX")
     await ensure_streams(rig.connection, "bank", place.plan())
-    assert await rig.inbox.read_incarnation() > before
+    after = await rig.inbox.read_end()
+    assert (after.incarnation > before.incarnation, after.sequence) == (True, 0)
+
+
+async def test_a_stream_that_has_gone_back_becomes_another_one_once_and_keeps_its_configuration(rig: Rig) -> None:
+    stream = "AETHER_bank_INBOX"
+    await rig.js.set_metadata(stream, "team", "bank")
+    config, before = await read_config(rig, stream), await rig.inbox.read_end()
+    after = await rig.inbox.begin_anew(before, time.time())
+    assert after.incarnation > before.incarnation
+    assert await rig.inbox.begin_anew(before, time.time() + 60) == after == await rig.inbox.read_end()
+    assert await read_inbox_end(rig.js, "bank") == after
+    again = await rig.inbox.begin_anew(after, 0.0)
+    assert again.incarnation == after.incarnation + 1, "whatever the clock says"
+    now = await read_config(rig, stream)
+    metadata = now.pop("metadata")
+    assert isinstance(metadata, dict)
+    assert metadata["team"] == "bank"
+    config.pop("metadata")
+    assert now == config
+
+
+async def read_config(rig: Rig, stream: str) -> dict[str, object]:
+    answer = await rig.connection.request(f"$JS.API.STREAM.INFO.{stream}", b"", b"", 20.0)
+    return dict(msgspec.json.decode(answer.payload, type=WholeConfig).config)
 
 
 async def test_an_inbox_of_an_earlier_release_learns_to_hint_and_keeps_its_limits(rig: Rig) -> None:

@@ -33,11 +33,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio
 
 
+OTHER = ActorId(CLOCK.namespace, CLOCK.model, "other")
+
+
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing wait for a clock."""
     monkeypatch.setattr("aether_runtime.inbox.RETRY_S", 0.0)
     monkeypatch.setattr("aether_runtime.inbox.BURY_AGAIN_S", 0.0)
+    monkeypatch.setattr("aether_runtime.inbox.REGRESS_SURE_S", 0.0)
     monkeypatch.setattr("aether_runtime.answers.MOVING_RETRY_MS", 0)
     monkeypatch.setattr("aether_runtime.core.inbox.REPEAT_FIRST_S", 0.0)
 
@@ -259,9 +263,71 @@ async def test_a_command_is_known_by_its_place_in_the_stream_that_it_was_read_fr
 
     async def read_and_learn(actor: ActorId, after: int, *, max_bytes: int) -> list[StoredMessage]:
         found = await read(actor, after, max_bytes=max_bytes)
-        rig.inbox._incarnation = 8
+        rig.inbox._end = InboxPosition(8, 0)
         return found
 
     rig.store.read_next = read_and_learn  # type: ignore[method-assign]
     await rig.drain()
     assert vm.inbox == InboxPosition(7, 1)
+
+
+async def test_what_a_stream_holds_that_has_gone_back_runs_and_is_not_removed_unread(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    vm = await rig.start()
+    rig.send("Ring", "Ring", "Ring")
+    await rig.drain()
+    rig.store.go_back(1)
+    rig.store.send(build_command("Ring", {"label": "new"}, id="new", actor=CLOCK))
+    with caplog.at_level(logging.ERROR):
+        await rig.drain()
+    assert (await rig.rang(), rig.waiting, vm.inbox) == (["Ring", "Ring", "Ring", "new"], [], InboxPosition(8, 2))
+    assert ["gone back" in record.message for record in caplog.records] == [True]
+
+
+async def test_what_waits_in_a_stream_that_has_gone_back_and_grown_again_runs_once_that_was_noticed() -> None:
+    rig = Rig()
+    vm = await rig.start()
+    rig.send("Ring", "Ring", "Ring")
+    await rig.drain()
+    rig.store.go_back(0)
+    rig.store.send(build_command("Ring", {"label": "new"}, id="new", actor=CLOCK))
+    await rig.inbox._renew_end(rig.inbox._end)  # as each sweep does
+    for number in range(5):
+        rig.store.send(build_command("Ring", {}, id=f"other-{number}", actor=OTHER))
+    rig.store.send(build_command("Ring", {"label": "newer"}, id="newer", actor=CLOCK))
+    await rig.drain()
+    assert (await rig.rang(), rig.waiting, vm.inbox) == (["Ring"] * 3 + ["new", "newer"], [], InboxPosition(8, 7))
+
+
+async def test_a_stream_that_only_seems_to_have_gone_back_stays_what_it_is() -> None:
+    class Behind(MemoryInbox):
+        """A leader that was just elected knows of nothing at first."""
+
+        answers = 0
+
+        async def read_end(self) -> InboxPosition:
+            self.answers += 1
+            return InboxPosition(7, 0 if self.answers < 3 else self.sequence)
+
+    rig = Rig()
+    await rig.start()
+    rig.send("Ring")
+    await rig.drain()
+    rig.store = Behind(sequence=1)
+    rig.inbox = DurableInbox(cast("Any", None), rig.store, None, cast("Runtime", rig.host), now_s=lambda: START_S)
+    await rig.drain()
+    assert (rig.store.answers >= 3, rig.store.incarnation) == (True, 7)
+
+
+async def test_what_the_owner_before_settled_and_did_not_remove_is_removed_and_nothing_that_was_not_seen() -> None:
+    rig = Rig()
+    vm = await rig.start()
+    rig.send("Ring", "Ring")
+    left = list(rig.waiting)
+    await rig.drain()
+    rig.store.messages[CLOCK] = left
+    await rig.drain()
+    assert rig.waiting == left, "the inbox was looked at already, and nothing of it was run since"
+    rig.inbox.on_ready(vm)
+    await rig.drain()
+    assert (await rig.rang(), rig.waiting) == (["Ring", "Ring"], [])
