@@ -136,10 +136,12 @@ def build_durable_headers(command: Command) -> bytes:
     return headers.encode_headers(lines)
 
 
-def parse_durable(actor: ActorId, sequence: int, raw_headers: bytes, payload: bytes, *, stored: str) -> DurableCommand:
+def parse_durable(actor: ActorId, position: InboxPosition, raw_headers: bytes, payload: bytes, *, stored: str) -> DurableCommand:
     """Read a message of an inbox.
 
     Args:
+        position: of the message; names a command without an id, and each tick of a recurring reminder. The incarnation belongs to it: the sequences of a stream that was made anew
+            are those of other commands. (Ids of earlier builds lacked it. What ran under one does not run again under the new one: its commit holds its position, too.)
         stored: when the server stored it, RFC 3339: the time of a command that has none.
 
     Raises:
@@ -152,14 +154,15 @@ def parse_durable(actor: ActorId, sequence: int, raw_headers: bytes, payload: by
         tick = _parse_tick(found, format_time(stored_s))
     except InvalidName as exc:
         raise InvalidEnvelope(f"headers {headers.COMMAND_NAME} or {headers.REMINDER} name nothing: {exc}") from exc
-    id = f"inbox:{sequence}" if tick is None else f"{tick.name}:{sequence if tick.recurring else tick.token}"
+    place = f"{position.incarnation}.{position.sequence}"
+    id = f"inbox:{place}" if tick is None else f"{tick.name}:{place if tick.recurring else tick.token}"
     command = parse_command(actor, name, raw_headers, payload, now_s=stored_s, fresh_id=lambda: id)
     if command.dry_run:
         raise InvalidEnvelope("a dry run cannot be durable")
     if tick is not None:
         due_s = parse_time(tick.due).timestamp()
         command = msgspec.structs.replace(command, id=CommandId(id), time=tick.due, unix_s=due_s)
-    return DurableCommand(sequence, msgspec.structs.replace(command, timeout_s=NEVER_S), tick)
+    return DurableCommand(position.sequence, msgspec.structs.replace(command, timeout_s=NEVER_S), tick)
 
 
 def parse_inbox_position(text: str) -> InboxPosition:

@@ -10,7 +10,7 @@ from typing import Final
 import orjson
 import uvloop
 
-from aether_api.durable import parse_durable
+from aether_api.durable import InboxPosition, parse_durable
 from aether_api.errors import AetherError, InvalidEnvelope
 from aether_api.identity import ActorId
 from aether_cli.link import add_link_options, open_link, parse_actor
@@ -53,7 +53,8 @@ async def _read(options: argparse.Namespace) -> list[Line]:
         if actor is None:
             return [{"actor": f"{found.model}/{found.id}", "waiting": count} for found, count in sorted((await inbox.read_backlog()).items())]
         waiting = await _read_waiting(inbox, actor)
-        return [_show_command(actor, message) for message in waiting] + list(_show_reminders(await Schedules(js).read_all(actor)))
+        incarnation = (await inbox.read_end()).incarnation if waiting else 0
+        return [_show_command(actor, incarnation, message) for message in waiting] + list(_show_reminders(await Schedules(js).read_all(actor)))
 
 
 async def _read_waiting(inbox: Inbox, actor: ActorId) -> list[StoredMessage]:
@@ -63,11 +64,11 @@ async def _read_waiting(inbox: Inbox, actor: ActorId) -> list[StoredMessage]:
     return found
 
 
-def _show_command(actor: ActorId, message: StoredMessage) -> Line:
+def _show_command(actor: ActorId, incarnation: int, message: StoredMessage) -> Line:
     """Return a line for a message of an inbox, whatever it holds."""
     line: Line = {"sequence": message.sequence, "time": message.time}
     try:
-        command = parse_durable(actor, message.sequence, message.raw_headers, message.payload, stored=message.time)
+        command = parse_durable(actor, InboxPosition(incarnation, message.sequence), message.raw_headers, message.payload, stored=message.time)
     except InvalidEnvelope as exc:
         return {**line, "invalid": str(exc)}
     line |= {"command": command.command.name, "id": command.command.id, "payload": command.command.payload.decode(errors="replace")}

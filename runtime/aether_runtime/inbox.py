@@ -296,7 +296,7 @@ class DurableInbox:
                 position = fresh
                 continue
             self._note_reached(InboxPosition(position.incarnation, messages[-1].sequence))
-            parsed = [_parse(actor, message) for message in messages]
+            parsed = [_parse(actor, position.incarnation, message) for message in messages]
             known = len(messages) if is_all(messages, max_bytes) else int(looks_far)  # so many of them are seen with what comes after them
             looks_far = False
             for place, message in enumerate(messages):
@@ -502,9 +502,9 @@ def _resolve(answer: asyncio.Future[Reply], reply: Reply) -> None:
         answer.set_result(reply)
 
 
-def _parse(actor: ActorId, message: StoredMessage) -> DurableCommand | InvalidEnvelope:
+def _parse(actor: ActorId, incarnation: int, message: StoredMessage) -> DurableCommand | InvalidEnvelope:
     """Return the command that a message is, or why it is none."""
     try:
-        return parse_durable(actor, message.sequence, message.raw_headers, message.payload, stored=message.time)
+        return parse_durable(actor, InboxPosition(incarnation, message.sequence), message.raw_headers, message.payload, stored=message.time)
     except InvalidEnvelope as exc:
         return exc

@@ -413,6 +413,22 @@ async def test_a_lost_inbox_holds_up_nobody_and_is_made_anew_by_the_sweep(rig: R
     assert [record.levelname for record in caplog.records if "is made anew" in record.message] == ["ERROR"]
 
 
+async def test_commands_without_ids_reach_an_inbox_that_was_made_anew(rig: Rig) -> None:
+    async def publish(label: str) -> None:
+        await JetStream(rig.connection).publish(inbox_subject(CLOCK), b'{"label":"%s"}' % label.encode(), headers.encode_headers({headers.COMMAND_NAME: "Ring"}))
+
+    async with alarm_pod(rig):
+        for label in "abc":
+            await publish(label)
+        await rig.until_rang("a", "b", "c")
+        await rig.until_settled()
+        await JetStream(rig.connection).delete_stream(inbox_stream("default"))
+        await open_journal(rig.connection)
+        for label in "def":
+            await publish(label)
+        await rig.until_rang(*"abcdef")
+
+
 async def test_commands_run_that_come_after_the_inboxes_went_back(tmp_path: Path) -> None:
     """Restored from a backup, or what came last was lost with a server; the stream says that it is the same."""
     async with EmbeddedServer.start(tmp_path / "nats") as server, connected(server.url) as connection:

@@ -78,7 +78,7 @@ def build_rig(connection: NatsConnection) -> Rig:
 
 async def read_ids(rig: Rig, after: int = 0) -> list[str]:
     found = await rig.inbox.read_next(ALICE, after)
-    return [parse_durable(ALICE, message.sequence, message.raw_headers, message.payload, stored=message.time).command.id for message in found]
+    return [parse_durable(ALICE, InboxPosition(5, message.sequence), message.raw_headers, message.payload, stored=message.time).command.id for message in found]
 
 
 async def test_a_durable_command_is_announced_and_read_back_in_order(rig: Rig) -> None:
@@ -265,7 +265,7 @@ async def test_a_one_shot_comes_to_the_inbox_and_is_gone(rig: Rig) -> None:
     await rig.hint()
     await until_equal(lambda: read_ids(rig), ["dunning:t1"])
     (message,) = await rig.inbox.read_next(ALICE, 0)
-    found = parse_durable(ALICE, message.sequence, message.raw_headers, message.payload, stored=message.time)
+    found = parse_durable(ALICE, InboxPosition(5, message.sequence), message.raw_headers, message.payload, stored=message.time)
     assert found.tick is not None
     assert (found.command.name, found.command.payload, found.command.id) == ("Remind", b'{"level":1}', "dunning:t1")
     assert (found.tick.due, found.tick.recurring, found.tick.missed) == (due, False, "skip")
@@ -289,8 +289,8 @@ async def test_a_recurring_reminder_ticks_until_it_is_cancelled(rig: Rig) -> Non
     async def read_ticks() -> list[str]:
         return (await read_ids(rig))[:2]
 
-    await until_equal(read_ticks, [f"interest:{sequence}" for _, sequence in ticks])
-    found = [parse_durable(ALICE, m.sequence, m.raw_headers, m.payload, stored=m.time) for m in await rig.inbox.read_next(ALICE, 0)]
+    await until_equal(read_ticks, [f"interest:5.{sequence}" for _, sequence in ticks])
+    found = [parse_durable(ALICE, InboxPosition(5, m.sequence), m.raw_headers, m.payload, stored=m.time) for m in await rig.inbox.read_next(ALICE, 0)]
     assert all(item.tick is not None and item.tick.recurring for item in found)
     await schedules.cancel(ALICE, "interest", "t1")
     await schedules.cancel(ALICE, "interest", "t1")

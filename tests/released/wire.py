@@ -27,7 +27,7 @@ from aether_api.control import (
     OperatorPulse,
     PodStatus,
 )
-from aether_api.durable import DurableCommand, build_dead_headers, build_durable_headers, parse_durable, read_dead_letter
+from aether_api.durable import DurableCommand, InboxPosition, build_dead_headers, build_durable_headers, parse_durable, read_dead_letter
 from aether_api.headers import FIRST_LINE
 from aether_api.identity import CommandId, PodUid, PoolName, parse_actor_id
 from aether_api.messages import Command, Reply, ReplyEvent, build_command_headers, decode_reply, encode_reply, parse_command
@@ -68,7 +68,7 @@ def _read_command(wire: Wire) -> Command:
 
 
 def _read_durable(wire: Wire) -> DurableCommand:
-    return parse_durable(ALICE, 7, wire.block, wire.payload, stored=TIME)
+    return parse_durable(ALICE, InboxPosition(5, 7), wire.block, wire.payload, stored=TIME)
 
 
 def _read_schedule(wire: Wire) -> Reminder:

@@ -48,7 +48,7 @@ def build_tick(**values: str) -> bytes:
 
 
 def test_a_durable_command_arrives_as_it_was_sent_and_waits_for_ever() -> None:
-    found = parse_durable(ALICE, 7, block(build_durable_headers(DEPOSIT)), DEPOSIT.payload, stored=STORED)
+    found = parse_durable(ALICE, InboxPosition(5, 7), block(build_durable_headers(DEPOSIT)), DEPOSIT.payload, stored=STORED)
     assert found.command.timeout_s == NEVER_S
     assert (found.sequence, found.tick) == (7, None)
     assert (found.command.name, found.command.id, found.command.payload, found.command.time) == ("Deposit", "c-1", b'{"amount":5}', SENT)
@@ -60,8 +60,8 @@ def test_the_server_can_drop_a_repeat_by_its_id() -> None:
 
 
 def test_a_command_without_an_id_is_known_by_its_place() -> None:
-    found = parse_durable(ALICE, 7, block(encode_headers({headers.COMMAND_NAME: "Close"})), b"", stored=STORED)
-    assert (found.command.id, found.command.time, found.command.payload) == ("inbox:7", STORED_MICROS, b"{}")
+    found = parse_durable(ALICE, InboxPosition(5, 7), block(encode_headers({headers.COMMAND_NAME: "Close"})), b"", stored=STORED)
+    assert (found.command.id, found.command.time, found.command.payload) == ("inbox:5.7", STORED_MICROS, b"{}")
 
 
 def test_a_dry_run_cannot_be_durable() -> None:
@@ -83,18 +83,24 @@ def test_a_dry_run_cannot_be_durable() -> None:
 )
 def test_what_never_will_be_a_command_is_told(lines: dict[str, str]) -> None:
     with pytest.raises(InvalidEnvelope):
-        parse_durable(ALICE, 7, block(encode_headers(lines)), b"{}", stored=STORED)
+        parse_durable(ALICE, InboxPosition(5, 7), block(encode_headers(lines)), b"{}", stored=STORED)
 
 
 def test_a_tick_of_a_recurring_reminder_is_a_command_of_its_own_each_time() -> None:
-    found = parse_durable(ALICE, 7, build_tick(), b"{}", stored=STORED)
+    found = parse_durable(ALICE, InboxPosition(5, 7), build_tick(), b"{}", stored=STORED)
     assert found.tick == Tick("dunning", "t1", "collapse", STORED_MICROS, recurring=True)
-    assert (found.command.id, found.command.time) == ("dunning:7", STORED_MICROS)
+    assert (found.command.id, found.command.time) == ("dunning:5.7", STORED_MICROS)
+
+
+def test_the_same_place_in_a_stream_that_was_made_anew_is_another_command() -> None:
+    for raw in (block(encode_headers({headers.COMMAND_NAME: "Close"})), build_tick()):
+        ids = [parse_durable(ALICE, InboxPosition(incarnation, 7), raw, b"{}", stored=STORED).command.id for incarnation in (5, 6)]
+        assert ids[0] != ids[1]
 
 
 def test_a_one_shot_is_the_same_command_however_often_it_comes() -> None:
-    found = parse_durable(ALICE, 7, build_tick(**{headers.DUE: SENT}), b"{}", stored=STORED)
-    again = parse_durable(ALICE, 9, build_tick(**{headers.DUE: SENT}), b"{}", stored=STORED)
+    found = parse_durable(ALICE, InboxPosition(5, 7), build_tick(**{headers.DUE: SENT}), b"{}", stored=STORED)
+    again = parse_durable(ALICE, InboxPosition(5, 9), build_tick(**{headers.DUE: SENT}), b"{}", stored=STORED)
     assert found.tick == Tick("dunning", "t1", "collapse", SENT, recurring=False)
     assert found.command.id == again.command.id == "dunning:t1"
     assert found.command.time == SENT
@@ -115,14 +121,14 @@ def test_headers_that_cannot_be_read_do_not_keep_a_message_from_its_grave() -> N
 def test_a_dead_letter_goes_back_as_the_command_it_was() -> None:
     dead = block(build_dead_headers(block(build_durable_headers(DEPOSIT)), 7, "CommandFailed", "x"))
     retried = block(build_retry_headers(dead, 9))
-    found = parse_durable(ALICE, 12, retried, DEPOSIT.payload, stored=STORED)
+    found = parse_durable(ALICE, InboxPosition(5, 12), retried, DEPOSIT.payload, stored=STORED)
     assert (found.command.id, found.command.name, found.command.expected_version) == ("c-1", "Deposit", 3)
     assert decode_headers(retried)["Nats-Msg-Id"] == "retry:9"
 
 
 def test_a_dead_tick_goes_back_as_an_ordinary_command() -> None:
     retried = block(build_retry_headers(block(build_dead_headers(build_tick(), 7, "CommandFailed", "x")), 9))
-    assert parse_durable(ALICE, 12, retried, b"{}", stored=STORED).tick is None
+    assert parse_durable(ALICE, InboxPosition(5, 12), retried, b"{}", stored=STORED).tick is None
 
 
 @given(st.integers(0, 2**50), st.integers(0, 2**50))
@@ -151,21 +157,21 @@ printable = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, ma
 @given(printable, st.none() | st.integers(0, 10**12), st.binary(min_size=1, max_size=20), st.sampled_from(("", "00-1-2-01")))
 def test_every_durable_command_arrives_as_it_was_sent(id: str, expected: int | None, payload: bytes, trace: str) -> None:
     command = replace(DEPOSIT, id=CommandId(id), expected_version=expected, payload=payload, traceparent=trace)
-    found = parse_durable(ALICE, 7, block(build_durable_headers(command)), payload, stored=STORED)
+    found = parse_durable(ALICE, InboxPosition(5, 7), block(build_durable_headers(command)), payload, stored=STORED)
     assert found == DurableCommand(7, replace(command, timeout_s=NEVER_S))
 
 
 @given(damaged(block(build_durable_headers(DEPOSIT))))
 def test_a_damaged_command_is_read_or_buried(raw: bytes) -> None:
     with suppress(InvalidEnvelope):
-        parse_durable(ALICE, 7, raw, b"{}", stored=STORED)
+        parse_durable(ALICE, InboxPosition(5, 7), raw, b"{}", stored=STORED)
     assert read_dead_letter(9, block(build_dead_headers(raw, 7, "InvalidCommand", "broken")), b"", stored=STORED).reason == "InvalidCommand"
 
 
 @given(damaged(build_tick(**{headers.DUE: SENT})))
 def test_a_damaged_tick_is_read_or_buried(raw: bytes) -> None:
     with suppress(InvalidEnvelope):
-        parse_durable(ALICE, 7, raw, b"{}", stored=STORED)
+        parse_durable(ALICE, InboxPosition(5, 7), raw, b"{}", stored=STORED)
     assert read_dead_letter(9, block(build_dead_headers(raw, 7, "InvalidCommand", "broken")), b"", stored=STORED).reason == "InvalidCommand"
 
 
@@ -197,7 +203,7 @@ def test_a_dead_letter_that_does_not_fit_loses_its_explanation_first_and_its_pay
     assert [letter.lost_bytes for letter in letters] == [0, 0, 0, len(DEPOSIT.payload)]
     assert [decode_headers(block(lines))["Nats-Msg-Id"] for lines, _ in forms] == ["dead:7"] * 4
     for lines, payload in forms[:3]:
-        found = parse_durable(ALICE, 12, block(build_retry_headers(block(lines), 9)), payload, stored=STORED)
+        found = parse_durable(ALICE, InboxPosition(5, 12), block(build_retry_headers(block(lines), 9)), payload, stored=STORED)
         assert (found.command.id, found.command.expected_version, found.command.time) == ("c-1", 3, SENT)
 
 
