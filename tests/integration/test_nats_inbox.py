@@ -166,7 +166,7 @@ async def test_a_command_that_just_fits_into_a_message_can_be_buried(rig_alone: 
 
 
 async def test_a_command_with_as_many_headers_as_the_server_takes_can_be_buried(rig_alone: Rig) -> None:
-    letter = await bury_one(rig_alone, build_command("c-1"), "it raised", b"Aether-Tenant: " + b"t" * 65_200 + b"\r\n")
+    letter = await bury_one(rig_alone, build_command("c-1"), "it raised " * 50, b"Aether-Tenant: " + b"t" * 65_200 + b"\r\n")
     assert (letter.command_id, letter.payload) == ("c-1", '{"amount":1}')
 
 
