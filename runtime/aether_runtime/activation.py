@@ -24,7 +24,6 @@ from aether_runtime.replays import ReplayWatch
 from aether_runtime.snapshotter import SnapshotMark
 from aether_runtime.vm_world import VmListener, VmServices, build_label
 
-
 _NEVER_S: Final = float("-inf")
 """One object for all VMs, of which a pod may hold 100,000."""
 

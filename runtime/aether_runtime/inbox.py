@@ -373,7 +373,7 @@ class DurableInbox:
                 if found.tick.missed == "skip":
                     vm.skip_tick(found.tick)
                     monotonic_s = asyncio.get_running_loop().time()
-                    self._gaps.note_age(actor, self._now_s() - parse_time(message.time).timestamp(), monotonic_s - vm.emptied_s, monotonic_s)
+                    self._gaps.note_age(actor, self._now_s() - parse_time(item.message.time).timestamp(), monotonic_s - vm.emptied_s, monotonic_s)
                 logger.debug("a tick is not run", extra={logs.ACTOR_ID: str(actor), logs.NAME: found.tick.name, logs.REASON: choice.why})
                 return True
         return await self._run_command(vm, item, found)

@@ -35,6 +35,10 @@ COMMANDS_MAX: Final = 256
 WAITED_RETRY_MS: Final = 100
 """Milliseconds after which a command that waited too long may come again: a few groups of a hot actor."""
 
+UNFIT: Final = (Reason.UNKNOWN_COMMAND.value, Reason.INVALID_COMMAND.value)
+"""Reasons of a rejection that is no decision; no guard of a model may give them. They settle no durable command: a repeat would meet the same model, so it becomes a dead letter, and whoever
+corrects the model retries that."""
+
 
 class InboxEntry(msgspec.Struct, frozen=True):
     """What makes a command a durable one: its place in the actor's inbox, and the reminder that it comes from, if any."""
@@ -179,7 +183,7 @@ def _take(group: Group, history: History, item: Waiting, now: Now) -> bool:
 
 
 def _take_durable(group: Group, history: History, item: Waiting, now: Now) -> bool:
-    """Put a durable command into the group, unless it is settled; its answer settles it, except for an error."""
+    """Put a durable command into the group, unless it is settled; its answer settles it, except for an error and where the model knows no such command."""
     entry, answered = item.inbox, len(group.answers)
     if entry is None or history.inbox.covers(entry.position):
         group.immediate.append((item, Reply("noop", group.version, message="it is settled already", command_id=item.command.id)))
@@ -190,7 +194,7 @@ def _take_durable(group: Group, history: History, item: Waiting, now: Now) -> bo
         tick = None
     elif group.changes_bytes > CHANGES_BYTES_MAX or not _take(group, history, item, now):
         return False
-    outcome = group.answers[-1][1].outcome if len(group.answers) > answered else "error"
+    outcome = group.answers[-1][1].outcome if len(group.answers) > answered and group.answers[-1][1].reason not in UNFIT else "error"
     if outcome != "error":
         group.inbox = entry.position
     if tick is not None and not tick.recurring:

@@ -17,6 +17,7 @@ from aether_api.errors import InvalidEnvelope, Reason
 from aether_api.messages import Reply
 from aether_nats.inbox import READ_AHEAD, Tries
 from aether_nats.jetstream_wire import StoredMessage
+from aether_runtime.core.group import UNFIT
 
 TRIES_MAX: Final = 5
 """Times that a command is begun before it is given up: enough for a pod that is killed for other reasons, few enough that those
@@ -33,10 +34,6 @@ a pool was away while commands came (measured: 1,000 actors with 100 commands of
 
 POISON: Final = (Reason.COMMAND_FAILED.value, Reason.COMMIT_TOO_LARGE.value)
 """Reasons that count as a failed try: the model failed, or wanted what no commit can hold."""
-
-UNFIT: Final = (Reason.UNKNOWN_COMMAND.value, Reason.INVALID_COMMAND.value)
-"""Reasons of a rejection that is no decision; no guard of a model may give them. A repeat would meet the same model, and a one-shot's tick is over with its first answer: whoever
-corrects the model retries the dead letter."""
 
 STOP: Final = (Reason.QUARANTINED.value, Reason.FENCED.value, Reason.SUSPENDED.value)
 """Reasons for which nothing of this actor can be run now."""

@@ -22,7 +22,7 @@ from aether_runtime.core.window import AGE_MAX_S
 from aether_runtime.reminders import GIVE_UP_S, RETRY_S, choose_patience_s
 from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
-from tests.histories.bank import START_S, build_command
+from tests.histories.bank import START_S, build_command, compile_account
 from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.inbox import Schedules
 from tests.histories.invariants import read_history
@@ -500,3 +500,14 @@ async def test_reminders_and_the_inbox_survive_in_a_snapshot() -> None:
     assert other.snapshot.version == 2
     assert (dict(other.reminders), other.inbox) == (reminders, InboxPosition(7, 40))
     assert msgspec.json.decode(Alarm().encode_state(other.get_state())) == {"rang": ["Set", "Ring"]}
+
+
+async def test_a_command_that_the_model_does_not_know_is_not_settled_by_what_is_stored_with_it() -> None:
+    """It is still to become a dead letter: a process that ended in between would have lost it without a trace."""
+    waiting = [
+        Waiting(build_command("Nonsense", {}, id="no"), float("inf"), [].append, InboxEntry(InboxPosition(7, 1))),
+        Waiting(build_command("Open", {"owner": "alice"}, id="a"), float("inf"), [].append),
+    ]
+    group = decide_group(History.empty(compile_account()), waiting, Now(START_S, 0.0), bytes_max=1 << 20)
+    assert [reply.outcome for _, reply in group.answers] == ["rejected", "accepted"]
+    assert group.inbox is None
