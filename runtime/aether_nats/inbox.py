@@ -75,7 +75,7 @@ class Inbox:
         Raises:
             StreamUnavailable: there is no such stream now.
         """
-        return _end_of(await self._read_info())
+        return _end_of(await self.read_info())
 
     async def begin_anew(self, end: InboxPosition, now_s: float) -> InboxPosition:
         """Give the stream whose end was seen there another incarnation, unless somebody did, and return its end.
@@ -90,7 +90,7 @@ class Inbox:
 
     async def read_backlog(self) -> dict[ActorId, int]:
         """Return how many messages wait for which actor; of 100,000 actors at most."""
-        info = await self._read_info(inbox_wildcard(self._namespace))
+        info = await self.read_info(inbox_wildcard(self._namespace))
         backlog: dict[ActorId, int] = {}
         for subject, count in info.state.subjects.items():
             with suppress(InvalidName):  # somebody published what never was an actor's
@@ -182,7 +182,12 @@ class Inbox:
             raise InvalidEnvelope(f"{actor} has no dead letter {sequence}; `aether dead list` shows what there is")
         return message
 
-    async def _read_info(self, subjects_filter: str = "") -> StreamInfo:
+    async def read_info(self, subjects_filter: str = "") -> StreamInfo:
+        """Return what the server knows of the stream, with its subjects that match a filter.
+
+        Raises:
+            StreamUnavailable: there is no such stream now.
+        """
         info = await self._js.stream_info(self._stream, subjects_filter=subjects_filter)
         if info is None:
             raise StreamUnavailable(f"there is no stream {self._stream}; a runtime or the operator makes it when it starts")

@@ -6,16 +6,21 @@ reminders in force have no schedules any more, which only their actors can set a
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from typing import Final
 
 from aether_api import logs
 from aether_api.errors import StreamUnavailable
-from aether_api.identity import ActorId
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
+from aether_nats.jetstream_wire import StreamInfo
 from aether_nats.streams import remake_inbox
 
 logger = logging.getLogger(__name__)
+
+MISSED_S: Final = 5.0
+"""Seconds without the stream after which it is made anew: somebody who restores it from a backup deletes it first."""
 
 
 class KeptInbox(Inbox):
@@ -24,17 +29,24 @@ class KeptInbox(Inbox):
     def __init__(self, js: JetStream, namespace: str) -> None:
         super().__init__(js, namespace)
         self._connection = js.connection
-        self._missed = False
+        self._missed_since_s: float | None = None
 
-    async def read_backlog(self) -> dict[ActorId, int]:
-        """Return how many messages wait for which actor; the second look in a row that finds no stream has it made anew."""
+    async def read_info(self, subjects_filter: str = "") -> StreamInfo:
+        """Return what the server knows of the stream; one that is gone for a while is made anew."""
         try:
-            backlog = await super().read_backlog()
+            info = await super().read_info(subjects_filter)
         except StreamUnavailable:
-            if self._missed and await remake_inbox(self._connection, self._namespace):
+            await self._note_missing()
+            raise
+        self._missed_since_s = None
+        return info
+
+    async def _note_missing(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if self._missed_since_s is None:
+            self._missed_since_s = now_s
+        elif now_s >= self._missed_since_s + MISSED_S:
+            self._missed_since_s = now_s
+            if await remake_inbox(self._connection, self._namespace):
                 message = "the stream of durable commands and reminders was gone and is made anew; what it held is lost, and reminders that are in force must be set again"
                 logger.error(message, extra={logs.NAMESPACE: self._namespace})
-            self._missed = True
-            raise
-        self._missed = False
-        return backlog
