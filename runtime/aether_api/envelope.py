@@ -17,7 +17,7 @@ import msgspec
 
 from aether_api import headers
 from aether_api.commit_index import NO_COMMITS, CommitIndex, decode_index
-from aether_api.errors import MALFORMED, InvalidEnvelope
+from aether_api.errors import MALFORMED, InternalError, InvalidEnvelope
 from aether_api.identity import ActorId, Epoch
 
 CONTENT_TYPE_BATCH: Final = "application/cloudevents-batch+json"
@@ -208,9 +208,15 @@ def build_tombstone(*, id: str, actor: ActorId, expected_sequence: int, epoch: E
 
 
 def encode_commit(commit: Commit) -> tuple[bytes, bytes]:
-    """Return header lines and payload of a commit; equal commits give equal bytes."""
-    index = commit.index
-    head = _HEAD % (commit.expected_sequence, commit.id, commit.first_version, commit.last_version, index.n, index.text)
+    """Return header lines and payload of a commit; equal commits give equal bytes.
+
+    Raises:
+        InternalError: its versions run back. Once stored it could not be read, and its actor would never run again.
+    """
+    index, first, last = commit.index, commit.first_version, commit.last_version
+    if last < first:
+        raise InternalError(f"{commit.actor}: a commit of the versions {first} to {last} must not be stored")
+    head = _HEAD % (commit.expected_sequence, commit.id, first, last, index.n, index.text)
     lines = head + _build_writer_lines(commit.epoch, commit.pod, commit.model, commit.incarnation)
     if commit.tombstone:
         lines += f"{headers.TOMBSTONE}: 1\r\n"

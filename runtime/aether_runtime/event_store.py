@@ -22,7 +22,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -42,7 +42,7 @@ from aether_nats.streams import ensure_streams
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.core.group import Now
 from aether_runtime.core.history import History, Position
-from aether_runtime.core.new_events import ANY_EVENTS, NewEvent, PlannedCommit, Writer, plan_commit
+from aether_runtime.core.new_events import ANY_EVENTS, NewEvent, PlannedCommit, Writer, plan_commit, take_events
 from aether_runtime.core.replay_result import ReplayReader, ReplayResult, join_results
 from aether_runtime.core.version_cache import KnownActor, VersionCache
 from aether_runtime.ports import CommitLog, SnapshotStore
@@ -80,7 +80,7 @@ class _Save:
     """
 
     actor: ActorId
-    events: Sequence[NewEvent]
+    events: tuple[NewEvent, ...]
     expected_version: int | None
     may_be_saved: bool = False
 
@@ -134,7 +134,7 @@ class EventStore:
         (saved,) = await self.save_events(actor, [event], expected_version=expected_version)
         return saved
 
-    async def save_events(self, actor: ActorId, events: Sequence[NewEvent], *, expected_version: int | None = None) -> tuple[Event, ...]:
+    async def save_events(self, actor: ActorId, events: Iterable[NewEvent], *, expected_version: int | None = None) -> tuple[Event, ...]:
         """Save events of one actor, all or none, and return them as they are stored.
 
         Args:
@@ -150,9 +150,10 @@ class EventStore:
             Disconnected: the connection was closed, so that waiting is in vain; the message says the same.
         """
         self._check_namespace(actor)
-        if not events:
+        taken = take_events(events)
+        if not taken:
             return ()
-        save = _Save(actor, events, expected_version)
+        save = _Save(actor, taken, expected_version)
         try:
             async with asyncio.timeout(self._settings.timeout_s), self._writing(actor):
                 return (await self._save(save)).events

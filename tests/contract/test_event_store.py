@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -78,6 +79,34 @@ async def test_all_events_of_one_call_are_one_commit(rig: Rig) -> None:
     head = await rig.log.read_head(ALICE)
     assert head is not None
     assert (head.n, head.first_version, head.last_version, head.pod, head.model) == (0, 1, 3, "/event-store", "")
+
+
+@pytest.mark.parametrize("models", [(), (compile_account,)], ids=["without models", "with models"])
+async def test_events_of_a_generator_are_all_saved_though_another_writer_comes_first(rig: Rig, models: tuple[Callable[[], Model], ...]) -> None:
+    mine, theirs = (rig.build(*(model() for model in models)) for _ in range(2))
+    await mine.save_event(ALICE, OPENED)
+    await theirs.save_event(ALICE, deposited(1))
+    saved = await mine.save_events(ALICE, (deposited(amount) for amount in (2, 3, 4)))
+    assert [event.version for event in saved] == [3, 4, 5]
+    assert await mine.save_events(ALICE, iter(())) == ()
+    assert [event.fields().get("amount") for event in await theirs.get_events(ALICE)] == [None, 1, 2, 3, 4]
+    await theirs.save_event(ALICE, deposited(5))
+
+
+@pytest.mark.parametrize(
+    ("events", "why"),
+    [
+        ([OPENED, {"type": "Deposited"}], r"events\[1\] must be a NewEvent, not .*dict"),
+        ("Opened", r"events\[0\] must be a NewEvent, not 'O'"),
+        (OPENED, "must be a list of NewEvent, .*save_event saves one"),
+        (None, "must be a list of NewEvent"),
+    ],
+    ids=["a dict", "a text", "one event", "nothing"],
+)
+async def test_what_is_no_new_event_is_refused(rig: Rig, events: Any, why: str) -> None:
+    with pytest.raises(EventInvalid, match=rf"{why}.*Nothing was saved"):
+        await rig.build().save_events(ALICE, events)
+    assert await rig.log.read_head(ALICE) is None
 
 
 async def test_an_expected_version_is_kept(rig: Rig) -> None:

@@ -69,12 +69,30 @@ class PlannedCommit:
         history.accept(position, second, (), self.state)
 
 
+def take_events(events: Iterable[object]) -> tuple[NewEvent, ...]:
+    """Return the events of one call, of which an iterator may give each only once.
+
+    Raises:
+        EventInvalid: one of them is no `NewEvent`, or they are no collection.
+    """
+    if not isinstance(events, Iterable):
+        raise EventInvalid(f"events must be a list of NewEvent, not {_describe(events)}; save_event saves one event. Nothing was saved")
+    taken = list[NewEvent]()
+    for place, event in enumerate(events):
+        if not isinstance(event, NewEvent):
+            raise EventInvalid(f"events[{place}] must be a NewEvent, not {_describe(event)}. Nothing was saved")
+        taken.append(event)
+    return tuple(taken)
+
+
 def plan_commit(actor: ActorId, history: History, events: Sequence[NewEvent], writer: Writer, *, commit_id: str, now_s: float) -> PlannedCommit:
     """Return the commit that saves events after the history.
 
     Raises:
-        EventInvalid: one of them has no valid name, fields or time, or the model cannot apply it; the message names it.
+        EventInvalid: there are none; or one of them has no valid name, fields or time, or the model cannot apply it; the message names it.
     """
+    if not events:
+        raise EventInvalid(f"{actor}: a commit holds at least one event")
     position, model = history.position, history.model
     state, time, planned = history.state, position.last_time, list[Event]()
     for version, new in enumerate(events, position.version + 1):
@@ -135,6 +153,10 @@ def _choose_time(wanted: str, last_time: str, now_s: float) -> str:
     if unix_s > now_s + SKEW_S:
         raise EventInvalid(f"its time {wanted} lies in the future")
     return time
+
+
+def _describe(value: object) -> str:
+    return f"{value!r:.80} ({type(value).__name__})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from aether_api.envelope import (
     encode_fields,
     join_events,
 )
-from aether_api.errors import InvalidEnvelope
+from aether_api.errors import InternalError, InvalidEnvelope
 from aether_api.identity import Epoch, parse_actor_id
 from tests.histories.hostile import HOSTILE_JSON, damaged
 
@@ -72,6 +72,11 @@ def test_the_data_of_an_event_survives(data: dict[str, Any]) -> None:
 
 def test_equal_commits_give_equal_bytes() -> None:
     assert encode_commit(build_commit()) == encode_commit(build_commit())
+
+
+def test_a_commit_whose_versions_run_back_is_not_written() -> None:
+    with pytest.raises(InternalError, match="versions 3 to 2"):
+        encode_commit(build_commit(3, 0))
 
 
 def test_an_event_holds_only_what_differs() -> None:
