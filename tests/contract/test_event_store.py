@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from msgspec.structs import replace
@@ -107,6 +109,35 @@ async def test_what_is_no_new_event_is_refused(rig: Rig, events: Any, why: str) 
     with pytest.raises(EventInvalid, match=rf"{why}.*Nothing was saved"):
         await rig.build().save_events(ALICE, events)
     assert await rig.log.read_head(ALICE) is None
+
+
+WRONG_PARTS: list[tuple[dict[str, Any], str]] = [
+    ({"type": 5}, "its type must be a text, not 5"),
+    ({"schema_version": "2"}, "its schema_version must be a whole number"),
+    ({"schema_version": 1.5}, "its schema_version must be a whole number"),
+    ({"schema_version": True}, "its schema_version must be a whole number"),
+    ({"schema_version": 0}, "its schema_version must be a whole number of at least 1"),
+    ({"metadata": {"a": 1}}, "its metadata must be a mapping of texts, but holds 'a' .*: 1 .*; write a='1'"),
+    ({"metadata": None}, "its metadata must be a mapping"),
+    ({"command_id": 5}, "its command_id must be a text, not 5 .*; write command_id='5'"),
+    ({"command_id": UUID(int=7)}, "its command_id must be a text, not UUID.*; write command_id='00000000-0000-0000-0000-000000000007'"),
+    ({"command_id": "\ud800"}, "cannot be written"),
+    ({"correlation_id": 7}, "its correlation_id must be a text"),
+    ({"causation_id": None}, 'its causation_id must be a text, not None .*; write causation_id="", or leave it out'),
+    ({"time": datetime(2026, 1, 1, tzinfo=UTC)}, r"its time must be a text, not datetime.*; write time=moment.isoformat\(\)"),
+    ({"time": "1960-01-01T00:00:00Z"}, "not a time of this age"),
+]
+
+
+@pytest.mark.parametrize("models", [(), (compile_account,)], ids=["without models", "with models"])
+@pytest.mark.parametrize(("parts", "why"), WRONG_PARTS, ids=[str(parts) for parts, _ in WRONG_PARTS])
+async def test_a_part_of_a_wrong_type_is_refused_before_anything_is_stored(parts: dict[str, Any], why: str, models: tuple[Callable[[], Model], ...]) -> None:
+    log = FaultyCommitLog(MemoryCommitLog())
+    store = EventStore(log, MemorySnapshotStore(), "default", models=[model() for model in models])
+    with pytest.raises(EventInvalid, match=rf"version 1, is refused: .*{why}.*Nothing was saved"):
+        await store.save_event(ALICE, NewEvent(**{"type": "Opened", "fields": {"owner": "a"}, **parts}))
+    assert log.appends == []
+    await store.save_event(ALICE, OPENED, expected_version=0)
 
 
 async def test_an_expected_version_is_kept(rig: Rig) -> None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from datetime import datetime
+from typing import Final, cast
 
 import msgspec
 
-from aether_api.envelope import Commit, Event, build_event_id, build_source, encode_event, encode_fields, join_events
+from aether_api.envelope import Commit, Event, build_event_id, build_source, decode_events, encode_event, encode_fields, join_events
 from aether_api.errors import EventInvalid, InternalError, InvalidEnvelope, InvalidName
 from aether_api.identity import ActorId, Epoch, check_member
 from aether_api.messages import format_time, parse_second, parse_time
 from aether_model.model import CommandInput, Decision, Model, State, apply_each
 from aether_runtime.core.history import History, Position
-from aether_runtime.core.window import SKEW_S
+from aether_runtime.core.window import SKEW_S, hash_command_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +55,25 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class PlannedCommit:
-    """A commit that may be appended, its events, and the actor's state after it."""
+    """A commit that may be appended, and all that the history takes over of it: once it is stored nothing may fail.
+
+    Attributes:
+        state: the actor's state after it.
+        second: unix time of its last event.
+        digests: the `hash_command_id` of its commands.
+    """
 
     commit: Commit
     events: tuple[Event, ...]
     state: State
+    second: int
+    digests: tuple[int, ...]
 
     def accept(self, history: History, sequence: int) -> None:
         """Move the history on: the commit is stored at `sequence`."""
-        commit, last = self.commit, self.events[-1]
-        position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, last.time)
-        second = parse_second(last.time)
-        history.note_commands(sequence, second, [event.command_id for event in self.events])
-        history.accept(position, second, (), self.state)
+        commit = self.commit
+        position = Position(commit.last_version, sequence, commit.index.appended(sequence), commit.incarnation, commit.id, self.events[-1].time)
+        history.accept(position, self.second, self.digests, self.state)
 
 
 def take_events(events: Iterable[object]) -> tuple[NewEvent, ...]:
@@ -94,11 +101,14 @@ def plan_commit(actor: ActorId, history: History, events: Sequence[NewEvent], wr
     if not events:
         raise EventInvalid(f"{actor}: a commit holds at least one event")
     position, model = history.position, history.model
-    state, time, planned = history.state, position.last_time, list[Event]()
+    state, time, second, planned, encoded = history.state, position.last_time, 0, list[Event](), list[bytes]()
     for version, new in enumerate(events, position.version + 1):
         try:
+            _check_parts(new)
             time = _choose_time(new.time, time, now_s)
+            second = parse_second(time)
             event = _build_event(actor, position.incarnation, version, new, time)
+            encoded.append(_encode_readable(event))
             state = model.apply(state, new.type, bytes(event.data), time=time, version=version, schema_version=new.schema_version)
         except (EventInvalid, InvalidEnvelope, InvalidName) as exc:
             raise EventInvalid(f"{actor}: event {new.type!r}, which would be version {version}, is refused: {exc}. Nothing was saved") from exc
@@ -113,10 +123,45 @@ def plan_commit(actor: ActorId, history: History, events: Sequence[NewEvent], wr
         epoch=writer.epoch,
         pod=f"/{writer.name}",
         model="" if isinstance(model, AnyEvents) else f"{model.name}@{model.content_hash}",
-        payload=join_events([encode_event(event) for event in planned]),
+        payload=join_events(encoded),
         incarnation=position.incarnation,
     )
-    return PlannedCommit(commit, tuple(planned), state)
+    commands = dict.fromkeys(event.command_id for event in planned if event.command_id)
+    return PlannedCommit(commit, tuple(planned), state, second, tuple(map(hash_command_id, commands)))
+
+
+def _check_parts(new: NewEvent) -> None:
+    """Refuse parts of another type than they are declared with: a reader would take the stored event for broken, for ever."""
+    for name in ("type", "time", "command_id", "correlation_id", "causation_id"):
+        value: object = getattr(new, name)
+        if not isinstance(value, str):
+            raise EventInvalid(f"its {name} must be a text, not {_describe(value)}; write {_suggest_text(name, value)}")
+    version: object = new.schema_version
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise EventInvalid(f"its schema_version must be a whole number of at least 1, not {_describe(version)}")
+    metadata: object = new.metadata
+    if not isinstance(metadata, Mapping):
+        raise EventInvalid(f"its metadata must be a mapping of texts, not {_describe(metadata)}")
+    for key, value in cast("Mapping[object, object]", metadata).items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise EventInvalid(f"its metadata must be a mapping of texts, but holds {_describe(key)}: {_describe(value)}; write {key!s}={str(value)!r}")
+
+
+def _suggest_text(name: str, value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{name}=moment.isoformat() of a datetime with a time zone"
+    return f'{name}="", or leave it out' if value is None else f"{name}={str(value)!r}"
+
+
+def _encode_readable(event: Event) -> bytes:
+    """Encode an event, and see to it that every reader will decode it as what it is."""
+    try:
+        encoded = encode_event(event)
+        if decode_events(join_events([encoded])) == [event]:
+            return encoded
+    except (TypeError, ValueError, OverflowError, InvalidEnvelope) as exc:
+        raise EventInvalid(f"it cannot be written so that it is read again: {exc}") from exc
+    raise EventInvalid("it cannot be written so that it is read again as what it is")
 
 
 def _build_event(actor: ActorId, incarnation: int, version: int, new: NewEvent, time: str) -> Event:
