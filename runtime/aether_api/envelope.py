@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from math import isfinite
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -161,8 +162,55 @@ def build_event_id(incarnation: int, version: int) -> str:
 
 
 def encode_fields(fields: Mapping[str, Any]) -> msgspec.Raw:
-    """Encode fields as the data of an event."""
-    return msgspec.Raw(_encode_fields(fields))
+    """Encode fields as the data of an event; raises as `encode_object`."""
+    return msgspec.Raw(encode_object(fields))
+
+
+def encode_object(fields: object) -> bytes:
+    """Encode the fields of an event or a command, a mapping by name, as a JSON object.
+
+    Raises:
+        InvalidEnvelope: they are no object, or a field has no JSON, as a number that is not finite; the message names it.
+    """
+    try:
+        plain = _copy_mapping(fields)
+        encoded = _encode_fields(plain)
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        raise InvalidEnvelope(f"fields are no JSON: {_explain_field(fields, exc)}") from exc
+    if encoded[:1] != b"{":
+        raise InvalidEnvelope(f"fields must be an object, such as {{'amount': 5}}, not {fields!r:.80} ({type(fields).__name__})")
+    if b"null" in encoded:  # what msgspec makes of a number that is not finite, too
+        _check_finite(msgspec.to_builtins(plain, enc_hook=lambda raw: None), "")
+    return encoded
+
+
+def _copy_mapping(fields: object) -> object:
+    """Return a mapping that msgspec does not know as a dictionary; others, and what is none, as they are."""
+    kind = type(fields)
+    known = issubclass(kind, dict) or not issubclass(kind, Mapping)
+    return fields if known else dict(cast("Mapping[object, object]", fields))
+
+
+def _explain_field(fields: object, error: Exception) -> str:
+    """Say which field it is that cannot be encoded, where one alone can be named."""
+    for name, value in cast("Mapping[object, object]", fields).items() if isinstance(fields, dict) else ():
+        try:
+            _encode_fields({name: value})
+        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+            return f"{name!r:.80}: {exc}"
+    return str(error)
+
+
+def _check_finite(value: object, path: str) -> None:
+    """Refuse numbers without JSON in what `to_builtins` gives."""
+    if isinstance(value, float) and not isfinite(value):
+        raise InvalidEnvelope(f"field {path} is {value}, for which JSON has no number; leave it out, or write None")
+    if isinstance(value, dict):
+        for name, inner in cast("dict[str, object]", value).items():
+            _check_finite(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(cast("Sequence[object]", value)):
+            _check_finite(inner, f"{path}[{place}]")
 
 
 def decode_fields(data: msgspec.Raw) -> dict[str, Any]:

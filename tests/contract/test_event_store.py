@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec import Raw
 from msgspec.structs import replace
 
 from aether_api.envelope import Commit, encode_event, join_events
@@ -138,6 +142,38 @@ async def test_a_part_of_a_wrong_type_is_refused_before_anything_is_stored(parts
         await store.save_event(ALICE, NewEvent(**{"type": "Opened", "fields": {"owner": "a"}, **parts}))
     assert log.appends == []
     await store.save_event(ALICE, OPENED, expected_version=0)
+
+
+WRONG_FIELDS: list[tuple[Any, str]] = [
+    ([1], r"fields must be an object, .* not \[1\] \(list\)"),
+    (None, r"fields must be an object, .* not None"),
+    ("abc", r"fields must be an object, .* not 'abc'"),
+    (Raw(b'{"amount":]}'), "cannot be written"),
+    ({"amount": math.nan}, "field amount is nan"),
+    ({"amount": 1, "parts": [{"share": -math.inf}]}, r"field parts\[0\].share is -inf"),
+    ({"amount": 1, "when": object()}, "fields are no JSON: 'when': .*object"),
+]
+
+
+@pytest.mark.parametrize("models", [(), (compile_account,), (load_python_account,)], ids=["without models", "a model", "a model in Python"])
+@pytest.mark.parametrize(("fields", "why"), WRONG_FIELDS, ids=["list", "none", "text", "raw", "nan", "inf", "object"])
+async def test_fields_that_are_no_json_object_are_refused_before_anything_is_stored(fields: Any, why: str, models: tuple[Callable[[], Model], ...]) -> None:
+    log = FaultyCommitLog(MemoryCommitLog())
+    store = EventStore(log, MemorySnapshotStore(), "default", models=[model() for model in models])
+    await store.save_event(ALICE, OPENED)
+    with pytest.raises(EventInvalid, match=rf"version 2, is refused: .*{why}.*Nothing was saved"):
+        await store.save_event(ALICE, NewEvent("Deposited", fields))
+    assert len(log.appends) == 1
+    await store.save_event(ALICE, deposited(1), expected_version=1)
+
+
+async def test_fields_may_be_any_mapping_and_hold_null() -> None:
+    store = EventStore(MemoryCommitLog(), MemorySnapshotStore(), "default")
+    fields = {"amount": 1.5, "note": None, "nested": {"null": ["null", None, 0.0]}, "raw": {"a": None}}
+    saved = await store.save_events(
+        ALICE, [NewEvent("Deposited", {**fields, "raw": Raw(b'{"a": null}')}), NewEvent("Deposited", MappingProxyType(fields)), NewEvent("Deposited", OrderedDict(fields))]
+    )
+    assert [event.fields() for event in saved] == [fields] * 3
 
 
 async def test_an_expected_version_is_kept(rig: Rig) -> None:

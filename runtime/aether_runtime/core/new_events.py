@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, cast
 
-import msgspec
-
 from aether_api.envelope import Commit, Event, build_event_id, build_source, decode_events, encode_event, encode_fields, join_events
 from aether_api.errors import EventInvalid, InternalError, InvalidEnvelope, InvalidName
 from aether_api.identity import ActorId, Epoch, check_member
@@ -29,7 +27,7 @@ class NewEvent:
 
     Attributes:
         type: its name in the model, such as `Deposited`.
-        fields: its data; whatever JSON can hold.
+        fields: its data, a JSON object: numbers are finite.
         schema_version: that of the fields, for models that upcast.
         time: when it happened, RFC 3339; empty for now. Time never runs back within an actor.
         command_id: of the command that it comes of, if any; empty for none. `correlation_id` and `causation_id` likewise.
@@ -76,7 +74,7 @@ class PlannedCommit:
         history.accept(position, self.second, self.digests, self.state)
 
 
-def take_events(events: Iterable[object]) -> tuple[NewEvent, ...]:
+def take_events(events: object) -> tuple[NewEvent, ...]:
     """Return the events of one call, of which an iterator may give each only once.
 
     Raises:
@@ -85,7 +83,7 @@ def take_events(events: Iterable[object]) -> tuple[NewEvent, ...]:
     if not isinstance(events, Iterable):
         raise EventInvalid(f"events must be a list of NewEvent, not {_describe(events)}; save_event saves one event. Nothing was saved")
     taken = list[NewEvent]()
-    for place, event in enumerate(events):
+    for place, event in enumerate(cast("Iterable[object]", events)):
         if not isinstance(event, NewEvent):
             raise EventInvalid(f"events[{place}] must be a NewEvent, not {_describe(event)}. Nothing was saved")
         taken.append(event)
@@ -136,10 +134,16 @@ def _check_parts(new: NewEvent) -> None:
         value: object = getattr(new, name)
         if not isinstance(value, str):
             raise EventInvalid(f"its {name} must be a text, not {_describe(value)}; write {_suggest_text(name, value)}")
-    version: object = new.schema_version
+    _check_schema_version(new.schema_version)
+    _check_metadata(new.metadata)
+
+
+def _check_schema_version(version: object) -> None:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise EventInvalid(f"its schema_version must be a whole number of at least 1, not {_describe(version)}")
-    metadata: object = new.metadata
+
+
+def _check_metadata(metadata: object) -> None:
     if not isinstance(metadata, Mapping):
         raise EventInvalid(f"its metadata must be a mapping of texts, not {_describe(metadata)}")
     for key, value in cast("Mapping[object, object]", metadata).items():
@@ -171,20 +175,13 @@ def _build_event(actor: ActorId, incarnation: int, version: int, new: NewEvent, 
         build_source(actor),
         check_member("the name of an event", new.type),
         time,
-        _encode(new.fields),
+        encode_fields(new.fields),
         new.command_id,
         new.correlation_id,
         new.causation_id,
         new.schema_version,
         dict(new.metadata),
     )
-
-
-def _encode(fields: Mapping[str, object]) -> msgspec.Raw:
-    try:
-        return encode_fields(fields)
-    except (TypeError, ValueError, OverflowError) as exc:
-        raise EventInvalid(f"its fields are no JSON: {exc}") from exc
 
 
 def _choose_time(wanted: str, last_time: str, now_s: float) -> str:
