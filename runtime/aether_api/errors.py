@@ -204,7 +204,7 @@ class InvalidName(PermanentError):
 
 
 class InvalidEnvelope(PermanentError):
-    """Bytes or headers that are not a command, commit or reply of this protocol."""
+    """Bytes, headers or arguments that are not a command, commit or reply of this protocol."""
 
     reason = Reason.INVALID_COMMAND
 

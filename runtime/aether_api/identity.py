@@ -79,24 +79,40 @@ def parse_actor_id(namespace: str, model: str, id: str) -> ActorId:
     return ActorId(Namespace(check_name("namespace", namespace)), ModelName(check_name("model", model)), check_id(id))
 
 
+def check_actor(value: object, argument: str = "actor") -> ActorId:
+    """Return an `ActorId` unchanged or raise `InvalidName` for `argument`."""
+    if not isinstance(value, ActorId):
+        raise InvalidName(f"{argument} must be an ActorId, as parse_actor_id(namespace, model, id) gives, not {value!r:.80} ({type(value).__name__})")
+    return value
+
+
 def check_name(field: str, value: str) -> str:
     """Return a DNS label unchanged or raise `InvalidName` for `field`."""
-    if not _NAME.fullmatch(value):
-        raise InvalidName(f"{field} {value!r} must be lower case letters, digits and '-', at most 63 characters, beginning and ending with a letter or digit")
-    return value
+    try:
+        if _NAME.fullmatch(value):
+            return value
+    except TypeError:  # it is no text
+        pass
+    raise InvalidName(f"{field} {value!r} must be lower case letters, digits and '-', at most 63 characters, beginning and ending with a letter or digit")
 
 
 def check_id(value: str) -> str:
     """Return an actor's id unchanged or raise `InvalidName`."""
-    if len(value) > ID_LENGTH_MAX:
-        raise InvalidName(f"id of {len(value)} characters is longer than {ID_LENGTH_MAX}")
-    if not _ID.fullmatch(value):
-        raise InvalidName(f"id {value!r} must be letters, digits and -_:@+=~ (no dots, '*', '>' or blanks), beginning and ending with a letter, digit, '-' or '_'")
-    return value
+    try:
+        if len(value) > ID_LENGTH_MAX:
+            raise InvalidName(f"id of {len(value)} characters is longer than {ID_LENGTH_MAX}")
+        if _ID.fullmatch(value):
+            return value
+    except TypeError:  # it is no text
+        pass
+    raise InvalidName(f"id {value!r} must be letters, digits and -_:@+=~ (no dots, '*', '>' or blanks), beginning and ending with a letter, digit, '-' or '_'")
 
 
 def check_member(field: str, value: str) -> str:
     """Return the name of a command or event unchanged or raise `InvalidName` for `field`."""
-    if not _MEMBER.fullmatch(value):
-        raise InvalidName(f"{field} {value!r} must begin with a letter and hold letters, digits and '_', at most 63 characters")
-    return value
+    try:
+        if _MEMBER.fullmatch(value):
+            return value
+    except TypeError:  # it is no text
+        pass
+    raise InvalidName(f"{field} {value!r} must begin with a letter and hold letters, digits and '_', at most 63 characters")

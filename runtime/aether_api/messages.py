@@ -11,14 +11,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from math import inf
 from typing import Any, Final, Literal
 
 import msgspec
 
 from aether_api import headers
-from aether_api.envelope import Event, decode_fields
+from aether_api.envelope import Event, decode_fields, encode_object
 from aether_api.errors import MALFORMED, InvalidEnvelope, Reason
-from aether_api.identity import ActorId, CommandId, check_member
+from aether_api.identity import ActorId, CommandId, check_actor, check_member
 
 TIMEOUT_DEFAULT_MS: Final = 10_000
 """Milliseconds a command may wait when its sender says nothing; longer than a fail-over, shorter than a person's patience."""
@@ -153,19 +154,39 @@ def build_command(
     """Return a command that is made at `now_s`, unix time.
 
     Raises:
-        InvalidName: the command's name cannot be a subject's token.
+        InvalidName: the command's name cannot be a subject's token, or `actor` is no `ActorId`.
+        InvalidEnvelope: its fields are no JSON object, or another argument is nothing that a command can carry; the message names it.
     """
+    _check_arguments(actor, command_id, timeout_s, expected_version)
     return Command(
         actor=actor,
         name=check_member("command", name),
         id=CommandId(command_id),
-        payload=payload if isinstance(payload, bytes) else msgspec.json.encode(payload),
+        payload=payload if isinstance(payload, bytes) else encode_object(payload),
         time=format_time(now_s),
         unix_s=now_s,
         timeout_s=timeout_s,
         expected_version=expected_version,
         dry_run=dry_run,
     )
+
+
+def _check_arguments(actor: object, command_id: object, timeout_s: object, expected_version: object) -> None:
+    """Refuse at once what Python lets through, and what would fail where nobody can tell the caller."""
+    check_actor(actor)
+    check_command_id(command_id)
+    if not isinstance(timeout_s, int | float) or isinstance(timeout_s, bool) or not 0 < timeout_s < inf:
+        raise InvalidEnvelope(f"timeout_s must be a number of seconds above 0, not {timeout_s!r:.80}")
+    if expected_version is not None and (not isinstance(expected_version, int) or isinstance(expected_version, bool) or expected_version < 0):
+        raise InvalidEnvelope(f"expected_version must be a whole number of at least 0, or None, not {expected_version!r:.80}")
+
+
+def check_command_id(command_id: object) -> None:
+    """Raise `InvalidEnvelope` for what cannot be the id of a command."""
+    if not isinstance(command_id, str):
+        raise InvalidEnvelope(f"command_id must be a text, not {command_id!r:.80} ({type(command_id).__name__}); write command_id={str(command_id)!r}")
+    if not command_id or len(command_id) > COMMAND_ID_LENGTH_MAX or not command_id.isprintable():
+        raise InvalidEnvelope(f"command_id must be 1 to {COMMAND_ID_LENGTH_MAX} printable characters, not {command_id!r:.200}")
 
 
 def build_command_headers(command: Command) -> bytes:

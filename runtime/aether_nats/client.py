@@ -94,9 +94,10 @@ class CommandClient:
             OutcomeUnknown: no answer came in time, and the command may have taken effect; repeat it with its id.
             NoResponders: no pod serves the namespace; nothing happened.
             Disconnected: there was no link all the time; nothing happened.
-            InvalidName: `command` cannot be a subject's token.
+            InvalidName: `command` cannot be a subject's token, or `actor` is no `ActorId`.
+            InvalidEnvelope: another argument is nothing that a command can carry; the message names it.
         """
-        id = command_id or uuid.uuid4().hex
+        id = uuid.uuid4().hex if command_id is None or command_id == "" else command_id
         message = build_command(actor, command, payload, command_id=id, now_s=time.time(), timeout_s=timeout_s, expected_version=expected_version, dry_run=dry_run)
         return await self._send_until(message, _Progress(time.monotonic() + timeout_s))
 
@@ -118,9 +119,9 @@ class CommandClient:
         Raises:
             OutcomeUnknown: it may be stored; repeat it with its id, which is dropped if it is.
             RetryableError: it is not stored.
-            InvalidName: `command` cannot be the name of a command.
+            InvalidName, InvalidEnvelope: as `send`.
         """
-        id = command_id or uuid.uuid4().hex
+        id = uuid.uuid4().hex if command_id is None or command_id == "" else command_id
         message = build_command(actor, command, payload, command_id=id, now_s=time.time(), timeout_s=timeout_s, expected_version=expected_version)
         return await self._store(message, _Progress(time.monotonic() + timeout_s))
 

@@ -15,9 +15,9 @@ from typing import Final
 
 import msgspec
 
-from aether_api.errors import Reason
-from aether_api.identity import ActorId
-from aether_api.messages import TIMEOUT_DEFAULT_S, Command, Reply, build_command
+from aether_api.errors import InvalidEnvelope, InvalidName, Reason
+from aether_api.identity import ActorId, check_actor
+from aether_api.messages import TIMEOUT_DEFAULT_S, Command, Reply, build_command, check_command_id
 from aether_runtime.answers import build_late
 
 TRY_FIRST_S: Final = 1.0
@@ -50,11 +50,37 @@ class RuntimeMessage:
     ) -> RuntimeMessage:
         """Return a message that is made now; the arguments are those of `CommandClient.send`.
 
+        Args:
+            fields: the command's fields, or the JSON object that they are.
+            command_id: choose it yourself to repeat a command safely later; None or empty for a fresh one.
+
         Raises:
-            InvalidName: `command` could not be a subject's token.
+            InvalidName: `command` could not be a subject's token, or `actor` is no `ActorId`.
+            InvalidEnvelope: another argument is nothing that a command can carry; the message names it.
         """
-        id = command_id or secrets.token_hex(16)
+        id = secrets.token_hex(16) if command_id is None or command_id == "" else command_id
         return cls(build_command(actor, command, fields, command_id=id, now_s=time.time(), timeout_s=timeout_s, expected_version=expected_version, dry_run=dry_run))
+
+
+def take_command(message: object, namespace: str) -> Command:
+    """Return the command of a message that a runtime of `namespace` can route.
+
+    Raises:
+        InvalidName: its actor is of another namespace.
+        InvalidEnvelope: it is no message, or holds what `build` would have refused.
+    """
+    if not isinstance(message, RuntimeMessage):
+        raise InvalidEnvelope(f"message must be a RuntimeMessage, as RuntimeMessage.build gives, not {message!r:.80} ({type(message).__name__})")
+    command = message.command
+    check_home(command.actor, namespace)
+    check_command_id(command.id)
+    return command
+
+
+def check_home(actor: ActorId, namespace: str) -> None:
+    """Raise `InvalidName` for an actor that no runtime of `namespace` may hold, or what is none."""
+    if check_actor(actor).namespace != namespace:
+        raise InvalidName(f"{actor} is of namespace {actor.namespace}, this runtime serves {namespace}; open a runtime for each")
 
 
 async def send_until(try_once: Try, command: Command, *, may_go_on: Callable[[], bool]) -> Reply:

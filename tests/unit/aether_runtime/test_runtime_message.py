@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
+from typing import Any, cast
+from uuid import UUID
 
+import msgspec
 import pytest
 
-from aether_api.errors import InvalidName, Reason
+from aether_api.errors import InvalidEnvelope, InvalidName, Reason
+from aether_api.identity import CommandId
 from aether_api.messages import Command, Reply, build_error
-from aether_runtime.runtime_message import RuntimeMessage, send_until
+from aether_nats.client import CommandClient
+from aether_nats.connection import NatsConnection
+from aether_runtime.runtime_message import RuntimeMessage, send_until, take_command
 from tests.histories.bank import ALICE
 
 UNKNOWN = build_error(Reason.UNKNOWN, "lost", retry_after_ms=1)
@@ -41,6 +48,52 @@ def test_a_message_is_made_now_and_has_an_id_of_its_own() -> None:
     assert before <= messages[0].unix_s <= time.time()
     with pytest.raises(InvalidName):
         RuntimeMessage.build(ALICE, "no command")
+
+
+WRONG_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"command_id": 7}, InvalidEnvelope, "command_id must be a text, not 7 .*; write command_id='7'"),
+    ({"command_id": 0}, InvalidEnvelope, "command_id must be a text"),
+    ({"command_id": UUID(int=7)}, InvalidEnvelope, "command_id must be a text, not UUID.*; write command_id='00000000-"),
+    ({"command_id": "a\r\nAether-Dry-Run: true"}, InvalidEnvelope, "command_id must be 1 to 128 printable characters"),
+    ({"command_id": "x" * 129}, InvalidEnvelope, "command_id must be 1 to 128 printable characters"),
+    ({"timeout_s": 0}, InvalidEnvelope, "timeout_s must be a number of seconds above 0, not 0"),
+    ({"timeout_s": math.nan}, InvalidEnvelope, "timeout_s must be a number of seconds above 0, not nan"),
+    ({"timeout_s": math.inf}, InvalidEnvelope, "timeout_s must be a number of seconds above 0, not inf"),
+    ({"timeout_s": "3"}, InvalidEnvelope, "timeout_s must be a number of seconds above 0, not '3'"),
+    ({"expected_version": "1"}, InvalidEnvelope, "expected_version must be a whole number of at least 0, or None, not '1'"),
+    ({"expected_version": -1}, InvalidEnvelope, "expected_version must be a whole number"),
+    ({"fields": [1]}, InvalidEnvelope, "fields must be an object"),
+    ({"fields": None}, InvalidEnvelope, "fields must be an object"),
+    ({"fields": '{"amount": 1}'}, InvalidEnvelope, "fields must be an object"),
+    ({"fields": {"amount": math.nan}}, InvalidEnvelope, "field amount is nan"),
+    ({"fields": {"amount": object()}}, InvalidEnvelope, "fields are no JSON: 'amount'"),
+    ({"command": None}, InvalidName, "command None must begin with a letter"),
+    ({"actor": "default/account/alice"}, InvalidName, r"actor must be an ActorId, as parse_actor_id\(namespace, model, id\) gives, not 'default/account/alice'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "why"), WRONG_ARGUMENTS, ids=[f"{number} {next(iter(arguments))}" for number, (arguments, _, _) in enumerate(WRONG_ARGUMENTS)])
+def test_a_wrong_argument_raises_at_once_and_is_named(arguments: dict[str, Any], error: type[Exception], why: str) -> None:
+    with pytest.raises(error, match=why):
+        RuntimeMessage.build(**{"actor": ALICE, "command": "Deposit", "fields": {"amount": 1}, **arguments})
+
+
+async def test_a_client_of_another_process_refuses_the_same() -> None:
+    client = CommandClient(cast("NatsConnection", None))
+    for send in (client.send, client.send_durable):
+        with pytest.raises(InvalidEnvelope, match="command_id must be a text"):
+            await send(ALICE, "Deposit", command_id=cast("str", 7))
+
+
+def test_a_message_that_was_put_together_otherwise_never_reaches_a_vm_with_an_id_that_is_no_text() -> None:
+    message = RuntimeMessage.build(ALICE, "Deposit")
+    assert take_command(message, "default") is message.command
+    with pytest.raises(InvalidEnvelope, match="command_id must be a text"):
+        take_command(RuntimeMessage(msgspec.structs.replace(message.command, id=cast("CommandId", 7))), "default")
+    with pytest.raises(InvalidEnvelope, match="must be a RuntimeMessage"):
+        take_command(message.command, "default")
+    with pytest.raises(InvalidName, match="default/account/alice is of namespace default, this runtime serves shop"):
+        take_command(message, "shop")
 
 
 @pytest.mark.parametrize("reply", [ACCEPTED, Reply("rejected", 1, reason="Poor"), Reply("noop", 1), BROKEN])
