@@ -45,7 +45,7 @@ from aether_runtime.replays import Replays
 from aether_runtime.reporter import Reporter
 from aether_runtime.router import Router
 from aether_runtime.runtime_config import RuntimeConfig, RuntimePorts
-from aether_runtime.runtime_message import RuntimeMessage, send_until
+from aether_runtime.runtime_message import RuntimeMessage, check_home, send_until, take_command
 from aether_runtime.single_flight import SingleFlight
 from aether_runtime.snapshotter import Snapshotter
 from aether_runtime.turn import Turn
@@ -179,8 +179,11 @@ class Runtime(VmListener):
 
         The reply comes within the message's `timeout_s`, for as long as which the message is tried again while its actor moves or is
         busy. Where nobody could tell, the outcome is `Unknown`, and a repeat with the same id tells it.
+
+        Raises:
+            InvalidName: the actor is of another namespace than this runtime.
         """
-        return await send_until(self._try_message, message.command, may_go_on=lambda: self.is_running)
+        return await send_until(self._try_message, take_command(message, self.config.namespace), may_go_on=lambda: self.is_running)
 
     async def _try_message(self, command: Command) -> Reply:
         reply: asyncio.Future[Reply] = self._loop.create_future()
@@ -199,10 +202,12 @@ class Runtime(VmListener):
         """Hold an actor: return its VM, making one that begins to replay; `is_ready` tells when it has.
 
         Raises:
+            InvalidName: the actor is of another namespace than this runtime.
             ModelInvalid: the actor's model is not there or does not compile.
             Busy: the runtime does not run.
         """
         desired = actor if isinstance(actor, DesiredActor) else DesiredActor(actor)
+        check_home(desired.actor, self.config.namespace)
         vm = self.registry.get(desired.actor)
         if vm is None:
             vm = self._make_vm(desired)

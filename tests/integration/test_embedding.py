@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from aether_api.errors import Busy, Disconnected, InternalError, ModelInvalid, PermanentError
+from aether_api.errors import Busy, Disconnected, InternalError, InvalidName, ModelInvalid, PermanentError
 from aether_api.identity import ActorId, parse_actor_id
 from aether_api.messages import decode_reply
 from aether_api.subjects import command_subject
@@ -17,7 +17,7 @@ from aether_nats.jetstream import JetStream
 from aether_nats.streams import StreamPlan, ensure_streams
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.adapters.on_demand import OnDemandSource
-from aether_runtime.ports import DesiredListener
+from aether_runtime.ports import DesiredActor, DesiredListener
 from aether_runtime.process import open_runtime
 from aether_runtime.runtime import Runtime
 from aether_runtime.runtime_message import RuntimeMessage
@@ -98,6 +98,17 @@ async def test_nodes_of_two_namespaces_share_a_server_and_nothing_else(nats_serv
         assert (set(here.get_active_vms()), set(shop.get_active_vms())) == ({ALICE}, {shop_alice})
         assert [vm.get_state()["balance"] for runtime in (here, shop) for vm in runtime.get_active_vms().values()] == [0, 5]
         assert [len(runtime.presence.pods.live()) for runtime in (here, shop)] == [1, 1]
+
+
+async def test_an_actor_of_another_namespace_is_refused_and_nothing_starts(nats_server: EmbeddedServer) -> None:
+    shop_alice = parse_actor_id("shop", ALICE.model, ALICE.id)
+    async with opened(nats_server) as runtime, runtime:
+        with pytest.raises(InvalidName, match="shop/account/alice is of namespace shop, this runtime serves default"):
+            await runtime.send_message(message("Open", {"owner": "shop"}, actor=shop_alice))
+        for actor in (shop_alice, DesiredActor(shop_alice)):
+            with pytest.raises(InvalidName, match="this runtime serves default"):
+                runtime.create_vm(actor)
+        assert (dict(runtime.get_active_vms()), dict(runtime.registry.desired)) == ({}, {})
 
 
 async def test_a_vm_is_made_and_ended_by_its_actors_name(nats_server: EmbeddedServer) -> None:
