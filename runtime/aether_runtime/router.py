@@ -82,6 +82,10 @@ HINT_TIMEOUT_S: Final = 1.0
 WAKE_LOOKUP_S: Final = 10.0
 """Seconds for the directory to say where an actor is whose inbox holds something; the next sweep asks again."""
 
+STOPPING: Final = "this process is stopping; send the command again with the same id"
+NOT_STARTED: Final = "this runtime was not started; call `await runtime.start()`, or enter `async with runtime:`, before you send it messages"
+"""Why a runtime that does not run takes no command."""
+
 Answer = Callable[[Reply], None]
 
 VmProvider = Callable[[ActorId], VirtualMachine | None]
@@ -195,7 +199,8 @@ class Router:
     def _search(self, waiting: Waiting) -> None:
         command, answer = waiting.command, waiting.answer
         if not self._runtime.is_running:
-            answer(build_error(Reason.BUSY, "this process is stopping; send the command again with the same id", command_id=command.id, retry_after_ms=MOVING_RETRY_MS))
+            message = STOPPING if self._runtime.is_leaving else NOT_STARTED
+            answer(build_error(Reason.BUSY, message, command_id=command.id, retry_after_ms=MOVING_RETRY_MS))
             return
         if not self._has_room_for_call(command):
             message = f"{self._calls} calls of {self._calls_bytes:,} bytes look for their actors already; send the command again with the same id"

@@ -70,6 +70,17 @@ async def test_stop_leaves_a_snapshot_of_every_actor_and_nothing_that_runs(nats_
         assert snapshot.version == 2
 
 
+async def test_a_message_before_start_is_told_that_the_runtime_was_not_started(nats_server: EmbeddedServer) -> None:
+    async with opened(nats_server) as runtime:
+        early = await runtime.send_message(message("Open", {"owner": "alice"}))
+        assert (early.outcome, early.reason) == ("error", "Busy")
+        assert "was not started" in early.message
+        await runtime.start()
+        await runtime.stop()
+        late = await runtime.send_message(message("Open", {"owner": "alice"}))
+        assert "is stopping" in late.message
+
+
 async def test_a_with_block_is_the_life_of_a_runtime(nats_server: EmbeddedServer) -> None:
     async with opened(nats_server) as runtime:
         async with runtime:
