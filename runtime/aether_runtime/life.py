@@ -1,14 +1,16 @@
 """The life of a runtime inside another program, which says `start` and `stop` and does not wait between them.
 
 A program with a task to spare runs `Runtime.run` in a TaskGroup of its own and so hears of a failure at once. For all others
-`Life` owns that task: `stop` ends it and waits for its end, within a bound, and raises what it failed with.
+`Life` owns that task: `stop` ends it and waits for its end, within a bound, and raises what it failed with. A life in a task of the
+program's own it asks to end, and waits as long; only its owner can cut it short, and hears of its failure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
 
 from aether_api.errors import PermanentError
@@ -28,10 +30,26 @@ class Run(Protocol):
 
 
 class Life:
-    """Owns the one task of a runtime that was started."""
+    """Owns the one task of a runtime that was started, and knows whether it lives."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
+        self._is_over = asyncio.Event()
+        self._is_over.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs, in whichever task: it has not begun, or has ended."""
+        return self._is_over.is_set()
+
+    @asynccontextmanager
+    async def lasting(self) -> AsyncGenerator[None]:
+        """Note that the life lasts for as long as the block."""
+        self._is_over.clear()
+        try:
+            yield
+        finally:
+            self._is_over.set()
 
     async def start(self, run: Run) -> None:
         """Begin `run` and return once it has started; if that is cancelled, nothing is left behind.
@@ -58,6 +76,11 @@ class Life:
         """Let the life end in order, cut it short after `timeout_s`, and raise what it failed with; harmless to repeat."""
         task = self._task
         if task is None:
+            if not self.is_over:
+                request_stop()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(timeout_s):
+                        await self._is_over.wait()
             return
         request_stop()
         await asyncio.wait({task}, timeout=timeout_s)

@@ -64,7 +64,10 @@ async def run_process(settings: RuntimeSettings, *, started: Callable[[Runtime],
 
 @asynccontextmanager
 async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
-    """Connect, make sure of the streams, and yield a runtime that does not run yet; stop it before the block ends.
+    """Connect, make sure of the streams, and yield a runtime that does not run yet.
+
+    A runtime that still runs when the block ends, as after an exception in it, is stopped in order before the connection is closed, within the
+    time of its `stop_timeout`.
 
     Raises:
         SettingsInvalid, Disconnected: as `run_process`.
@@ -90,6 +93,7 @@ async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
         runtime = Runtime(config, _build_ports(js, layout, source, sink, batches=settings.sync_always and layout.takes_batches))
         if settings.http_port:
             stack.push_async_callback(await _serve_http(settings.http_port, connection, runtime))
+        stack.push_async_callback(runtime.stop_if_running)
         yield runtime
 
 

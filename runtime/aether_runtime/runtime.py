@@ -156,6 +156,11 @@ class Runtime(VmListener):
         """
         await self._life.stop(self.request_stop, timeout_s=self.config.stop_timeout_s + LEAVE_SLACK_S if timeout_s is None else timeout_s)
 
+    async def stop_if_running(self) -> None:
+        """Leave in order, if that has not happened: what `start` or `run` began must not outlive the connection."""
+        if not self._life.is_over:
+            await self.stop()
+
     async def __aenter__(self) -> Runtime:
         await self.start()
         return self
@@ -233,7 +238,7 @@ class Runtime(VmListener):
         hints = () if self.inbox is None else self.inbox.subscribe()
         self.status.subscribe()  # for as long as the process lives: also of one that leaves people want to know how it is
         calls, others, releases = self.router.subscribe(), (self._held.subscribe(), *hints), self._assignments.subscribe(self.config.pool)
-        async with asyncio.TaskGroup() as tasks:
+        async with self._life.lasting(), asyncio.TaskGroup() as tasks:
             self._background.open(tasks)
             self._background.create(self._ports.source.run(self), "source of actors")
             self._background.create(self._reporter.run(), "reporter")

@@ -88,6 +88,47 @@ async def test_a_with_block_is_the_life_of_a_runtime(nats_server: EmbeddedServer
         assert not runtime.is_running
 
 
+async def read_snapshot_version(server: EmbeddedServer) -> int:
+    async with connected(server.url) as connection:
+        snapshot = await JetStreamSnapshotStore(JetStream(connection)).read_latest(ALICE, compile_account().fold)
+    return 0 if snapshot is None else snapshot.version
+
+
+async def test_an_exception_in_the_block_of_open_runtime_leaves_nothing_that_runs(nats_server: EmbeddedServer) -> None:
+    with pytest.raises(ValueError, match="the program's own"):
+        async with opened(nats_server) as runtime:
+            await runtime.start()
+            await runtime.send_message(message("Open", {"owner": "alice"}))
+            raise ValueError("a mistake of the program's own")
+    assert (dict(runtime.get_active_vms()), runtime.is_running, tasks_of_runtimes()) == ({}, False, [])
+    assert await read_snapshot_version(nats_server) == 1
+    late = await runtime.send_message(message("Deposit", {"amount": 5}))
+    assert (late.outcome, late.reason) == ("error", "Busy")
+
+
+async def test_a_block_that_is_cancelled_leaves_nothing_that_runs(nats_server: EmbeddedServer) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(None) as bound, opened(nats_server) as runtime:
+            await runtime.start()
+            await runtime.send_message(message("Open", {"owner": "alice"}))
+            bound.reschedule(0.0)
+            await asyncio.Event().wait()
+    assert (runtime.is_running, tasks_of_runtimes()) == (False, [])
+    assert await read_snapshot_version(nats_server) == 1
+
+
+async def test_a_life_in_a_task_of_the_programs_own_ends_with_the_block_too(nats_server: EmbeddedServer) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        async with opened(nats_server) as runtime:
+            started = asyncio.Event()
+            life = tasks.create_task(runtime.run(started=started.set), name="life")
+            await started.wait()
+            await runtime.send_message(message("Open", {"owner": "alice"}))
+        assert (dict(runtime.get_active_vms()), runtime.is_running) == ({}, False)
+        await life
+    assert await read_snapshot_version(nats_server) == 1
+
+
 async def test_stop_may_be_repeated_and_start_may_not(nats_server: EmbeddedServer) -> None:
     async with opened(nats_server) as runtime:
         await runtime.stop()
