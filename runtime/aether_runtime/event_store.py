@@ -5,7 +5,7 @@ last commit, and, where the program has the actor's model, applied to its state 
 actor learns of them as of every foreign commit. Rules:
 
 - `expected_version` is the version that the caller decided on; another one in the log is a `VersionConflictError`, and nothing was
-  saved. Without it the events follow whatever is there.
+  saved. Without it the events follow whatever is there, and are tried again while other writers come first, until the time-out.
 - All events of one call are one commit: all or nothing.
 - A lost ack is the log's business: the identical commit is sent again until it is stored or refused, and after a refusal all
   commits since are searched for it. Only a time-out leaves the outcome unknown, unless no append was begun by then; the actor's
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
@@ -52,8 +53,11 @@ from aether_runtime.vm_reading import RETRY_S, Tail, read_tail
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS_MAX: Final = 16
-"""Tries to save events that may follow any version, while other writers come first: each lost race means that one of them got on."""
+PAUSE_FIRST_S: Final = 0.001
+"""Seconds at most before the third try to save events that may follow any version, doubling: about a round trip, so that writers in lockstep part."""
+
+PAUSE_MAX_S: Final = 0.05
+"""Seconds at most between such tries: an actor that many write takes hundreds of commits a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,14 @@ class _Save:
 
     Attributes:
         may_be_saved: an append was begun, and its outcome is not known.
+        races_lost: tries that came too late, and stored nothing.
     """
 
     actor: ActorId
     events: tuple[NewEvent, ...]
     expected_version: int | None
     may_be_saved: bool = False
+    races_lost: int = 0
 
     def describe(self, why: str) -> str:
         """Return what is said of it when it is given up."""
@@ -145,6 +151,7 @@ class EventStore:
             EventInvalid: an event is none, or the model cannot apply it, and nothing was saved; or the actor's log is broken.
             ModelInvalid: the store has models, but not the actor's.
             CommitTooLarge: they do not fit into one message; nothing was saved. Save fewer at once.
+            RetryableError: other writers came first for `timeout_s`; nothing was saved.
             RequestTimeout: the log did not answer for `timeout_s`. The message says whether nothing was saved, since it could not even be
                 read, or whether they may be saved; then the actor's version tells.
             Disconnected: the connection was closed, so that waiting is in vain; the message says the same.
@@ -158,6 +165,8 @@ class EventStore:
             async with asyncio.timeout(self._settings.timeout_s), self._writing(actor):
                 return (await self._save(save)).events
         except TimeoutError as exc:
+            if save.races_lost and not save.may_be_saved:
+                raise RetryableError(save.describe(f"other writers came first for {self._settings.timeout_s:g} s, {save.races_lost} times. Save again when they are done")) from exc
             raise RequestTimeout(save.describe(f"no answer within {self._settings.timeout_s:g} s")) from exc
         except Disconnected as exc:
             raise Disconnected(save.describe(str(exc))) from exc
@@ -166,14 +175,15 @@ class EventStore:
         actor, events, expected_version = save.actor, save.events, save.expected_version
         known, history = await self._read_past(actor, expected_version)
         attempted = history.position.version if expected_version is None else expected_version
-        for _ in range(ATTEMPTS_MAX):
-            if expected_version not in (None, history.position.version):
-                break
+        while expected_version in (None, history.position.version):
             attempted = history.position.version
             planned = plan_commit(actor, history, events, Writer(self._writer, known.epoch), commit_id=secrets.token_hex(8), now_s=time.time())
             if await self._append(save, planned, known, history):
                 return planned
-            known, history = await self._read_past(actor, expected_version)
+            save.races_lost += 1
+            if save.races_lost > 1:
+                await asyncio.sleep(random.uniform(0.0, min(PAUSE_MAX_S, PAUSE_FIRST_S * 2 ** min(save.races_lost - 2, 10))))
+            known, history = await self._read_past(actor, expected_version, fresh=save.races_lost > 1)
         raise VersionConflictError(str(actor), attempted, history.position.version)
 
     async def _append(self, save: _Save, planned: PlannedCommit, known: KnownActor, history: History) -> bool:
@@ -195,12 +205,12 @@ class EventStore:
         self._cache.put(actor, known)
         return is_stored
 
-    async def _read_past(self, actor: ActorId, expected_version: int | None) -> tuple[KnownActor, History]:
-        """Return what the actor's log holds, from the cache where nothing speaks against it."""
+    async def _read_past(self, actor: ActorId, expected_version: int | None, *, fresh: bool = False) -> tuple[KnownActor, History]:
+        """Return what the actor's log holds, from the cache where nothing speaks against it, or with `fresh` as it is now."""
         known = self._cache.get(actor)
         if known is not None and known.history is not None:
             told = known.version
-            if not known.is_behind and expected_version in (None, told):
+            if not fresh and not known.is_behind and expected_version in (None, told):
                 return known, known.history
             tail = await self._read_tail(known.history, actor, may_be_empty=True)
             if tail.end != "other":

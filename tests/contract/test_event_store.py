@@ -18,7 +18,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from aether_api.envelope import Commit, encode_event, join_events
-from aether_api.errors import Disconnected, EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, VersionConflictError
+from aether_api.errors import Disconnected, EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, RetryableError, VersionConflictError
 from aether_api.identity import Epoch, parse_actor_id
 from aether_api.messages import format_time
 from aether_model.model import Model
@@ -223,6 +223,39 @@ async def test_saves_of_many_tasks_and_programs_at_once_are_all_kept(rig: Rig, m
     events = await stores[0].get_events(ALICE)
     assert [event.version for event in events] == list(range(1, 32))
     assert sorted(event.fields()["amount"] for event in events[1:]) == list(range(1, 31))
+
+
+def lose_races(log: FaultyCommitLog, count: float) -> None:
+    """Let somebody else store the same just before each of the next appends."""
+
+    def choose(commit: Commit) -> Fate:
+        if len(log.appends) <= count:
+            log.inner.append(replace(commit, id=f"rival-{len(log.appends)}"))
+        return Fate.STORED
+
+    log.choose = choose
+
+
+async def test_a_save_that_may_follow_anything_is_tried_until_it_comes_first() -> None:
+    log = FaultyCommitLog(MemoryCommitLog())
+    store = EventStore(log, MemorySnapshotStore(), "default")
+    lose_races(log, 40)
+    saved = await store.save_event(ALICE, deposited(1))
+    assert (saved.version, len(log.appends)) == (41, 41)
+    lose_races(log, math.inf)
+    with pytest.raises(VersionConflictError) as raised:
+        await store.save_event(ALICE, deposited(2), expected_version=41)
+    assert (raised.value.attempted, raised.value.current, len(log.appends)) == (41, 42, 42)
+
+
+async def test_a_save_that_never_comes_first_says_so_after_its_time_out() -> None:
+    log = FaultyCommitLog(MemoryCommitLog())
+    store = EventStore(log, MemorySnapshotStore(), "default", settings=EventStoreSettings(timeout_s=0.1))
+    lose_races(log, math.inf)
+    with pytest.raises(RetryableError, match=r"alice: nothing was saved: other writers came first for 0\.1 s, \d+ times") as raised:
+        await store.save_event(ALICE, deposited(1))
+    assert type(raised.value) is RetryableError
+    assert len(log.appends) < 60, "it paused between its tries"
 
 
 @pytest.mark.parametrize("model", [compile_account, load_python_account])
