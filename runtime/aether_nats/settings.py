@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 from aether_api.errors import SettingsInvalid
@@ -63,7 +64,7 @@ class NatsSettings:
         Raises:
             SettingsInvalid: a URL is malformed.
         """
-        for url in self.servers:
+        for url in _check_servers(self.servers):
             check_url(url)
 
     @property
@@ -122,6 +123,14 @@ def build_tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as exc:
         raise SettingsInvalid(f"the TLS files for NATS cannot be used: {exc}") from exc
     return context
+
+
+def _check_servers(servers: object) -> tuple[str, ...]:
+    """Refuse a text, whose letters would be taken for hosts."""
+    kind = "an empty one" if servers in ((), []) else f"a {type(servers).__name__}"
+    if not isinstance(servers, list | tuple) or not servers or not all(isinstance(url, str) for url in cast("Sequence[object]", servers)):
+        raise SettingsInvalid(f'servers must be a tuple of URLs, such as ("nats://127.0.0.1:4222",), not {kind}')
+    return tuple(cast("Sequence[str]", servers))
 
 
 def check_url(url: str) -> None:

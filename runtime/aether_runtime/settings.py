@@ -12,20 +12,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from aether_api.durations import DURATION_PATTERN, parse_duration_s
 from aether_api.errors import SettingsInvalid
 from aether_api.identity import ID_LENGTH_MAX, NAME_PATTERN, BootId, PodIdentity, PodUid
 from aether_api.v1alpha1.words import describe_problem
+from aether_nats.settings import check_url
 
 PREFIX = "AETHER_"
 
 
 class RuntimeSettings(BaseModel):
-    """Everything a runtime process is told; field `nats_url` is the variable `AETHER_NATS_URL`, and so on."""
+    """Everything a runtime process is told; field `nats_url` is the variable `AETHER_NATS_URL`, and so on.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    A wrong argument, or one that does not exist, is pydantic's `ValidationError`, which names it and keeps its value to itself: URLs may hold passwords.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     source: Literal["folder", "kubernetes", "none"] = Field(
         default="folder", description="Where actors come from: folder, kubernetes, or none, where each starts at its first command."
@@ -53,6 +58,16 @@ class RuntimeSettings(BaseModel):
     http_port: int = Field(default=8080, ge=0, le=65535, description="Port of the probes; 0 turns them off.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level that is logged.")
 
+    @field_validator("nats_url")
+    @classmethod
+    def _check_servers(cls, nats_url: str) -> str:
+        try:
+            for url in nats_url.split(","):
+                check_url(url)
+        except SettingsInvalid as exc:
+            raise PydanticCustomError("nats_url", "{why}", {"why": str(exc)}) from exc
+        return nats_url
+
     @property
     def on_demand_idle_s(self) -> float:
         """`on_demand_idle` in seconds, 0 for never."""
@@ -79,7 +94,13 @@ def read_settings(environment: Mapping[str, str] = os.environ, **overrides: obje
     try:
         settings = RuntimeSettings.model_validate(values)
     except ValidationError as exc:
-        raise SettingsInvalid("; ".join(f"{PREFIX}{str(problem['loc'][0]).upper()}={problem['input']!r}: {describe_problem(problem)}" for problem in exc.errors())) from exc
+        raise SettingsInvalid("; ".join(map(_describe_variable, exc.errors()))) from exc
     if settings.source == "folder" and settings.folder is None:
         raise SettingsInvalid("AETHER_FOLDER is not set: name a folder of manifests, or set AETHER_SOURCE=kubernetes")
     return settings
+
+
+def _describe_variable(problem: ErrorDetails) -> str:
+    name = str(problem["loc"][0])
+    value = "" if name == "nats_url" else f"={problem['input']!r}"  # a URL may hold a password
+    return f"{PREFIX}{name.upper()}{value}: {describe_problem(problem)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import nats.aio.client
@@ -18,6 +19,12 @@ from aether_nats.settings import Login, NatsSettings, build_tls_context, read_lo
 def test_servers_are_shown_without_their_passwords() -> None:
     settings = NatsSettings(servers=("nats://u:p@one:4222", "tls://token@two:4222", "three"))
     assert settings.describe_servers() == "nats://one:4222, tls://two:4222, three"
+
+
+@pytest.mark.parametrize("servers", ["nats://n:4222", (), None, (5,)])
+def test_servers_that_are_no_tuple_of_urls_are_refused(servers: Any) -> None:
+    with pytest.raises(SettingsInvalid, match=r'servers must be a tuple of URLs, such as \("nats://127.0.0.1:4222",\)'):
+        NatsSettings(servers)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from aether_api.errors import SettingsInvalid
@@ -54,6 +55,22 @@ def test_without_a_folder_it_says_what_to_do() -> None:
 def test_a_wrong_variable_is_named(variable: str, value: str) -> None:
     with pytest.raises(SettingsInvalid, match=variable):
         read_settings(FOLDER | {variable: value})
+
+
+def test_an_argument_that_does_not_exist_is_refused_and_variables_of_others_are_not() -> None:
+    with pytest.raises(ValidationError, match="nats_urll"):
+        RuntimeSettings.model_validate({"source": "none", "nats_urll": "nats://n:1"})
+    assert read_settings(FOLDER | {"AETHER_NATS_URLL": "nats://n:1"}).nats_url == "nats://127.0.0.1:4222"
+
+
+@pytest.mark.parametrize("url", ["", "http://somebody:secret@x", "nats://a:1,http://somebody:secret@x", "nats://somebody:secret@a:port"])
+def test_an_address_of_no_nats_server_is_refused_by_a_sentence_without_its_password(url: str) -> None:
+    with pytest.raises(ValidationError, match="is not the URL of a NATS server") as raised:
+        RuntimeSettings(source="none", nats_url=url)
+    assert "secret" not in str(raised.value)
+    with pytest.raises(SettingsInvalid, match=r"AETHER_NATS_URL: .* is not the URL of a NATS server") as refused:
+        read_settings(FOLDER, nats_url=url)
+    assert "secret" not in str(refused.value)
 
 
 def test_all_wrong_variables_are_named_at_once() -> None:
