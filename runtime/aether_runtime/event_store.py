@@ -33,6 +33,8 @@ from aether_api import logs
 from aether_api.envelope import Event, StoredCommit
 from aether_api.errors import Disconnected, EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, RetryableError, VersionConflictError
 from aether_api.identity import NO_EPOCH, ActorId, Epoch, check_id, check_name
+from aether_api.v1alpha1 import ActorModel
+from aether_model.load import take_models
 from aether_model.model import Model
 from aether_nats.connection import NatsConnection
 from aether_nats.deliveries import Delivery, EventStored, Gap, Reset
@@ -106,7 +108,7 @@ class EventStore:
         snapshots: SnapshotStore,
         namespace: str,
         *,
-        models: Iterable[Model] = (),
+        models: Iterable[ActorModel | Model] = (),
         settings: EventStoreSettings | None = None,
         is_closed: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -114,7 +116,7 @@ class EventStore:
         self._log = log
         self._snapshots = snapshots
         self._namespace = namespace
-        self._models = {model.name: model for model in models}
+        self._models = take_models(models)
         self._settings = settings or EventStoreSettings()
         self._is_closed = is_closed
         self._writer = check_id(self._settings.writer)
@@ -122,16 +124,18 @@ class EventStore:
         self._locks: WeakValueDictionary[ActorId, asyncio.Lock] = WeakValueDictionary()
 
     @classmethod
-    async def open(cls, connection: NatsConnection, namespace: str, *, models: Iterable[Model] = (), settings: EventStoreSettings | None = None) -> EventStore:
+    async def open(cls, connection: NatsConnection, namespace: str, *, models: Iterable[ActorModel | Model] = (), settings: EventStoreSettings | None = None) -> EventStore:
         """Return the store of a namespace; its streams are made if they are not there.
 
         Raises:
             InvalidName: the namespace can have no streams.
+            ModelInvalid: one of the models is none, or does not compile.
             RetryableError: NATS does not answer.
         """
+        taken = take_models(models).values()
         layout = await ensure_streams(connection, check_name("namespace", namespace))
         js = JetStream(connection)
-        return cls(Journal(js, layout.partitions), JetStreamSnapshotStore(js), namespace, models=models, settings=settings, is_closed=lambda: connection.is_closed)
+        return cls(Journal(js, layout.partitions), JetStreamSnapshotStore(js), namespace, models=taken, settings=settings, is_closed=lambda: connection.is_closed)
 
     # Writing.
 

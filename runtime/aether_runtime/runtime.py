@@ -19,7 +19,7 @@ from aether_api.errors import Busy, ModelInvalid, Reason
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorModel, ActorPhase
-from aether_model.load import build_model
+from aether_model.load import take_model
 from aether_model.model import Model
 from aether_nats.connection import Subscription
 from aether_runtime.answers import build_late
@@ -172,9 +172,9 @@ class Runtime(VmListener):
         """Register a model, as a resource or ready to run: its actors can start, those that run take it over.
 
         Raises:
-            ModelInvalid: it does not compile, or cannot be imported here; an older version of it stays in use.
+            ModelInvalid: it is no model, does not compile, or cannot be imported here; an older version of it stays in use.
         """
-        compiled = build_model(model.metadata.name, model.spec) if isinstance(model, ActorModel) else model
+        compiled = take_model(model)
         self._models[compiled.name] = compiled
         self._refused.pop(compiled.name, None)
         self._touch_model(compiled.name)

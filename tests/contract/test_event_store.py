@@ -9,11 +9,13 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
+import yaml
 from msgspec import Raw
 from msgspec.structs import replace
 
@@ -21,6 +23,7 @@ from aether_api.envelope import Commit, encode_event, join_events
 from aether_api.errors import Disconnected, EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, RetryableError, VersionConflictError
 from aether_api.identity import Epoch, parse_actor_id
 from aether_api.messages import format_time
+from aether_api.v1alpha1 import ActorModel
 from aether_model.model import Model
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
@@ -36,6 +39,7 @@ from tests.histories.commits import build_events, build_next
 from tests.histories.faults import Fate, FaultyCommitLog
 
 BOB = parse_actor_id("default", "account", "bob")
+ACCOUNT_MODEL = Path(__file__).parents[2] / "examples" / "bank" / "10-account-model.yaml"
 OPENED = NewEvent("Opened", {"owner": "alice"})
 
 
@@ -276,6 +280,15 @@ async def test_what_does_not_fit_the_model_is_refused_before_anything_is_written
         await store.save_events(ALICE, [OPENED, deposited(5), wrong])
     assert await rig.log.read_head(ALICE) is None
     await store.save_event(ALICE, OPENED, expected_version=0)
+
+
+async def test_a_store_takes_the_resource_of_a_model(rig: Rig) -> None:
+    store = EventStore(rig.log, MemorySnapshotStore(), "default", models=[ActorModel.model_validate(yaml.safe_load(ACCOUNT_MODEL.read_text()))])
+    await store.save_event(ALICE, OPENED)
+    with pytest.raises(EventInvalid, match="amount"):
+        await store.save_event(ALICE, deposited("five"))  # type: ignore[arg-type]  # what is wrong with it
+    with pytest.raises(ModelInvalid, match="compile_python"):
+        EventStore(rig.log, MemorySnapshotStore(), "default", models=cast("Any", [None]))
 
 
 async def test_events_are_applied_to_the_state_that_others_left(rig: Rig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 
@@ -12,6 +13,7 @@ from aether_api.errors import Busy, Disconnected, InternalError, InvalidName, Mo
 from aether_api.identity import ActorId, parse_actor_id
 from aether_api.messages import decode_reply
 from aether_api.subjects import command_subject
+from aether_model.model import Model
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
 from aether_nats.streams import StreamPlan, ensure_streams
@@ -161,6 +163,13 @@ async def test_an_actor_of_another_namespace_is_refused_and_nothing_starts(nats_
             with pytest.raises(InvalidName, match="this runtime serves default"):
                 runtime.create_vm(actor)
         assert (dict(runtime.get_active_vms()), dict(runtime.registry.desired)) == ({}, {})
+
+
+async def test_what_is_no_model_is_refused_with_the_way_to_make_one(nats_server: EmbeddedServer) -> None:
+    async with opened(nats_server) as runtime:
+        for wrong, way in ((None, "give an ActorModel"), ({"kind": "ActorModel"}, "ActorModel.model_validate")):
+            with pytest.raises(ModelInvalid, match=way):
+                runtime.load_model(cast("Model", wrong))
 
 
 async def test_a_vm_is_made_and_ended_by_its_actors_name(nats_server: EmbeddedServer) -> None:
