@@ -14,11 +14,30 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from aether_api.envelope import Event
-    from aether_api.errors import AetherError, EventInvalid, ModelInvalid, OutcomeUnknown, PermanentError, RequestTimeout, RetryableError, VersionConflictError
+    from aether_api.errors import (
+        AetherError,
+        Busy,
+        CommitTooLarge,
+        Disconnected,
+        EventInvalid,
+        InvalidEnvelope,
+        InvalidName,
+        ModelInvalid,
+        NoResponders,
+        OutcomeUnknown,
+        PayloadTooLarge,
+        PermanentError,
+        RequestTimeout,
+        RetryableError,
+        SettingsInvalid,
+        VersionConflictError,
+    )
     from aether_api.identity import ActorId, parse_actor_id
     from aether_api.messages import Reply, ReplyEvent
     from aether_api.v1alpha1 import ActorModel
+    from aether_model.load import build_model
     from aether_model.model import Model
+    from aether_model.python import PythonModel
     from aether_model.python_compile import compile_python
     from aether_nats.client import CommandClient
     from aether_nats.connection import NatsConnection
@@ -45,9 +64,12 @@ __all__ = [
     "ActorVersion",
     "AetherError",
     "BusSettings",
+    "Busy",
     "CommandClient",
     "CommitLog",
+    "CommitTooLarge",
     "DesiredActor",
+    "Disconnected",
     "Event",
     "EventBus",
     "EventInvalid",
@@ -56,14 +78,19 @@ __all__ = [
     "EventStored",
     "EventSubscription",
     "Gap",
+    "InvalidEnvelope",
+    "InvalidName",
     "Model",
     "ModelInvalid",
     "NatsConnection",
     "NatsSettings",
     "NewEvent",
+    "NoResponders",
     "OutcomeUnknown",
     "Overflow",
+    "PayloadTooLarge",
     "PermanentError",
+    "PythonModel",
     "ReplayResult",
     "Reply",
     "ReplyEvent",
@@ -75,12 +102,14 @@ __all__ = [
     "RuntimeMessage",
     "RuntimePorts",
     "RuntimeSettings",
+    "SettingsInvalid",
     "SnapshotStore",
     "Unreadable",
     "VMRegistry",
     "VersionConflictError",
     "VirtualMachine",
     "VmProvider",
+    "build_model",
     "compile_python",
     "open_runtime",
     "parse_actor_id",
@@ -88,11 +117,30 @@ __all__ = [
 
 _HOMES: Final = {
     "aether_api.envelope": ("Event",),
-    "aether_api.errors": ("AetherError", "EventInvalid", "ModelInvalid", "OutcomeUnknown", "PermanentError", "RequestTimeout", "RetryableError", "VersionConflictError"),
+    "aether_api.errors": (
+        "AetherError",
+        "Busy",
+        "CommitTooLarge",
+        "Disconnected",
+        "EventInvalid",
+        "InvalidEnvelope",
+        "InvalidName",
+        "ModelInvalid",
+        "NoResponders",
+        "OutcomeUnknown",
+        "PayloadTooLarge",
+        "PermanentError",
+        "RequestTimeout",
+        "RetryableError",
+        "SettingsInvalid",
+        "VersionConflictError",
+    ),
     "aether_api.identity": ("ActorId", "parse_actor_id"),
     "aether_api.messages": ("Reply", "ReplyEvent"),
     "aether_api.v1alpha1": ("ActorModel",),
+    "aether_model.load": ("build_model",),
     "aether_model.model": ("Model",),
+    "aether_model.python": ("PythonModel",),
     "aether_model.python_compile": ("compile_python",),
     "aether_nats.client": ("CommandClient",),
     "aether_nats.connection": ("NatsConnection",),
