@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -171,4 +172,8 @@ def check(is_true: bool, line: str) -> None:
 
 if __name__ == "__main__":
     logging.disable(logging.ERROR)  # a link that is cut is no news here
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        say("Interrupted: the nodes have left, and their server is stopped")
+        sys.exit(130)

@@ -177,8 +177,14 @@ def _check_arguments(actor: object, command_id: object, timeout_s: object, expec
     check_command_id(command_id)
     if not isinstance(timeout_s, int | float) or isinstance(timeout_s, bool) or not 0 < timeout_s < inf:
         raise InvalidEnvelope(f"timeout_s must be a number of seconds above 0, not {timeout_s!r:.80}")
-    if expected_version is not None and (not isinstance(expected_version, int) or isinstance(expected_version, bool) or expected_version < 0):
-        raise InvalidEnvelope(f"expected_version must be a whole number of at least 0, or None, not {expected_version!r:.80}")
+    if expected_version is not None:
+        check_version("expected_version", expected_version)
+
+
+def check_version(argument: str, version: object) -> None:
+    """Raise `InvalidEnvelope` for what cannot be an actor's version."""
+    if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+        raise InvalidEnvelope(f"{argument} must be a whole number of at least 0, not {version!r:.80} ({type(version).__name__})")
 
 
 def check_command_id(command_id: object) -> None:

@@ -14,7 +14,7 @@ import uvloop
 from aether_api.durable import DeadLetter
 from aether_api.errors import AetherError, InvalidEnvelope
 from aether_api.identity import ActorId
-from aether_cli.link import add_link_options, open_link, parse_actor
+from aether_cli.link import add_link_options, explain, open_link, parse_actor
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 
@@ -30,11 +30,14 @@ def run(arguments: Sequence[str]) -> int:
     """Do one thing with dead letters; the exit code is 1 when it cannot be done."""
     options = _build_parser().parse_args(arguments)
     try:
-        for line in uvloop.run(_do(options)):
-            print(line)
+        lines = uvloop.run(_do(options))
     except AetherError as exc:
-        print(f"aether dead: {exc}", file=sys.stderr)
+        print(f"aether dead: {explain(exc, options)}", file=sys.stderr)
         return 1
+    if not lines:
+        print(f"aether dead: {options.actor} has no dead letters in namespace {options.namespace}", file=sys.stderr)
+    for line in lines:
+        print(line)
     return 0
 
 

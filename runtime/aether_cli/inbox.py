@@ -13,7 +13,7 @@ import uvloop
 from aether_api.durable import InboxPosition, parse_durable
 from aether_api.errors import AetherError, InvalidEnvelope
 from aether_api.identity import ActorId
-from aether_cli.link import add_link_options, open_link, parse_actor
+from aether_cli.link import add_link_options, explain, open_link, parse_actor
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage
@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         lines = uvloop.run(_read(options))
     except AetherError as exc:
-        print(f"aether inbox: {exc}", file=sys.stderr)
+        print(f"aether inbox: {explain(exc, options)}", file=sys.stderr)
         return 1
     if not lines:
         print(f"aether inbox: nothing waits for {options.actor or 'any actor'} in namespace {options.namespace}", file=sys.stderr)

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from aether_api.errors import InvalidName
+from aether_api.errors import AetherError, InvalidName, NoResponders, StreamUnavailable
 from aether_api.identity import ActorId, parse_actor_id
 from aether_nats.connection import NatsConnection
 from aether_nats.settings import NatsSettings
@@ -29,6 +29,17 @@ async def open_link(options: argparse.Namespace) -> AsyncGenerator[NatsConnectio
         yield connection
     finally:
         await connection.close()
+
+
+def explain(error: AetherError, options: argparse.Namespace) -> str:
+    """Return what an error tells a person, with the way out where nobody serves the namespace."""
+    namespace = options.namespace
+    way = f"start one (`aether runtime --folder FOLDER --namespace {namespace}`), or check --namespace and --nats"
+    if isinstance(error, NoResponders):
+        return f"no runtime serves namespace {namespace}; {way}"
+    if isinstance(error, StreamUnavailable):
+        return f"nothing is kept for namespace {namespace} now; if no runtime has served it yet, {way} ({error})"
+    return str(error)
 
 
 def parse_actor(namespace: str, text: str) -> ActorId:

@@ -13,7 +13,7 @@ import uvloop
 
 from aether_api.errors import AetherError
 from aether_api.messages import Reply, encode_reply
-from aether_cli.link import add_link_options, open_link, parse_actor
+from aether_cli.link import add_link_options, explain, open_link, parse_actor
 
 if TYPE_CHECKING:
     from aether_nats.client import DurableReceipt
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
             return 0
         reply = uvloop.run(_send(options))
     except AetherError as exc:
-        print(f"aether send: {exc}", file=sys.stderr)
+        print(f"aether send: {explain(exc, options)}", file=sys.stderr)
         return 1
     print(orjson.dumps(orjson.loads(encode_reply(reply)), option=orjson.OPT_INDENT_2).decode())
     return EXIT_BY_OUTCOME[reply.outcome]

@@ -14,7 +14,7 @@ import uvloop
 from aether_api.errors import AetherError
 from aether_api.identity import ActorId
 from aether_api.subjects import actor_status_subject, pods_status_subject
-from aether_cli.link import add_link_options, open_link, parse_actor
+from aether_cli.link import add_link_options, explain, open_link, parse_actor
 from aether_nats.pod_status import ask_pods
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         lines = uvloop.run(_read(options))
     except AetherError as exc:
-        print(f"aether status: {exc}", file=sys.stderr)
+        print(f"aether status: {explain(exc, options)}", file=sys.stderr)
         return 1
     for line in lines:
         print(orjson.dumps(line).decode())

@@ -45,6 +45,8 @@ def parse_pattern(namespace_pattern: str, actor_pattern: str) -> ActorPattern:
     Raises:
         InvalidName: a part could never match; the message names it.
     """
+    for argument, given in (("namespace_pattern", namespace_pattern), ("actor_pattern", actor_pattern)):
+        _check_text(argument, given)
     model, slash, id = actor_pattern.partition("/")
     pattern = ActorPattern(namespace_pattern, model, id if slash else "*")
     check_name("namespace pattern", _sample(pattern.namespace))
@@ -56,6 +58,12 @@ def parse_pattern(namespace_pattern: str, actor_pattern: str) -> ActorPattern:
 def matches_part(pattern: str, name: str) -> bool:
     """Tell whether one part matches a name."""
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
+def _check_text(argument: str, given: object) -> None:
+    if not isinstance(given, str):
+        way = f'; write "{given.model}/{given.id}"' if isinstance(given, ActorId) else ""
+        raise InvalidName(f"{argument} must be a text, not {given!r:.80}{way}")
 
 
 def _token(part: str) -> str:

@@ -32,7 +32,8 @@ from weakref import WeakValueDictionary
 from aether_api import logs
 from aether_api.envelope import Event, StoredCommit
 from aether_api.errors import Disconnected, EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, RetryableError, VersionConflictError
-from aether_api.identity import NO_EPOCH, ActorId, Epoch, check_id, check_name
+from aether_api.identity import NO_EPOCH, ActorId, Epoch, check_actor, check_id, check_name
+from aether_api.messages import check_version
 from aether_api.v1alpha1 import ActorModel
 from aether_model.load import take_models
 from aether_model.model import Model
@@ -161,6 +162,8 @@ class EventStore:
             Disconnected: the connection was closed, so that waiting is in vain; the message says the same.
         """
         self._check_namespace(actor)
+        if expected_version is not None:
+            check_version("expected_version", expected_version)
         taken = take_events(events)
         if not taken:
             return ()
@@ -268,7 +271,7 @@ class EventStore:
         return model
 
     def _check_namespace(self, actor: ActorId) -> None:
-        if actor.namespace != self._namespace:
+        if check_actor(actor).namespace != self._namespace:
             raise InvalidName(f"{actor} is of namespace {actor.namespace}, this store of {self._namespace}; open a store for each")
 
     @asynccontextmanager
@@ -307,6 +310,7 @@ class EventStore:
             RetryableError: the log cannot be read now; read on from the version after the last event.
         """
         self._check_namespace(actor)
+        check_version("from_version", from_version)
         reader = ReplayReader(actor, from_version)
         try:
             head = await self._log.read_head(actor)
@@ -340,6 +344,7 @@ class EventStore:
     def update_version_cache(self, actor: ActorId, version: int) -> None:
         """Note that an actor has reached a version, as another node told; a lower one than is known changes nothing."""
         self._check_namespace(actor)
+        check_version("version", version)
         self._cache.raise_version(actor, version)
 
     def forget_version(self, actor: ActorId) -> None:

@@ -26,7 +26,7 @@ from aether_nats.journal import Journal
 from aether_nats.schedules import Schedules
 from aether_nats.settings import NatsSettings
 from aether_nats.streams import StreamLayout, StreamPlan, ensure_streams
-from aether_runtime.adapters.folder import FolderSource, LatestReports
+from aether_runtime.adapters.folder import FolderSource, LatestReports, check_folder
 from aether_runtime.adapters.jetstream_inbox import KeptInbox
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.adapters.on_demand import OnDemandSource
@@ -72,6 +72,8 @@ async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
     Raises:
         SettingsInvalid, Disconnected: as `run_process`.
     """
+    if settings.folder is not None and settings.source == "folder":
+        check_folder(settings.folder)  # before anybody waits for NATS
     async with AsyncExitStack() as stack:
         connection = await NatsConnection.open(NatsSettings(tuple(settings.nats_url.split(",")), f"aether-runtime {settings.pod_name}", credentials_path=settings.nats_credentials))
         stack.push_async_callback(connection.close)

@@ -16,7 +16,7 @@ from typing import Final
 
 from aether_api import logs
 from aether_api.errors import Busy, ModelInvalid, Reason
-from aether_api.identity import ActorId, Epoch
+from aether_api.identity import ActorId, Epoch, check_actor
 from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_model.load import take_model
@@ -221,7 +221,7 @@ class Runtime(VmListener):
 
     async def stop_vm(self, actor: ActorId) -> None:
         """Let an actor go: finish, snapshot, stop. Its events stay."""
-        self.registry.unwant(actor)
+        self.registry.unwant(check_actor(actor))
         vm = self.registry.get(actor)
         if vm is not None:
             await self._stop(vm)

@@ -319,6 +319,26 @@ async def test_a_store_is_of_one_namespace(rig: Rig) -> None:
         store.update_version_cache(elsewhere, 1)
 
 
+@pytest.mark.parametrize("wrong", ["2", -1, True, 1.5])
+async def test_what_is_no_version_is_refused_by_the_name_of_its_argument(rig: Rig, wrong: Any) -> None:
+    store = rig.build()
+    await store.save_events(ALICE, [OPENED, deposited(5)])
+    with pytest.raises(InvalidEnvelope, match="expected_version must be a whole number of at least 0"):
+        await store.save_event(ALICE, deposited(1), expected_version=wrong)
+    with pytest.raises(InvalidEnvelope, match="from_version must be a whole number of at least 0"):
+        await store.get_events(ALICE, wrong)
+    with pytest.raises(InvalidEnvelope, match=r"^version must be a whole number of at least 0"):
+        store.update_version_cache(ALICE, wrong)
+    assert await store.get_latest_version(ALICE) == 2
+
+
+async def test_a_text_is_no_actor(rig: Rig) -> None:
+    store, name = rig.build(), cast("Any", "default/account/alice")
+    for call in (store.save_event(name, OPENED), store.get_events(name), store.get_latest_version(name)):
+        with pytest.raises(InvalidName, match="actor must be an ActorId"):
+            await call
+
+
 async def test_events_keep_their_own_times_in_order(rig: Rig) -> None:
     store = rig.build()
     await store.save_events(ALICE, [NewEvent("Opened", {}, time="2020-01-01T01:00:00+01:00"), NewEvent("Deposited", {}, time="2020-01-02T00:00:00Z")])

@@ -14,6 +14,7 @@ from aether_api.subjects import dead_subject
 from aether_cli.dead import run as run_dead
 from aether_cli.inbox import run as run_inbox
 from aether_cli.send import run as run_send
+from aether_cli.status import run as run_status
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
@@ -87,6 +88,34 @@ async def test_a_dead_letter_that_lost_its_payload_stays_when_all_are_retried(na
         stays, waits = (await terminal(run_dead, "retry", "account/alice", "--all")).splitlines()
         assert (f"{lost} stays" in stays, f"{whole} waits again" in waits) == (True, True)
         assert [letter.sequence for letter in await inbox.read_dead(ALICE)] == [lost]
+
+
+async def test_no_dead_letters_are_told(nats_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal(nats_server, capsys)
+    async with connected(nats_server.url) as connection:
+        await open_journal(connection)
+        for verb in (("list", "account/alice"), ("retry", "account/alice", "--all"), ("drop", "account/alice", "--all")):
+            assert await terminal(run_dead, *verb) == "aether dead: account/alice has no dead letters in namespace default\n"
+
+
+NOBODY: list[tuple[Callable[[Sequence[str]], int], tuple[str, ...], str]] = [
+    (run_send, ("account/alice", "Open", "--timeout", "0.5"), "no runtime serves namespace default"),
+    (run_status, (), "no runtime serves namespace default"),
+    (run_status, ("account/alice",), "no runtime serves namespace default"),
+    (run_send, ("account/alice", "Open", "--durable", "--timeout", "0.5"), "nothing is kept for namespace default now; if no runtime has served it yet,"),
+    (run_inbox, (), "nothing is kept for namespace default now"),
+    (run_inbox, ("account/alice",), "nothing is kept for namespace default now"),
+    (run_dead, ("list", "account/alice"), "nothing is kept for namespace default now"),
+]
+
+
+@pytest.mark.parametrize(("run", "arguments", "why"), NOBODY)
+async def test_where_nobody_serves_the_way_out_is_told(
+    nats_server: EmbeddedServer, capsys: pytest.CaptureFixture[str], run: Callable[[Sequence[str]], int], arguments: tuple[str, ...], why: str
+) -> None:
+    told = await Terminal(nats_server, capsys)(run, *arguments, code=1)
+    assert why in told
+    assert "start one (`aether runtime --folder FOLDER --namespace default`), or check --namespace and --nats" in told
 
 
 async def test_a_dead_letter_that_is_not_there_is_told(nats_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,6 +130,16 @@ async def test_a_folder_that_is_not_there_is_named(nats_server: EmbeddedServer, 
     assert "nowhere" in (tmp_path / "log").read_text()
 
 
+async def test_a_folder_that_is_not_there_is_named_before_anybody_waits_for_nats(tmp_path: Path) -> None:
+    runtime = RuntimeProcess(tmp_path / "nowhere", "nats://127.0.0.1:9", log=tmp_path / "log")
+    async with runtime:
+        async with asyncio.timeout(30):
+            assert await runtime.process.wait() == 1
+    told = (tmp_path / "log").read_text()
+    assert "nowhere is not a folder of manifests" in told
+    assert "127.0.0.1:9" not in told
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "named", "reason"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -44,3 +45,20 @@ async def test_the_example_tells_its_story_to_the_end() -> None:
     rows = re.findall(r"^\w+ +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", output.decode(), re.MULTILINE)
     assert len(rows) == 4
     assert all(log == a == b and balance_a == balance_b for log, a, b, balance_a, balance_b in rows)
+
+
+async def test_ctrl_c_ends_the_example_with_a_sentence() -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-u", "examples/two-nodes/main.py", cwd=PROJECT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            assert process.stdout is not None
+            while b"Broadcast" not in await process.stdout.readline():
+                pass
+            process.send_signal(signal.SIGINT)
+            output, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert (process.returncode, errors.decode()) == (130, "")
+    assert output.decode().endswith("\nInterrupted: the nodes have left, and their server is stopped\n")

@@ -23,13 +23,18 @@ POLL_S: Final = 0.5
 """Seconds between looks at the folder: an edit shows at once to a person, and idle costs nothing."""
 
 
+def check_folder(folder: Path) -> Path:
+    """Return a folder, or raise `SettingsInvalid` for what is none."""
+    if not folder.is_dir():
+        raise SettingsInvalid(f"{folder} is not a folder of manifests")
+    return folder
+
+
 class FolderSource:
     """Reads models and actors from a folder; this process holds all of them."""
 
     def __init__(self, folder: Path, namespace: str, pod_uid: PodUid) -> None:
-        if not folder.is_dir():
-            raise SettingsInvalid(f"{folder} is not a folder of manifests")
-        self._folder = folder
+        self._folder = check_folder(folder)
         self._manifests = ManifestFolder(folder, namespace)
         self._pod_uid = pod_uid
         self._epoch = Epoch(int(time.time() * 1000))

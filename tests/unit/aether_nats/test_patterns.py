@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from aether_api.errors import InvalidName
@@ -32,4 +34,18 @@ def test_each_part_is_exact_or_a_beginning_or_any(namespace: str, actor: str, ma
 @pytest.mark.parametrize(("namespace", "actor"), [("", "*"), ("a.b", "*"), ("*a", "*"), ("*", "account/"), ("*", "account/a.b"), ("*", "account/>"), ("Shop", "*")])
 def test_a_pattern_that_could_never_match_is_refused(namespace: str, actor: str) -> None:
     with pytest.raises(InvalidName):
+        parse_pattern(namespace, actor)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "actor", "why"),
+    [
+        (None, "*", "namespace_pattern must be a text, not None"),
+        ("default", None, "actor_pattern must be a text, not None"),
+        ("default", parse_actor_id("default", "account", "alice"), 'actor_pattern must be a text, not ActorId.*; write "account/alice"'),
+    ],
+    ids=["no namespace", "no actor", "an actor"],
+)
+def test_a_pattern_that_is_no_text_is_refused(namespace: Any, actor: Any, why: str) -> None:
+    with pytest.raises(InvalidName, match=why):
         parse_pattern(namespace, actor)

@@ -60,7 +60,7 @@ WRONG_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"timeout_s": math.nan}, InvalidEnvelope, "timeout_s must be a number of seconds above 0, not nan"),
     ({"timeout_s": math.inf}, InvalidEnvelope, "timeout_s must be a number of seconds above 0, not inf"),
     ({"timeout_s": "3"}, InvalidEnvelope, "timeout_s must be a number of seconds above 0, not '3'"),
-    ({"expected_version": "1"}, InvalidEnvelope, "expected_version must be a whole number of at least 0, or None, not '1'"),
+    ({"expected_version": "1"}, InvalidEnvelope, "expected_version must be a whole number of at least 0, not '1'"),
     ({"expected_version": -1}, InvalidEnvelope, "expected_version must be a whole number"),
     ({"fields": [1]}, InvalidEnvelope, "fields must be an object"),
     ({"fields": None}, InvalidEnvelope, "fields must be an object"),
