@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
@@ -174,18 +174,41 @@ class EventSubscription:
         """Read the events of a gap from the log, in order, of the types that were asked for; see `MissedReader.read`."""
         return self._missed.read(gap, self._types)
 
-    async def complete(self) -> AsyncIterator[Delivery]:
-        """Yield every event in order, those of gaps read from the log, with resets and what is unreadable.
+    def complete(self) -> CompleteEvents:
+        """Return what yields every event in order, those of gaps read from the log, with resets and what is unreadable; see `CompleteEvents`."""
+        return CompleteEvents(self)
 
-        Raises:
-            RetryableError: a gap cannot be read now; what was yielded of it may be yielded again to a caller that subscribes anew.
+    async def read_gap(self, gap: Gap, reading: GapReading | None) -> tuple[EventStored | Unreadable | None, GapReading | None]:
+        """Return the next of the gap that was told last, for `CompleteEvents`, and what reads on; nothing where there is no more, or where the log had to be waited for.
+
+        What is left of the gap stands before all other items, so that whoever goes on, in whatever way, goes on there.
         """
-        async for item in self:
-            if isinstance(item, Gap):
-                async for found in self.fetch_missed(item):
-                    yield found
-            elif not isinstance(item, Overflow):
-                yield item
+        self._ready.appendleft(gap)
+        if reading is None or reading.rest is not gap:
+            reading = GapReading(gap, self._missed.read(gap, self._types))
+        try:
+            found = await anext(reading.items, None)
+        except RetryableError as exc:
+            await self._wait_for_log(gap, exc)
+            return None, None
+        self._ready.popleft()
+        if found is None:
+            return None, None
+        if (rest := reading.pass_over(found)) is not None:
+            self._ready.appendleft(rest)
+        return found, reading
+
+    async def _wait_for_log(self, gap: Gap, error: RetryableError) -> None:
+        """Wait until the log may be tried again; who closes the subscription meanwhile waits for nothing more."""
+        if self._js.connection.is_closed:
+            raise error
+        logger.debug("a gap cannot be read now", extra={logs.ACTOR_ID: str(gap.actor), logs.REASON: str(error)})
+        self._retry_at = self._loop.time() + max(RETRY_S, error.retry_after_s)
+        while self._loop.time() < self._retry_at and not self._closed:
+            await self._wait(self._retry_at)
+        if self._closed:
+            self._ready.clear()
+            self._queue.clear()
 
     def __aiter__(self) -> EventSubscription:
         return self
@@ -204,7 +227,7 @@ class EventSubscription:
                 self.note_loss()
                 return Overflow(dropped)
             elif not await self._look():
-                await self._wait()
+                await self._wait(self._find_next_look())
 
     def _unpack(self, step: Step) -> None:
         if isinstance(step, Taken):
@@ -302,15 +325,20 @@ class EventSubscription:
             self._retry_at = self._loop.time() + max(RETRY_S, exc.retry_after_s)
         return True
 
-    async def _wait(self) -> None:
-        """Wait for an announcement, a loss, the end, or the time of the next look.
+    def _find_next_look(self) -> float:
+        """Return the time of the next look into the log."""
+        if self._lost or self._sweeps or self._checks or self._stretches:
+            return self._retry_at
+        times = [self._compare_at, *([self._suspects[0][2]] if self._suspects else [])]
+        return max(min(times), self._retry_at)
+
+    async def _wait(self, at_s: float) -> None:
+        """Wait for an announcement, a loss, the end, or a time.
 
         The alarm stays from one wait to the next: most end with an announcement, and the next look is as far away as before.
         """
         if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("another task waits for this subscription already")
-        times = [self._compare_at, *([self._suspects[0][2]] if self._suspects else [])]
-        at_s = max(min(times), self._retry_at) if not (self._lost or self._sweeps or self._checks or self._stretches) else self._retry_at
         if self._alarm is None or self._alarm_s != at_s:
             self._stop_alarm()
             self._alarm, self._alarm_s = self._loop.call_at(at_s, self._ring), at_s
@@ -479,6 +507,60 @@ class EventSubscription:
         if journal is not None:
             mark = self._mark_of(event_stream(actor.namespace, partition_of(actor, journal.partitions)))
             self._push(self._positions.take_known(mark, actor, known, await journal.read_head(actor)))
+
+
+class GapReading:
+    """A gap that is being read from the log.
+
+    Attributes:
+        rest: what of it was not yielded yet.
+        items: yields that.
+    """
+
+    __slots__ = ("items", "rest")
+
+    def __init__(self, gap: Gap, items: AsyncGenerator[EventStored | Unreadable]) -> None:
+        self.rest = gap
+        self.items = items
+
+    def pass_over(self, found: EventStored | Unreadable) -> Gap | None:
+        """Move the rest on behind what was found, and return it; None if nothing can follow."""
+        if isinstance(found, Unreadable):
+            self.rest = replace(self.rest, after_sequence=found.sequence)
+        else:  # the commit may hold more events
+            self.rest = replace(self.rest, from_version=found.version + 1, after_sequence=found.sequence - 1)
+        is_last = found.sequence >= self.rest.to_sequence and self.rest.from_version > self.rest.to_version
+        return None if is_last or self.rest.after_sequence >= self.rest.to_sequence else self.rest
+
+
+class CompleteEvents(AsyncIterator[Delivery]):
+    """Every event in order, those of gaps read from the log, with resets and what is unreadable; `EventSubscription.complete` makes it.
+
+    Nothing is yielded twice or skipped, whatever ends a wait: `anext` may be cancelled and called again, a loop may be left and another one begun, and while
+    NATS does not answer it waits, as a plain subscription does. Of a gap whose commits a purge takes meanwhile the rest is left out, and a `Reset` follows.
+
+    Raises:
+        Disconnected: the connection was closed.
+        PermanentError: a gap cannot be read at all, and `anext` says so again; `anext(subscription)` takes what is left of the gap, and all goes on behind it.
+    """
+
+    def __init__(self, subscription: EventSubscription) -> None:
+        self._subscription = subscription
+        self._reading: GapReading | None = None
+
+    async def __anext__(self) -> Delivery:
+        """Return the next item; waits for it."""
+        while True:
+            item = await self._subscription.__anext__()
+            if isinstance(item, EventStored):
+                return item
+            if isinstance(item, Gap):
+                reading, self._reading = self._reading, None  # one whose wait is cancelled has ended
+                found, self._reading = await self._subscription.read_gap(item, reading)
+                if found is not None:
+                    return found
+            elif not isinstance(item, Overflow):
+                return item
 
 
 @lru_cache(ACTORS_CACHED)

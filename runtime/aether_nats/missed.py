@@ -7,7 +7,7 @@ commit after the known sequence.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from aether_api.commit_index import inner_blocks
 from aether_api.envelope import StoredCommit
@@ -40,7 +40,7 @@ class MissedReader:
         """Forget how a namespace was laid out: its streams were made anew."""
         self._journals.pop(namespace, None)
 
-    async def read(self, gap: Gap, types: frozenset[str] = frozenset()) -> AsyncIterator[EventStored | Unreadable]:
+    async def read(self, gap: Gap, types: frozenset[str] = frozenset()) -> AsyncGenerator[EventStored | Unreadable]:
         """Yield the missed events, in order; none where a purge took them meanwhile, since a `Reset` follows then.
 
         Raises:
@@ -71,7 +71,7 @@ def _select(gap: Gap, commit: StoredCommit, types: frozenset[str]) -> list[Event
 async def _find_first(journal: Journal, gap: Gap, head: StoredCommit) -> int:
     """Return the ordinal of a commit from which on all missed ones lie, and few others."""
     if gap.from_version:
-        return max(0, head.n - (gap.to_version - gap.from_version))
+        return min(head.n, max(0, head.n - (gap.to_version - gap.from_version)))
     return await find_first_after(journal, gap.actor, head, gap.after_sequence)
 
 
