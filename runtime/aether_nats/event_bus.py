@@ -30,7 +30,7 @@ from aether_nats.deliveries import ActorVersion, EventStored, Gap, Unreadable
 from aether_nats.event_subscription import BusSettings, EventSubscription, Start
 from aether_nats.jetstream import JetStream
 from aether_nats.missed import MissedReader
-from aether_nats.patterns import parse_pattern
+from aether_nats.patterns import parse_event_types, parse_pattern
 
 
 class EventBus:
@@ -64,14 +64,16 @@ class EventBus:
             from_beginning: tell of everything that the log holds, as gaps; else of what is stored from now on.
 
         Raises:
-            InvalidName: a pattern can never match.
+            InvalidName: a pattern or a name of an event can never match.
+            SettingsInvalid: `known` holds something else.
             RetryableError: NATS does not answer now.
         """
-        pattern = parse_pattern(namespace_pattern, actor_pattern)
-        subscription = EventSubscription(self._js, self._missed, pattern, frozenset(event_types), self._settings)
+        pattern, types = parse_pattern(namespace_pattern, actor_pattern), parse_event_types(event_types)
+        start = Start(known or {}, from_beginning)
+        subscription = EventSubscription(self._js, self._missed, pattern, types, self._settings)
         self._subscriptions.add(subscription)
         try:
-            await subscription.open(Start(known or {}, from_beginning))
+            await subscription.open(start)
             yield subscription
         finally:
             self._subscriptions.discard(subscription)

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
 from aether_api import logs
 from aether_api.envelope import StoredCommit, decode_commit
-from aether_api.errors import InvalidEnvelope, InvalidName, RetryableError
+from aether_api.errors import InvalidEnvelope, InvalidName, RetryableError, SettingsInvalid
 from aether_api.identity import ActorId, ModelName, Namespace
 from aether_api.subjects import (
     event_filter,
@@ -37,7 +37,7 @@ from aether_nats.hearing import Stretch
 from aether_nats.jetstream import SUBJECTS_IN_REQUEST_MAX, JetStream
 from aether_nats.jetstream_wire import StoredMessage, StreamInfo
 from aether_nats.message import Message
-from aether_nats.missed import MissedReader
+from aether_nats.missed import GapReading, MissedReader
 from aether_nats.patterns import ActorPattern, matches_part
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,16 @@ class BusSettings:
     actors_max: int = 100_000
     compare_every_s: float = 60.0
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot work here, since it would come out with every announcement.
+
+        Raises:
+            SettingsInvalid: names the setting and what is allowed.
+        """
+        for name in ("queue_max", "queue_bytes_max", "actors_max"):
+            _check_count(name, getattr(self, name))
+        _check_seconds("compare_every_s", self.compare_every_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -78,6 +88,15 @@ class Start:
 
     known: Mapping[ActorId, ActorVersion]
     from_beginning: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse bare numbers.
+
+        Raises:
+            SettingsInvalid: says what to write.
+        """
+        for actor, version in self.known.items():
+            _check_known(actor, version)
 
 
 @dataclass(slots=True)
@@ -509,30 +528,6 @@ class EventSubscription:
             self._push(self._positions.take_known(mark, actor, known, await journal.read_head(actor)))
 
 
-class GapReading:
-    """A gap that is being read from the log.
-
-    Attributes:
-        rest: what of it was not yielded yet.
-        items: yields that.
-    """
-
-    __slots__ = ("items", "rest")
-
-    def __init__(self, gap: Gap, items: AsyncGenerator[EventStored | Unreadable]) -> None:
-        self.rest = gap
-        self.items = items
-
-    def pass_over(self, found: EventStored | Unreadable) -> Gap | None:
-        """Move the rest on behind what was found, and return it; None if nothing can follow."""
-        if isinstance(found, Unreadable):
-            self.rest = replace(self.rest, after_sequence=found.sequence)
-        else:  # the commit may hold more events
-            self.rest = replace(self.rest, from_version=found.version + 1, after_sequence=found.sequence - 1)
-        is_last = found.sequence >= self.rest.to_sequence and self.rest.from_version > self.rest.to_version
-        return None if is_last or self.rest.after_sequence >= self.rest.to_sequence else self.rest
-
-
 class CompleteEvents(AsyncIterator[Delivery]):
     """Every event in order, those of gaps read from the log, with resets and what is unreadable; `EventSubscription.complete` makes it.
 
@@ -566,3 +561,18 @@ class CompleteEvents(AsyncIterator[Delivery]):
 @lru_cache(ACTORS_CACHED)
 def _read_actor(subject: bytes) -> ActorId:
     return parse_stored_subject(subject.decode())
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SettingsInvalid(f"{name} of BusSettings must be a whole number, 1 or more, not {value!r}")
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise SettingsInvalid(f"{name} of BusSettings must be seconds, more than 0, not {value!r}")
+
+
+def _check_known(actor: object, version: object) -> None:
+    if not isinstance(actor, ActorId) or not isinstance(version, ActorVersion) or version.version < 0:
+        raise SettingsInvalid(f"known must map an ActorId to an ActorVersion, as in {{actor: ActorVersion(5)}}, not {actor!r} to {version!r}")

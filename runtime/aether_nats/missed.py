@@ -8,6 +8,7 @@ commit after the known sequence.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from aether_api.commit_index import inner_blocks
 from aether_api.envelope import StoredCommit
@@ -59,6 +60,30 @@ class MissedReader:
         except InvalidEnvelope:
             if await journal.read_at(gap.actor, gap.to_sequence) is not None:
                 raise
+
+
+class GapReading:
+    """A gap that is being read from the log.
+
+    Attributes:
+        rest: what of it was not yielded yet.
+        items: yields that.
+    """
+
+    __slots__ = ("items", "rest")
+
+    def __init__(self, gap: Gap, items: AsyncGenerator[EventStored | Unreadable]) -> None:
+        self.rest = gap
+        self.items = items
+
+    def pass_over(self, found: EventStored | Unreadable) -> Gap | None:
+        """Move the rest on behind what was found, and return it; None if nothing can follow."""
+        if isinstance(found, Unreadable):
+            self.rest = replace(self.rest, after_sequence=found.sequence)
+        else:  # the commit may hold more events
+            self.rest = replace(self.rest, from_version=found.version + 1, after_sequence=found.sequence - 1)
+        is_last = found.sequence >= self.rest.to_sequence and self.rest.from_version > self.rest.to_version
+        return None if is_last or self.rest.after_sequence >= self.rest.to_sequence else self.rest
 
 
 def _select(gap: Gap, commit: StoredCommit, types: frozenset[str]) -> list[EventStored | Unreadable]:

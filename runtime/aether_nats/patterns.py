@@ -6,10 +6,11 @@ asked of NATS as `*` and matched here, so all that the part could be travels to 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aether_api.errors import InvalidName
-from aether_api.identity import ActorId, check_id, check_name
+from aether_api.identity import ActorId, check_id, check_member, check_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class ActorPattern:
         return self.tokens == (self.namespace, self.model, self.id)
 
 
-def parse_pattern(namespace_pattern: str, actor_pattern: str) -> ActorPattern:
+def parse_pattern(namespace_pattern: object, actor_pattern: object) -> ActorPattern:
     """Read patterns as people write them.
 
     Args:
@@ -43,7 +44,7 @@ def parse_pattern(namespace_pattern: str, actor_pattern: str) -> ActorPattern:
         actor_pattern: `<model>/<id>`, or a model alone for all of its actors; `*` for all.
 
     Raises:
-        InvalidName: a part could never match; the message names it.
+        InvalidName: one is no text, or a part of it could never match; the message names it.
     """
     for argument, given in (("namespace_pattern", namespace_pattern), ("actor_pattern", actor_pattern)):
         _check_text(argument, given)
@@ -53,6 +54,25 @@ def parse_pattern(namespace_pattern: str, actor_pattern: str) -> ActorPattern:
     check_name("model of the actor pattern", _sample(pattern.model))
     check_id(_sample(pattern.id))
     return pattern
+
+
+def parse_event_types(event_types: Iterable[object]) -> frozenset[str]:
+    """Read which types of events are wanted; none for all.
+
+    Raises:
+        InvalidName: they are no names of events, so none would ever match.
+    """
+    if isinstance(event_types, str):
+        raise InvalidName(f"event_types must be a list of names, not one text: write [{event_types!r}]")
+    if not isinstance(event_types, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # programs that are not type-checked call it, too
+        raise InvalidName(f"event_types must be a list of names such as ['Deposited'], or () for all, not {event_types!r}")
+    return frozenset(_check_event_type(name) for name in event_types)
+
+
+def _check_event_type(name: object) -> str:
+    if not isinstance(name, str):
+        raise InvalidName(f"event_types must hold names of events such as 'Deposited', not {name!r}")
+    return check_member("the name of an event in event_types,", name)
 
 
 def matches_part(pattern: str, name: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from aether_api.errors import InvalidName
 from aether_api.identity import parse_actor_id
-from aether_nats.patterns import parse_pattern
+from aether_nats.patterns import parse_event_types, parse_pattern
 
 ALICE = parse_actor_id("team-a", "account", "alice")
 
@@ -49,3 +49,23 @@ def test_a_pattern_that_could_never_match_is_refused(namespace: str, actor: str)
 def test_a_pattern_that_is_no_text_is_refused(namespace: Any, actor: Any, why: str) -> None:
     with pytest.raises(InvalidName, match=why):
         parse_pattern(namespace, actor)
+
+
+@pytest.mark.parametrize(
+    ("event_types", "said"),
+    [
+        ("Deposited", r"write \['Deposited'\]"),
+        (["Deposited "], "'Deposited ' must begin with a letter"),
+        ([5], "event_types must hold names of events such as 'Deposited', not 5"),
+        (5, "event_types must be a list of names"),
+        (None, "event_types must be a list of names"),
+    ],
+)
+def test_types_that_no_event_can_have_are_refused(event_types: Any, said: str) -> None:
+    with pytest.raises(InvalidName, match=said):
+        parse_event_types(event_types)
+
+
+def test_types_are_any_collection_of_names() -> None:
+    assert parse_event_types(name for name in ("Deposited", "Withdrawn")) == {"Deposited", "Withdrawn"}
+    assert parse_event_types(()) == frozenset()
