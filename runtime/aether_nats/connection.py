@@ -92,6 +92,7 @@ class NatsConnection:
         self._closed = False
         self._on_disconnect: list[Listener] = []
         self._on_reconnect: list[Listener] = []
+        self._on_close: list[Listener] = []
         self._last_error: Exception | None = None
 
     @classmethod
@@ -284,6 +285,10 @@ class NatsConnection:
         """Call `listener` whenever the link is up again and all subscriptions are restored."""
         self._on_reconnect.append(listener)
 
+    def on_close(self, listener: Listener) -> None:
+        """Call `listener` when the connection is closed: nothing comes any more, whoever waits for something waits in vain."""
+        self._on_close.append(listener)
+
     async def drain(self, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         """End all subscriptions, let callbacks see what was on its way, and close."""
         ended = [subscriber for subscriber in self._link.active() if subscriber.sid]
@@ -303,6 +308,7 @@ class NatsConnection:
             await self._flush_quietly(timeout_s / 2)
         self._closed = True
         self._mark_down()
+        _notify(self._on_close)
         try:
             async with asyncio.timeout(timeout_s / 2):
                 await self._link.close()
@@ -357,6 +363,8 @@ class NatsConnection:
             return
         logger.warning("the link to NATS is lost", extra={logs.URL: self._settings.describe_servers(), logs.REASON: str(self._last_error or "")})
         _notify(self._on_disconnect)
+        if self.is_closed:  # nats-py gave it up
+            _notify(self._on_close)
 
     def _on_up(self) -> None:
         if self._closed:

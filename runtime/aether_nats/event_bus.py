@@ -42,7 +42,8 @@ class EventBus:
         self._settings = settings or BusSettings()
         self._missed = MissedReader(self._js)
         self._subscriptions: set[EventSubscription] = set()
-        connection.on_reconnect(self._on_reconnect)
+        connection.on_reconnect(self._wake_all)
+        connection.on_close(self._wake_all)
 
     @asynccontextmanager
     async def subscribe_to_event_stored(
@@ -83,6 +84,7 @@ class EventBus:
         """Read the events of a gap from the log, in order, of all types."""
         return self._missed.read(gap)
 
-    def _on_reconnect(self) -> None:
+    def _wake_all(self) -> None:
+        """Let all look into the log: after a reconnect they find what they missed, on a closed connection that there is no log any more."""
         for subscription in self._subscriptions:
             subscription.note_loss()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
 from msgspec.structs import replace
 
-from aether_api.errors import VersionConflictError
+from aether_api.errors import AetherError, Disconnected, VersionConflictError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_nats.deliveries import ActorVersion, Delivery, EventStored, Gap, Overflow, Reset, Unreadable
 from aether_nats.embedded import EmbeddedServer
@@ -19,6 +19,7 @@ from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage, StreamInfo
 from aether_nats.journal import Journal
 from aether_nats.streams import StreamPlan, delete_streams, ensure_streams
+from aether_runtime.event_store import EventStore
 from tests.histories.cluster import connected
 from tests.histories.commits import append_broken, append_events, build_next
 from tests.integration.links import CutLink
@@ -431,6 +432,31 @@ async def test_a_comparison_tells_nothing_of_actors_that_were_heard(monkeypatch:
                         async with asyncio.timeout(0.5):
                             await anext(subscription)
                 assert [question for question in asked if b'"batch":256' in question] == [], "nothing is read again"
+
+
+async def test_closing_the_connection_ends_who_waits_and_says_so(nats_server: EmbeddedServer) -> None:
+    async with writing(nats_server) as journal, connected(nats_server.url) as here:
+        await append_events(journal, ALICE)
+        store = await EventStore.open(here, "shop")
+        bus = EventBus(here)
+        async with bus.subscribe_to_event_stored("shop") as plain, bus.subscribe_to_event_stored("shop") as filled, bus.subscribe_to_event_stored("shop") as followed:
+            async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+                waiting = [tasks.create_task(end_of(wait)) for wait in (anext(plain), anext(filled.complete()), store.follow(followed))]
+                await asyncio.sleep(0.05)
+                await here.close()
+            for task in waiting:
+                assert isinstance(task.result(), Disconnected)
+            with pytest.raises(Disconnected, match="closed"):
+                await anext(plain)
+
+
+async def end_of(wait: Awaitable[object]) -> Exception | None:
+    """Return what ended a wait."""
+    try:
+        await wait
+    except AetherError as exc:
+        return exc
+    return None
 
 
 async def test_under_load_nothing_is_told_twice_or_as_missed(nats_server: EmbeddedServer) -> None:
