@@ -25,6 +25,7 @@ The first split is what a caller may do: try again later, or change something fi
     |   |-- EventInvalid               a stored event that its model cannot apply
     |   |-- CommitTooLarge             more bytes than one message may hold
     |   |-- PayloadTooLarge            a message longer than the server takes
+    |   |-- PermissionDenied           NATS does not let this user use a subject; nothing was sent there
     |   |-- JetStreamError             any other refusal of the server, with its code
     |   |-- KubeNotFound, KubeForbidden, KubeInvalid      404, 401 and 403, 400 and 422
     |   |-- KubeAlreadyExists          a create met an object of that name (409)
@@ -37,7 +38,7 @@ Wire reasons (`Reason`) are what a caller of an actor sees; `reason_of` maps the
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -246,6 +247,24 @@ class PayloadTooLarge(PermanentError):
     """A message is longer than the server's `max_payload`; it was not sent."""
 
     reason = Reason.COMMIT_TOO_LARGE
+
+
+class PermissionDenied(PermanentError):
+    """NATS does not let this user publish, or subscribe, to a subject. What was published there reached nobody.
+
+    Attributes:
+        subject: as the server names it.
+        action: what is denied, the name of the permission.
+    """
+
+    def __init__(self, subject: str, action: Literal["publish", "subscribe"], *, consequence: str = "") -> None:
+        """Describe what is denied; `consequence` says what that leaves undone."""
+        left = f", so {consequence}" if consequence else ""
+        super().__init__(
+            f'NATS does not let this user {action} to "{subject}"{left}: allow it under permissions, {action}, of the user in the server\'s configuration, or take another user'
+        )
+        self.subject = subject
+        self.action: Literal["publish", "subscribe"] = action
 
 
 class JetStreamError(PermanentError):

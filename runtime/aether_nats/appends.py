@@ -31,6 +31,7 @@ from aether_api.errors import (
     JetStreamError,
     NoResponders,
     PayloadTooLarge,
+    PermissionDenied,
     RequestTimeout,
     StreamUnavailable,
     VersionConflictError,
@@ -99,7 +100,7 @@ class Append(Exchange):
         """Go alone now: a batch that was refused stored nothing, and says nothing of this append."""
         if self.outcome.done():
             return
-        if isinstance(error, UNKNOWN_OUTCOMES):
+        if _leaves_open(error, sent=sent):
             self.appends.on_failed_try(self, error, sent=sent)
         else:
             self.appends.send(self)
@@ -140,7 +141,7 @@ class Appends:
 
     def on_failed_try(self, append: Append, error: AetherError, *, sent: bool) -> None:
         """Send the append again unless it is known that it was not stored: then nothing but an ack or a conflict settles it."""
-        unknown = isinstance(error, UNKNOWN_OUTCOMES)
+        unknown = _leaves_open(error, sent=sent)
         append.may_be_stored |= unknown and sent
         if isinstance(error, WrongLastSequence) or not (unknown or append.may_be_stored):
             append.outcome.set_exception(_translate(append.commit, error))
@@ -297,9 +298,16 @@ def build_batch_headers(batch_id: str, place: int, *, is_last: bool = False) -> 
     return f"Nats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: {place}\r\n{commit}".encode()
 
 
+def _leaves_open(error: AetherError, *, sent: bool) -> bool:
+    """Tell whether an append may have been stored, or may be with the next try; where the inbox is denied it is the answer that was lost."""
+    return isinstance(error, UNKNOWN_OUTCOMES) or (sent and isinstance(error, PermissionDenied) and error.action == "subscribe")
+
+
 def _translate(commit: Commit, error: AetherError) -> AetherError:
     if isinstance(error, WrongLastSequence):
         return VersionConflictError(str(commit.actor), commit.first_version - 1, VERSION_UNKNOWN)
     if isinstance(error, PayloadTooLarge):
         return CommitTooLarge(f"{commit.actor}: the commit of versions {commit.first_version} to {commit.last_version} exceeds the server's max_payload: {error}")
+    if isinstance(error, PermissionDenied):
+        return PermissionDenied(error.subject, error.action, consequence="nothing was stored")
     return error

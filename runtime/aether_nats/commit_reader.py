@@ -23,7 +23,7 @@ from aether_api import logs
 from aether_api.commit_index import RADIX, Block, decode_short_index, inner_blocks
 from aether_api.commit_run import CommitRun, build_run, sizes_of
 from aether_api.envelope import StoredCommit, decode_commit, decode_found_commit
-from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, RequestTimeout, RetryableError, StreamUnavailable
+from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, PermissionDenied, RequestTimeout, RetryableError, StreamUnavailable
 from aether_api.identity import ActorId
 from aether_nats.deliveries import Unreadable
 from aether_nats.jetstream import JetStream
@@ -171,7 +171,7 @@ class CommitReader:
                     from_n += len(commits)
                 if len(commits) < len(pulled.payloads):
                     return
-        except (RetryableError, JetStreamError) as exc:
+        except (RetryableError, JetStreamError, PermissionDenied) as exc:
             if from_n == first_n:
                 self._note_refusal(stream, exc)
             else:
@@ -185,7 +185,7 @@ class CommitReader:
             return None
         try:
             return await self._js.open_pull(stream, subject, first_sequence, wanted)
-        except (RequestTimeout, StreamUnavailable, JetStreamError) as exc:
+        except (RequestTimeout, StreamUnavailable, JetStreamError, PermissionDenied) as exc:
             self._note_refusal(stream, exc)
             return None
 

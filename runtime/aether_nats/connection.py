@@ -4,6 +4,7 @@ Rules that callers rely on:
 
 - While the link is down nothing is queued: `publish` and `request` raise `Disconnected` at once, so no message is sent late
   and memory stays bounded. Subscriptions are kept and restored before anything is published again.
+- What the server drops for want of a permission fails with `PermissionDenied` at once, and does not wait for its deadline.
 - When the link drops, every request under way fails with `Disconnected` at once. Whether it was carried out is unknown.
 - A callback that raises is logged and costs only its message, never the connection.
 - Callbacks run in the read loop, in the order of arrival, and must not block.
@@ -20,12 +21,13 @@ from typing import Final
 from nats import errors as nats_errors
 
 from aether_api import logs
-from aether_api.errors import AetherError, Disconnected, InvalidName, PayloadTooLarge, RequestTimeout, SettingsInvalid
+from aether_api.errors import AetherError, Disconnected, InvalidName, PayloadTooLarge, PermissionDenied, RequestTimeout, SettingsInvalid
+from aether_nats.denials import read_denial
 from aether_nats.fast import HEADER_FRAME_BYTES, FastLink, find_refusal
 from aether_nats.link import Link, LinkEvents, Subscriber
 from aether_nats.message import Message
 from aether_nats.plain import PlainLink
-from aether_nats.requests import Exchange, RequestTable
+from aether_nats.requests import DeniedRequests, Exchange, RequestTable, build_inbox_denial
 from aether_nats.settings import NatsSettings
 
 logger = logging.getLogger(__name__)
@@ -46,9 +48,10 @@ class Subscription:
     Attributes:
         sid: number of the subscription in its connection.
         queue: the queue group, or empty.
+        denied: set once the server has said that the user may not subscribe, which is known after a `flush`.
     """
 
-    __slots__ = ("_callback", "_connection", "queue", "sid", "subject")
+    __slots__ = ("_callback", "_connection", "denied", "queue", "sid", "subject")
 
     def __init__(self, connection: NatsConnection, sid: int, subject: str, queue: str, callback: Callback) -> None:
         self._connection = connection
@@ -56,6 +59,7 @@ class Subscription:
         self.sid = sid
         self.subject = subject
         self.queue = queue
+        self.denied: PermissionDenied | None = None
 
     def __call__(self, subject: bytes, reply: bytes, raw_headers: bytes, payload: bytes) -> None:
         """Build the message and outlive a callback that raises; the link calls this."""
@@ -84,7 +88,7 @@ class NatsConnection:
         """Prepare a connection; callers use `open`."""
         self._settings = settings
         self._loop = loop
-        self._requests = RequestTable(loop)
+        self._requests = self._table = RequestTable(loop)
         self._link = _build_link(settings, LinkEvents(self._on_up, self._on_down, self._on_error), loop)
         self._sid = 0
         self._connected_since: float | None = None
@@ -166,6 +170,8 @@ class NatsConnection:
         self.stop_subscription(subscription, keep_handler=True)
         try:
             await self.flush(timeout_s)
+        except PermissionDenied as exc:
+            raise RequestTimeout(f"the server cannot confirm that a subscription has ended: {exc}") from exc
         finally:
             self.stop_subscription(subscription, keep_handler=False)
 
@@ -202,7 +208,7 @@ class NatsConnection:
     def request(self, subject: str, payload: bytes, headers: bytes = b"", timeout_s: float = REQUEST_TIMEOUT_S) -> asyncio.Future[Message]:
         """Publish and return the future of the one reply.
 
-        The future fails with `RequestTimeout`, `NoResponders` or `Disconnected` (outcome unknown).
+        The future fails with `RequestTimeout`, `NoResponders`, `PermissionDenied` (nobody got it) or `Disconnected` (outcome unknown).
 
         Raises:
             Disconnected, Backpressure, PayloadTooLarge: at once, as `publish`; nothing was sent.
@@ -268,6 +274,7 @@ class NatsConnection:
 
         Raises:
             Disconnected, RequestTimeout: it is not known whether it has.
+            PermissionDenied: nor can it be, since the user may not write to itself, or hear itself.
         """
         reply, future = self._requests.add("flush", timeout_s)
         self._publish_request(reply, b"", b"", "")
@@ -318,7 +325,7 @@ class NatsConnection:
             logger.debug("closing the NATS connection failed", extra={logs.REASON: str(exc)})
 
     def _start(self) -> None:
-        self._link.subscribe(self._requests)
+        self._link.subscribe(self._table)
         self._connected_since = time.monotonic()
         self._up.set()
 
@@ -340,7 +347,7 @@ class NatsConnection:
     async def _flush_quietly(self, timeout_s: float) -> None:
         try:
             await self.flush(timeout_s)
-        except (Disconnected, RequestTimeout) as exc:
+        except (Disconnected, RequestTimeout, PermissionDenied) as exc:
             logger.debug("the last flush was not confirmed", extra={logs.REASON: str(exc)})
 
     def _build_disconnected(self) -> Disconnected:
@@ -370,6 +377,7 @@ class NatsConnection:
         if self._closed:
             return
         self._link.restore()
+        self._requests = self._table
         self._last_error = None
         self._connected_since = time.monotonic()
         self._up.set()
@@ -380,10 +388,24 @@ class NatsConnection:
         # What the server said explains more than the reset of the socket that follows it.
         if self._last_error is None or isinstance(self._last_error, OSError) or not isinstance(error, OSError):
             self._last_error = error
-        if "permissions violation" in str(error).lower():
-            logger.error("NATS denies a subject that we need; check the user's permissions", extra={logs.REASON: str(error)})
+        denied = read_denial(str(error))
+        if denied is not None:
+            self._on_denied(denied)
         else:
             logger.debug("nats-py reports an error and goes on", extra={logs.REASON: repr(error)})
+
+    def _on_denied(self, denied: PermissionDenied) -> None:
+        """End what waits for what the server has dropped; nats-py hands its words on in lower case."""
+        logger.error("a permission is missing: %s", denied, extra={logs.NAME: denied.subject, logs.REASON: denied.action})
+        if denied.action == "publish":
+            self._table.fail_denied(denied, exact=self.is_fast)
+        elif denied.subject == (self._table.subject if self.is_fast else self._table.subject.lower()):
+            self._requests = DeniedRequests(self._loop)
+            self._table.fail_all(build_inbox_denial())
+        else:
+            for subscriber in self._link.active():
+                if isinstance(subscriber, Subscription) and (subscriber.subject if self.is_fast else subscriber.subject.lower()) == denied.subject:
+                    subscriber.denied = denied
 
 
 def _build_link(settings: NatsSettings, events: LinkEvents, loop: asyncio.AbstractEventLoop) -> Link:

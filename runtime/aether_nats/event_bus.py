@@ -67,6 +67,7 @@ class EventBus:
         Raises:
             InvalidName: a pattern or a name of an event can never match.
             SettingsInvalid: `known` holds something else.
+            PermissionDenied: the user may not subscribe to these actors' events, or not read the log.
             RetryableError: NATS does not answer now.
         """
         pattern, types = parse_pattern(namespace_pattern, actor_pattern), parse_event_types(event_types)

@@ -158,6 +158,8 @@ class EventSubscription:
         """Subscribe, and learn where the streams end now; `EventBus` calls it. What is announced meanwhile waits until that is known."""
         self._subscription = self._js.connection.subscribe(stored_filter(*self.pattern.tokens), self._on_message)
         await self._js.connection.flush()
+        if self._subscription.denied is not None:
+            raise self._subscription.denied
         for mark, info in await self._read_streams():
             if start.from_beginning:
                 self._sweeps.append(_Sweep(mark, 1, info.state.last_seq, mark.replicated))

@@ -105,7 +105,7 @@ class _FastClient(StrictClient):
     def on_server_error(self, text: str) -> None:
         """Report a missing permission; for any other error reconnect, where nats-py would close for ever."""
         error = nats_errors.Error(f"nats: {text}")
-        if PERMISSIONS_ERR in text:
+        if PERMISSIONS_ERR in text.lower():
             self._events.error(error)
         elif self._receiver is not None:
             self._receiver.end(error)

@@ -88,7 +88,7 @@ class Journal:
     def append(self, commit: Commit) -> asyncio.Future[int]:
         """Store a commit and return the future of its sequence; cancel the future to give up.
 
-        The future fails with `VersionConflictError` (another commit stands there, perhaps this very one), `CommitTooLarge`
+        The future fails with `VersionConflictError` (another commit stands there, perhaps this very one), `CommitTooLarge`, `PermissionDenied`
         or `JetStreamError`, with which nothing was stored, or `Disconnected`, if the connection was closed before anybody knew.
         """
         subject, partition = self._place(commit.actor)

@@ -129,7 +129,7 @@ class FastParser(Parser):
                 raise ValueError("INFO that is no object")
             self._controller.on_info(cast("dict[str, object]", info))
         elif word == b"-ERR":
-            self._controller.on_server_error(line[5:].strip(b" '").decode(errors="replace").lower())
+            self._controller.on_server_error(line[5:].strip(b" '").decode(errors="replace"))
         elif word[:3] != b"+OK":
             raise ValueError(f"not a line of the protocol: {line[:40]!r}")
 

@@ -161,6 +161,7 @@ class Pull:
         Raises:
             RequestTimeout, Disconnected: nothing came; open another one.
             JetStreamError, StreamUnavailable: the server has ended the consumer.
+            PermissionDenied: the user may not ask for messages.
         """
         self._ask()
         while not self._arrived and self._left:
@@ -220,7 +221,7 @@ class Pull:
         self._ask()
 
     async def _wait(self) -> None:
-        self._waiting = arrival = _Arrival(f"{self._stream}.{self.consumer}", asyncio.get_running_loop().create_future())
+        self._waiting = arrival = _Arrival(f"{API}.CONSUMER.MSG.NEXT.{self._stream}.{self.consumer}", asyncio.get_running_loop().create_future())
         token = self._connection.expect(arrival, self._timeout_s)
         try:
             await arrival.future

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from math import inf
 from typing import Generic, TypeVar
 
-from aether_api.errors import AetherError, NoResponders, RequestTimeout
+from aether_api.errors import AetherError, NoResponders, PermissionDenied, RequestTimeout
 from aether_api.headers import FIRST_LINE
 from aether_nats.message import Message
 
@@ -178,8 +178,22 @@ class RequestTable:
         elif exchange.take(message):
             self._waiting.pop(token, None)
 
+    def fail_denied(self, denied: PermissionDenied, *, exact: bool) -> None:
+        """End the requests that wait for an answer to what was published on a subject, because the server dropped it.
+
+        Args:
+            exact: whether the subject has the case in which it was sent.
+        """
+        if denied.subject.lower().startswith(f"{self._inbox}.".lower()):  # a flush, which is a message to ourselves
+            token = denied.subject[self._token_start :].encode()
+            tokens, denied = [token] if token in self._waiting else [], PermissionDenied(f"{INBOX_PREFIX}.>", denied.action)
+        else:
+            tokens = [token for token, exchange in self._waiting.items() if (exchange.subject if exact else exchange.subject.lower()) == denied.subject]
+        for token in tokens:
+            self._waiting.pop(token).fail(denied)
+
     def fail_all(self, error: AetherError) -> None:
-        """End every waiting request, because the link is gone."""
+        """End every waiting request, because the link is gone, or no answer can come."""
         waiting, self._waiting = self._waiting, {}
         self._stop_timer()
         for exchange in waiting.values():
@@ -204,3 +218,20 @@ class RequestTable:
         self._stop_timer()
         if self._waiting:
             self._start_timer(min(exchange.deadline for exchange in self._waiting.values()))
+
+
+class DeniedRequests(RequestTable):
+    """Stands in for the table where the server denies the inbox: no answer could come, so nothing is asked."""
+
+    def register(self, exchange: Exchange, timeout_s: float) -> str:
+        """Refuse.
+
+        Raises:
+            PermissionDenied: always.
+        """
+        raise build_inbox_denial()
+
+
+def build_inbox_denial() -> PermissionDenied:
+    """Return the error of whoever waits for an answer that the server lets nobody hear."""
+    return PermissionDenied(f"{INBOX_PREFIX}.>", "subscribe", consequence="no answer can reach it")

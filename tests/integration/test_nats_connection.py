@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from nats.aio.client import Client
 
-from aether_api.errors import Backpressure, Disconnected, InvalidName, NoResponders, PayloadTooLarge, RequestTimeout
+from aether_api.errors import Backpressure, Disconnected, InvalidName, NoResponders, PayloadTooLarge, PermissionDenied, RequestTimeout
 from aether_api.headers import encode_headers
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
@@ -315,8 +315,62 @@ async def test_a_missing_permission_is_logged_and_the_link_stays_up(fast: bool, 
         connection.publish("denied", b"")
         await connection.flush()
         assert connection.is_connected
-        assert "denied" in str([record.__dict__.get("reason") for record in caplog.records])
+        assert 'publish to "denied"' in caplog.text
         await connection.close()
+
+
+DENYING = """authorization { users: [
+  {user: u, password: p, permissions: {publish: {deny: ["secret.>"]}, subscribe: {deny: ["private.>"]}}}
+  {user: mute, password: p, permissions: {publish: {deny: ["_INBOX.>"]}}}
+  {user: deaf, password: p, permissions: {subscribe: {deny: ["_INBOX.>"]}}}
+] }"""
+
+
+@asynccontextmanager
+async def denied(user: str, *, fast: bool) -> AsyncGenerator[NatsConnection]:
+    """Connect as a user who may not do something."""
+    async with EmbeddedServer.start(extra_config=DENYING) as server:
+        connection = await NatsConnection.open(NatsSettings(servers=(server.url,), user=user, password="p", fast=fast))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+async def test_a_request_that_the_server_drops_fails_at_once_and_names_the_permission(fast: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async with denied("u", fast=fast) as connection, asyncio.timeout(PATIENCE_S):
+        connection.subscribe("echo", lambda message: connection.respond(message.raw_reply, message.payload))
+        allowed = connection.request("echo", b"1", timeout_s=600)
+        for refused in (
+            connection.request("secret.door", b"", timeout_s=600),
+            connection.request_many("secret.door", b"", timeout_s=600),
+            connection.request_each("secret.door", [b"", b""], timeout_s=600),
+        ):
+            with pytest.raises(PermissionDenied, match=r'publish to "secret\.door"') as caught:
+                await refused
+            assert (caught.value.subject, caught.value.action) == ("secret.door", "publish")
+        assert (await allowed).payload == b"1"
+        assert 'does not let this user publish to "secret.door"' in caplog.text
+
+
+async def test_a_subscription_that_is_denied_knows_it_after_a_flush(fast: bool) -> None:
+    async with denied("u", fast=fast) as connection:
+        subscriptions = [connection.subscribe(subject, lambda message: None) for subject in ("private.door", "public.door")]
+        await connection.flush()
+        assert [subscription.denied is not None for subscription in subscriptions] == [True, False]
+
+
+async def test_who_may_not_write_to_itself_is_told_by_its_flush(fast: bool) -> None:
+    async with denied("mute", fast=fast) as connection, asyncio.timeout(PATIENCE_S):
+        with pytest.raises(PermissionDenied, match=r'publish to "_INBOX\.>"'):
+            await connection.flush(timeout_s=600)
+
+
+async def test_who_may_not_hear_answers_is_told_with_the_first_question(fast: bool) -> None:
+    async with denied("deaf", fast=fast) as connection, asyncio.timeout(PATIENCE_S):
+        for _ in range(2):
+            with pytest.raises(PermissionDenied, match=r'subscribe to "_INBOX\.>", so no answer can reach it'):
+                await connection.request("anything", b"", timeout_s=600)
 
 
 async def test_closing_ends_requests_and_may_be_repeated(fast: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from aether_api import logs
 from aether_api.control import decode_heartbeat
-from aether_api.errors import Backpressure, Disconnected, InvalidEnvelope, NoResponders, RequestTimeout
+from aether_api.errors import Backpressure, Disconnected, InvalidEnvelope, NoResponders, PermissionDenied, RequestTimeout
 from aether_api.identity import PodUid
 from aether_api.subjects import ping_subject
 from aether_nats.connection import NatsConnection
@@ -103,7 +103,7 @@ class Detector:
             self._heartbeats.take(decode_heartbeat(answer.payload))
         except NoResponders:
             self._condemn(suspect, asked_s)
-        except RequestTimeout:
+        except (RequestTimeout, PermissionDenied):
             if await self._link_works():
                 self._condemn(suspect, asked_s)
         except (Disconnected, Backpressure, InvalidEnvelope) as exc:
@@ -112,7 +112,7 @@ class Detector:
     async def _link_works(self) -> bool:
         try:
             await self._connection.flush(self._ping_timeout_s)
-        except (RequestTimeout, Disconnected, Backpressure):
+        except (RequestTimeout, PermissionDenied, Disconnected, Backpressure):
             return False
         return True
 

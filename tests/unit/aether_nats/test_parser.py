@@ -37,7 +37,7 @@ MESSAGES: list[Received] = [
     (b"a.c", b"reply.to", BLOCK, b""),
     (b"a.b", b"", b"", b""),
 ]
-CONTROLS = ["info 2.15.2", "ping", "pong", 'error permissions violation for publish to "x"']
+CONTROLS = ["info 2.15.2", "ping", "pong", 'error Permissions Violation for Publish to "x"']
 
 
 class Recorder:
