@@ -143,6 +143,11 @@ class NatsConnection:
         return self._link.client.max_payload
 
     @property
+    def has_jetstream(self) -> bool:
+        """Whether the server that we are connected to says that JetStream is on; if not, another one of its cluster may have it."""
+        return self._link.client.has_jetstream
+
+    @property
     def is_fast(self) -> bool:
         """Whether the fast layer serves."""
         return isinstance(self._link, FastLink)

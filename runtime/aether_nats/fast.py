@@ -162,7 +162,7 @@ class FastLink:
         self._is_up = False
 
     @property
-    def client(self) -> Client:
+    def client(self) -> StrictClient:
         """The nats-py client that carries the link."""
         return self._client
 

@@ -74,7 +74,7 @@ class Link(Protocol):
     """One connection to a server, with synchronous writes."""
 
     @property
-    def client(self) -> Client:
+    def client(self) -> StrictClient:
         """The nats-py client that carries the link."""
         ...
 
@@ -123,16 +123,23 @@ class StrictClient(Client):
     """nats-py's client, except for four things: it takes a demand for TLS seriously, where nats-py would go on in the clear if the server asks for
     no TLS; it closes a socket on which it could not shake hands, where nats-py leaves it to the garbage collector; a `close` that nobody has cancelled is not
     cancelled by what it ends; and of a try to reconnect that
-    fails after that it ends socket and tasks, where nats-py pings and flushes twice from then on."""
+    fails after that it ends socket and tasks, where nats-py pings and flushes twice from then on.
+
+    Attributes:
+        has_jetstream: whether the server says that JetStream is on; in a cluster another one may have it.
+    """
 
     def __init__(self, *, demands_tls: bool) -> None:
         super().__init__()
         self._demands_tls = demands_tls
+        self.has_jetstream = True
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         """Look at the server's first line, before credentials are sent."""
         if initial_connection and self._demands_tls and not (info.get("tls_required") or self.options.get("tls_handshake_first")):
             raise nats_errors.Error("nats: TLS is demanded and the server does not offer it")
+        if initial_connection:
+            self.has_jetstream = bool(info.get("jetstream"))
         await super()._process_info(info, initial_connection)
 
     async def _connect_to_server(self, s: Srv) -> None:

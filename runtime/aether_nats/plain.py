@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from nats import errors as nats_errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
@@ -63,7 +62,7 @@ class PlainLink:
         self._writer: asyncio.Task[None] | None = None
 
     @property
-    def client(self) -> Client:
+    def client(self) -> StrictClient:
         """The nats-py client that carries the link."""
         return self._client
 

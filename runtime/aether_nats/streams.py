@@ -17,7 +17,7 @@ from typing import Final
 from msgspec import structs
 
 from aether_api import subjects
-from aether_api.errors import JetStreamError, RetryableError, SettingsInvalid
+from aether_api.errors import JetStreamError, RetryableError, SettingsInvalid, StreamUnavailable
 from aether_api.identity import ActorId, ModelName, Namespace, check_name
 from aether_nats.connection import NatsConnection
 from aether_nats.jetstream import JetStream
@@ -35,8 +35,14 @@ PARTITIONS_KEY: Final = "aether.partitions"
 CREATE_TIMEOUT_S: Final = 30.0
 """Seconds for making a stream: JetStream may have no leader just then, or not know yet the servers that replicas need."""
 
+NO_JETSTREAM_TIMEOUT_S: Final = 2.0
+"""Seconds for the same where our server has no JetStream: then another one of its cluster may have it, and starts perhaps; most likely it is off everywhere."""
+
 CREATE_TRY_S: Final = 5.0
 """Seconds for one try: a question to a leader that has just died is never answered."""
+
+NO_JETSTREAM_CURE: Final = "turn it on with a block `jetstream {}` in the server's configuration, or start it as `nats-server -js`"
+"""What to do where JetStream is off."""
 
 CREATE_AGAIN_S: Final = 0.25
 """Seconds between two tries."""
@@ -99,7 +105,8 @@ async def ensure_streams(connection: NatsConnection, namespace: str, plan: Strea
     Raises:
         SettingsInvalid: the plan cannot work, or a stream of our name is not ours.
         JetStreamError: the server refuses, for example for more replicas than it has nodes.
-        RetryableError: JetStream had no leader, or lacked servers for the replicas, all the time.
+        PermissionDenied: the user may not look at streams, or not make them.
+        RetryableError: JetStream had no leader, or lacked servers for the replicas, all the time; or it is off, or the connection was closed.
     """
     wanted = plan or StreamPlan()
     check_name("namespace", namespace)
@@ -206,12 +213,16 @@ async def _ensure_first(js: JetStream, namespace: str, plan: StreamPlan) -> Stre
 
 async def _ensure(js: JetStream, config: StreamConfig) -> StreamInfo | None:
     """Make a stream unless it exists, with whatever configuration; returns what is there, None where somebody else makes it meanwhile."""
-    deadline_s = asyncio.get_running_loop().time() + CREATE_TIMEOUT_S
+    connection, loop = js.connection, asyncio.get_running_loop()
+    began_s = loop.time()
     while True:
         try:
             return await _try_to_ensure(js, config)
-        except RetryableError:
-            if asyncio.get_running_loop().time() > deadline_s:
+        except RetryableError as exc:
+            is_off = isinstance(exc, StreamUnavailable) and not connection.has_jetstream
+            if is_off and loop.time() > began_s + NO_JETSTREAM_TIMEOUT_S:
+                raise StreamUnavailable(f"JetStream is off on the NATS server, and no other one answers for it: {NO_JETSTREAM_CURE}") from exc
+            if connection.is_closed or loop.time() > began_s + CREATE_TIMEOUT_S:
                 raise
         await asyncio.sleep(CREATE_AGAIN_S)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aether_api.errors import InvalidName, JetStreamError, SettingsInvalid, WrongLastSequence
+from aether_api.errors import Disconnected, InvalidName, JetStreamError, SettingsInvalid, StreamUnavailable, WrongLastSequence
 from aether_api.headers import EXPECTED_SEQUENCE, encode_headers
 from aether_api.identity import ActorId, parse_actor_id
 from aether_api.subjects import partition_of, snapshot_subject, stored_subject
@@ -15,7 +15,8 @@ from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StreamConfig
 from aether_nats.message import Message
-from aether_nats.streams import SNAPSHOTS_KEPT, StreamLayout, StreamPlan, delete_streams, ensure_streams, read_layout
+from aether_nats.settings import NatsSettings
+from aether_nats.streams import CREATE_TIMEOUT_S, SNAPSHOTS_KEPT, StreamLayout, StreamPlan, delete_streams, ensure_streams, read_layout
 from tests.histories.cluster import connected
 
 pytestmark = pytest.mark.asyncio
@@ -183,3 +184,19 @@ async def test_a_foreign_stream_of_our_name_is_not_touched() -> None:
         await JetStream(connection).create_stream(StreamConfig(name="AETHER_bank_EVT_0", subjects=("mine",)))
         with pytest.raises(SettingsInvalid, match="not made by Aether"):
             await ensure_streams(connection, "bank")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_a_server_without_jetstream_is_not_waited_for_long_and_the_error_says_what_to_do(fast: bool) -> None:
+    async with EmbeddedServer.start(extra_config="jetstream: false") as server, connected(NatsSettings((server.url,), fast=fast)) as connection:
+        async with asyncio.timeout(CREATE_TIMEOUT_S / 2):
+            with pytest.raises(StreamUnavailable, match="JetStream is off on the NATS server, and no other one answers for it: turn it on"):
+                await ensure_streams(connection, "bank")
+
+
+async def test_a_connection_that_was_closed_is_not_tried_again() -> None:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
+        await connection.close()
+        async with asyncio.timeout(CREATE_TIMEOUT_S / 2):
+            with pytest.raises(Disconnected, match="closed"):
+                await ensure_streams(connection, "bank")
