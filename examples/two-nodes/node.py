@@ -47,7 +47,9 @@ class Balances:
     gaps: list[Gap] = field(default_factory=list[Gap])
 
     def apply(self, stored: EventStored) -> None:
-        """Take the next event of an account."""
+        """Take the next event of an account; with more accounts than `BusSettings.actors_max` one may come again, and counts once."""
+        if stored.version <= self.versions.get(stored.actor, 0):
+            return
         change = EFFECTS.get(stored.event.type, 0) * int(stored.event.fields().get("amount", 0))
         self.balances[stored.actor] = self.balances.get(stored.actor, 0) + change
         self.versions[stored.actor] = stored.version

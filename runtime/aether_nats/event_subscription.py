@@ -62,7 +62,8 @@ class BusSettings:
     Attributes:
         queue_max: commits that wait for the subscriber; a second of a busy namespace.
         queue_bytes_max: their bytes.
-        actors_max: actors whose position is kept, some 400 bytes each; beyond, the one that was quiet longest is forgotten.
+        actors_max: actors whose position is kept, some 400 bytes each; beyond, the one that was quiet longest is forgotten, and its events may come again later,
+            after newer ones. Subscribers that may have more actors skip versions that they have seen.
         compare_every_s: seconds between comparisons with the log, a safety net: what a cut link lost is looked for at once.
     """
 

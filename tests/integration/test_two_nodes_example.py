@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import re
 import signal
 import sys
 from pathlib import Path
+
+import pytest
+
+from aether_api.identity import parse_actor_id
+from aether_nats.deliveries import EventStored
+from tests.histories.commits import build_events
 
 PROJECT = Path(__file__).parents[2]
 
@@ -62,3 +69,13 @@ async def test_ctrl_c_ends_the_example_with_a_sentence() -> None:
             await process.wait()
     assert (process.returncode, errors.decode()) == (130, "")
     assert output.decode().endswith("\nInterrupted: the nodes have left, and their server is stopped\n")
+
+
+def test_the_projection_counts_an_event_that_comes_twice_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PROJECT / "examples" / "two-nodes")
+    node = importlib.import_module("node")
+    projection, account = node.Balances(), parse_actor_id("shop", "account", "alice")
+    told = [EventStored(account, event.version, event.version, 0, event) for event in build_events(account, 1, 3)]
+    for stored in [*told, *told[:2]]:
+        projection.apply(stored)
+    assert (projection.balances[account], projection.versions[account]) == (6, 3)
