@@ -22,7 +22,7 @@ from nats import errors as nats_errors
 
 from aether_api import logs
 from aether_api.errors import AetherError, Disconnected, InvalidName, PayloadTooLarge, PermissionDenied, RequestTimeout, SettingsInvalid
-from aether_nats.denials import read_denial
+from aether_nats.denials import is_refusal, read_denial
 from aether_nats.fast import HEADER_FRAME_BYTES, FastLink, find_refusal
 from aether_nats.link import Link, LinkEvents, Subscriber
 from aether_nats.message import Message
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S: Final = 5.0
 """Seconds for a request whose caller names none: longer than a leader election of JetStream, shorter than patience."""
+
+REFUSALS_MAX: Final = 3
+"""Refusals after which opening is given up, a second apart at one server: a server that is being told of its users knows them by then."""
 
 CLOSE_TIMEOUT_S: Final = 2.0
 """Seconds for the last bytes at closing; a pod's grace period is much longer."""
@@ -98,27 +101,30 @@ class NatsConnection:
         self._on_reconnect: list[Listener] = []
         self._on_close: list[Listener] = []
         self._last_error: Exception | None = None
+        self._opening: asyncio.Timeout | None = None
+        self._refusals = 0
 
     @classmethod
     async def open(cls, settings: NatsSettings) -> NatsConnection:
         """Connect, or explain within `connect_timeout_s` why not.
 
         Raises:
-            Disconnected: no server could be reached; the message names the URLs and the last cause.
+            Disconnected: no server could be reached, or one refused us several times; the message names the URLs and the last cause.
             SettingsInvalid: credentials or certificates cannot be read, or a URL is malformed.
         """
         connection = cls(settings, asyncio.get_running_loop())
         try:
-            async with asyncio.timeout(settings.connect_timeout_s):
+            async with asyncio.timeout(settings.connect_timeout_s) as connection._opening:
                 await connection._link.open()
         except TimeoutError as exc:
             await connection.close()
-            cause = connection._last_error or "no answer"
-            raise Disconnected(f"cannot reach NATS at {settings.describe_servers()} within {settings.connect_timeout_s:g} s: {cause}") from exc
+            raise connection._explain_unopened() from exc
         except ImportError as exc:
             raise SettingsInvalid("credentials and nkeys for NATS need the package nkeys: pip install nkeys") from exc
         except (nats_errors.Error, ValueError, OSError) as exc:
             raise SettingsInvalid(f"cannot connect to NATS at {settings.describe_servers()}: {exc}") from exc
+        finally:
+            connection._opening = None
         connection._start()
         return connection
 
@@ -360,6 +366,15 @@ class NatsConnection:
             return Disconnected("the NATS connection is closed")
         return Disconnected(f"the link to NATS at {self._settings.describe_servers()} is down; reconnecting")
 
+    def _explain_unopened(self) -> Disconnected:
+        where = self._settings.describe_servers()
+        if self._refusals:
+            how = self._settings.describe_login()
+            return Disconnected(
+                f"NATS at {where} was reached, and refused us, who came {how} ({self._last_error}): check user, password, token or credentials, and the server's users"
+            )
+        return Disconnected(f"cannot reach NATS at {where} within {self._settings.connect_timeout_s:g} s: {self._last_error or 'no answer'}")
+
     def _mark_down(self) -> bool:
         """Note that the link is lost; returns whether it was up."""
         was_up = self._connected_since is not None
@@ -393,6 +408,10 @@ class NatsConnection:
         # What the server said explains more than the reset of the socket that follows it.
         if self._last_error is None or isinstance(self._last_error, OSError) or not isinstance(error, OSError):
             self._last_error = error
+        if self._opening is not None and is_refusal(str(error)):
+            self._refusals += 1
+            if self._refusals == REFUSALS_MAX:
+                self._opening.reschedule(self._loop.time())
         denied = read_denial(str(error))
         if denied is not None:
             self._on_denied(denied)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
@@ -62,10 +62,9 @@ class NatsSettings:
         """Refuse URLs that could never be reached, before anybody waits for them.
 
         Raises:
-            SettingsInvalid: a URL is malformed.
+            SettingsInvalid: a URL is malformed, or `servers` is no collection of URLs.
         """
-        for url in _check_servers(self.servers):
-            check_url(url)
+        _check_servers(self.servers)
 
     @property
     def demands_tls(self) -> bool:
@@ -80,6 +79,17 @@ class NatsSettings:
     def describe_servers(self) -> str:
         """Return the servers' URLs without user and password, for messages and logs."""
         return ", ".join(_without_user(url) for url in self.servers)
+
+    def describe_login(self) -> str:
+        """Return as whom we come, without secrets: for the message when the server refuses us."""
+        if self.credentials_path is not None:
+            return f"with the credentials in {self.credentials_path}"
+        if self.nkey_seed_path is not None:
+            return f"with the nkey in {self.nkey_seed_path}"
+        if self.token:
+            return "with a token"
+        users = [self.user] if self.user else sorted({user for url in self.servers if (user := urlsplit(url).username)})
+        return f"as user {' or '.join(users)} with a password" if users else "without a user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +135,15 @@ def build_tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
     return context
 
 
-def _check_servers(servers: object) -> tuple[str, ...]:
-    """Refuse a text, whose letters would be taken for hosts."""
-    kind = "an empty one" if servers in ((), []) else f"a {type(servers).__name__}"
-    if not isinstance(servers, list | tuple) or not servers or not all(isinstance(url, str) for url in cast("Sequence[object]", servers)):
-        raise SettingsInvalid(f'servers must be a tuple of URLs, such as ("nats://127.0.0.1:4222",), not {kind}')
-    return tuple(cast("Sequence[str]", servers))
+def _check_servers(servers: object) -> None:
+    if isinstance(servers, str):
+        raise SettingsInvalid(f"servers of NatsSettings is a tuple of URLs: write NatsSettings(({_without_user(servers)!r},)), with a comma behind it")
+    if not isinstance(servers, Collection) or not servers:
+        raise SettingsInvalid(f"servers of NatsSettings is a tuple of at least one URL, not {servers!r}")
+    for url in cast("Collection[object]", servers):
+        if not isinstance(url, str):
+            raise SettingsInvalid(f"servers of NatsSettings holds URLs such as 'nats://127.0.0.1:4222', not {url!r}")
+        check_url(url)
 
 
 def check_url(url: str) -> None:

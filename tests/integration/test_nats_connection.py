@@ -308,6 +308,16 @@ async def test_users_and_passwords_are_checked_by_the_server(fast: bool) -> None
             await NatsConnection.open(NatsSettings(servers=(server.url,), user="runtime", password="wrong", connect_timeout_s=1.5, fast=fast))
 
 
+@pytest.mark.parametrize(
+    ("login", "who"), [({"user": "runtime", "password": "wrong"}, "as user runtime with a password"), ({}, "without a user"), ({"token": "t"}, "with a token")]
+)
+async def test_who_is_refused_hears_so_after_few_tries_and_what_to_check(fast: bool, login: dict[str, str], who: str) -> None:
+    async with EmbeddedServer.start(extra_config="authorization { user: runtime, password: right }") as server, asyncio.timeout(PATIENCE_S):
+        with pytest.raises(Disconnected, match=f"was reached, and refused us, who came {who} .*Violation.*: check user, password") as caught:
+            await NatsConnection.open(NatsSettings(servers=(server.url,), connect_timeout_s=600, fast=fast, **login))
+        assert "wrong" not in str(caught.value)
+
+
 async def test_a_missing_permission_is_logged_and_the_link_stays_up(fast: bool, caplog: pytest.LogCaptureFixture) -> None:
     users = 'authorization { users: [{user: u, password: p, permissions: {publish: ["ok", "_INBOX.>"], subscribe: ">"}}] }'
     async with EmbeddedServer.start(extra_config=users) as server:

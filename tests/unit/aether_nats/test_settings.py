@@ -90,3 +90,18 @@ def test_a_refused_url_does_not_show_its_password() -> None:
     with pytest.raises(SettingsInvalid) as refused:
         NatsSettings(servers=("foo://user:secret@bar",))
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("servers", "said"),
+    [
+        ("nats://u:secret@127.0.0.1:4222", r"write NatsSettings\(\('nats://127.0.0.1:4222',\)\)"),
+        ((), "at least one URL"),
+        (5, "not 5"),
+        ((5,), "not 5"),
+    ],
+)
+def test_servers_are_a_tuple_of_urls(servers: Any, said: str) -> None:
+    with pytest.raises(SettingsInvalid, match=said) as caught:
+        NatsSettings(servers)
+    assert "secret" not in str(caught.value)
