@@ -21,7 +21,7 @@ from typing import Final
 from nats import errors as nats_errors
 
 from aether_api import logs
-from aether_api.errors import AetherError, Disconnected, InvalidName, PayloadTooLarge, PermissionDenied, RequestTimeout, SettingsInvalid
+from aether_api.errors import AetherError, Disconnected, InvalidName, PayloadTooLarge, PermanentError, PermissionDenied, RequestTimeout, SettingsInvalid
 from aether_nats.denials import is_refusal, read_denial
 from aether_nats.fast import HEADER_FRAME_BYTES, FastLink, find_refusal
 from aether_nats.link import Link, LinkEvents, Subscriber
@@ -160,12 +160,22 @@ class NatsConnection:
 
     def subscribe(self, subject: str, callback: Callback, queue: str = "") -> Subscription:
         """Call `callback` with every message of `subject`; of equal `queue` names one subscriber gets each message."""
+        self.check_loop()
         _check_subject(subject)
         if queue:
             _check_subject(queue)
         subscription = Subscription(self, self.next_sid(), subject, queue, callback)
         self._link.subscribe(subscription)
         return subscription
+
+    def check_loop(self) -> None:
+        """Refuse another event loop than that in which the connection was opened; calls that are rare, or come first, look.
+
+        Raises:
+            PermanentError: says what to do.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise PermanentError("this NATS connection was opened in another event loop (another thread, or an asyncio.run before); open one in each loop")
 
     def next_sid(self) -> int:
         """Return the number of a subscription to come."""
@@ -287,6 +297,7 @@ class NatsConnection:
             Disconnected, RequestTimeout: it is not known whether it has.
             PermissionDenied: nor can it be, since the user may not write to itself, or hear itself.
         """
+        self.check_loop()
         reply, future = self._requests.add("flush", timeout_s)
         self._publish_request(reply, b"", b"", "")
         await future

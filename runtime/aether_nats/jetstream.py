@@ -292,6 +292,7 @@ class JetStream:
         return self._budgets[stream].singles.read(1, 0, partial(self._connection.request, subject, question, b"", self._timeout_s))
 
     async def _call(self, name: str, question: object, decoder: msgspec.json.Decoder[_T], *, reads_from: str = "") -> _T:
+        self._connection.check_loop()
         subject, payload = f"{API}.{name}", b"" if question is None else _encode(question)
         try:
             message = await (self._read_one(reads_from, subject, payload) if reads_from else self._connection.request(subject, payload, b"", self._timeout_s))

@@ -10,12 +10,14 @@ from contextlib import asynccontextmanager
 import pytest
 from nats.aio.client import Client
 
-from aether_api.errors import Backpressure, Disconnected, InvalidName, NoResponders, PayloadTooLarge, PermissionDenied, RequestTimeout
+from aether_api.errors import Backpressure, Disconnected, InvalidName, NoResponders, PayloadTooLarge, PermanentError, PermissionDenied, RequestTimeout
 from aether_api.headers import encode_headers
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
+from aether_nats.event_bus import EventBus
 from aether_nats.message import Message
 from aether_nats.settings import NatsSettings
+from aether_nats.streams import ensure_streams
 from tests.integration.links import CutLink
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])]
@@ -381,6 +383,18 @@ async def test_who_may_not_hear_answers_is_told_with_the_first_question(fast: bo
         for _ in range(2):
             with pytest.raises(PermissionDenied, match=r'subscribe to "_INBOX\.>", so no answer can reach it'):
                 await connection.request("anything", b"", timeout_s=600)
+
+
+async def test_another_event_loop_is_refused_with_a_sentence(fast: bool) -> None:
+    async with EmbeddedServer.start() as server, connected(server, fast=fast) as connection:
+
+        async def use_elsewhere() -> None:
+            for use in (connection.flush, lambda: ensure_streams(connection, "shop"), EventBus(connection).subscribe_to_event_stored("shop").__aenter__):
+                with pytest.raises(PermanentError, match="opened in another event loop"):
+                    await use()
+
+        await asyncio.to_thread(asyncio.run, use_elsewhere())
+        await connection.flush()
 
 
 async def test_closing_ends_requests_and_may_be_repeated(fast: bool) -> None:
