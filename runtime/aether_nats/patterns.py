@@ -36,7 +36,7 @@ class ActorPattern:
         return self.tokens == (self.namespace, self.model, self.id)
 
 
-def parse_pattern(namespace_pattern: object, actor_pattern: object) -> ActorPattern:
+def parse_pattern(namespace_pattern: str, actor_pattern: str) -> ActorPattern:
     """Read patterns as people write them.
 
     Args:

@@ -23,7 +23,7 @@ def test_servers_are_shown_without_their_passwords() -> None:
 
 @pytest.mark.parametrize("servers", ["nats://n:4222", (), None, (5,)])
 def test_servers_that_are_no_tuple_of_urls_are_refused(servers: Any) -> None:
-    with pytest.raises(SettingsInvalid, match=r'servers must be a tuple of URLs, such as \("nats://127.0.0.1:4222",\)'):
+    with pytest.raises(SettingsInvalid, match=r"servers of NatsSettings (is a tuple|holds URLs)"):
         NatsSettings(servers)
 
 
