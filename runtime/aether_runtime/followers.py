@@ -61,16 +61,17 @@ class Follower(VmFeed):
         until_s: monotonic time at which it ends; infinite while the VM replays.
     """
 
-    __slots__ = ("until_s",)
+    __slots__ = ("actor", "until_s")
 
     def __init__(self, sid: int, vm: VirtualMachine, take: TakeMessage) -> None:
         super().__init__(sid, vm, take)
+        self.actor = vm.get_actor_id()
         self.until_s = math.inf
 
     @property
     def subject(self) -> str:
         """The announcements of the VM's actor."""
-        return stored_subject(self.vm.desired.actor)
+        return stored_subject(self.actor)
 
 
 class Followers:
@@ -88,7 +89,7 @@ class Followers:
         self._compare_every_s = compare_every_s
         self._loop = asyncio.get_running_loop()
         self._followed: dict[ActorId, Follower] = {}
-        self._by_end: deque[tuple[float, ActorId]] = deque()
+        self._by_end: deque[Follower] = deque()
         self._take = self._on_stored  # bound once, not once for each follower
         self._announced: dict[VirtualMachine, int] = {}
         self._due = asyncio.Event()
@@ -117,7 +118,7 @@ class Followers:
         follower.until_s = self._loop.time() + FOLLOW_S
         if not self._by_end:
             self._loop.call_at(follower.until_s, self._end_due)
-        self._by_end.append((follower.until_s, vm.get_actor_id()))
+        self._by_end.append(follower)
         if self._heads is not None:
             if not self._fresh:
                 self._loop.call_later(SETTLE_S, self._due.set)
@@ -209,13 +210,12 @@ class Followers:
     def _end_due(self) -> None:
         """End the subscriptions whose time is over, unless another VM's has taken their place."""
         by_end = self._by_end
-        while by_end and by_end[0][0] <= self._loop.time():
-            until_s, actor = by_end.popleft()
-            follower = self._followed.get(actor)
-            if follower is not None and follower.until_s == until_s:
-                self._unfollow(actor)
+        while by_end and by_end[0].until_s <= self._loop.time():
+            follower = by_end.popleft()
+            if self._followed.get(follower.actor) is follower:
+                self._unfollow(follower.actor)
         if by_end:
-            self._loop.call_at(by_end[0][0], self._end_due)
+            self._loop.call_at(by_end[0].until_s, self._end_due)
 
     def _find(self, vm: VirtualMachine) -> Follower | None:
         """Return what listens for a VM, unless another VM's has taken its place."""
@@ -228,3 +228,4 @@ class Followers:
             if follower.until_s == math.inf:
                 self._announced.pop(follower.vm, None)
             self._connection.stop_subscription(follower, keep_handler=False)
+            del follower.vm  # which may sleep long before its time is over
