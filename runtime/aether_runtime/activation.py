@@ -28,6 +28,11 @@ _NEVER_S: Final = float("-inf")
 """One object for all VMs, of which a pod may hold 100,000."""
 
 
+def measure(waiting: Sequence[Waiting]) -> int:
+    """Return how many bytes commands take while they wait for their answers."""
+    return sum([len(item.command.payload) + COMMAND_BYTES for item in waiting])
+
+
 class Activation:
     """The fields of a VM, how they are seen from outside, and how it answers and reports.
 
@@ -128,7 +133,7 @@ class Activation:
     @property
     def backlog_bytes(self) -> int:
         """Bytes of the commands that wait to be decided or are being stored."""
-        return self._in_hand + (sum([len(item.command.payload) + COMMAND_BYTES for item in self._mailbox]) if self._mailbox else 0)
+        return self._in_hand + (measure(self._mailbox) if self._mailbox else 0)
 
     @property
     def can_sleep(self) -> bool:

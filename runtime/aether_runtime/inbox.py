@@ -119,6 +119,7 @@ class DurableInbox:
         self._gaps = GapWatch()
         self._end = NO_INBOX  # how far the stream is known to reach
         self._beginning_anew = asyncio.Lock()
+        self._links = 0  # how many the connection has had: behind a reconnect the stream may be another one
         self._drains = SingleFlight("inbox", self._drain, runtime.spawn)
         self._wakes = SingleFlight("wake", self._wake, runtime.spawn, at_most=WAKES_MAX)
         self._asleep: list[ActorId] = []
@@ -133,6 +134,7 @@ class DurableInbox:
     def subscribe(self) -> tuple[Subscription, ...]:
         """Begin to take hints: the namespace's, and those that other pods pass on."""
         namespace, uid = self._runtime.config.namespace, self._runtime.config.pod.uid
+        self._connection.on_reconnect(self._note_reconnect)
         return (
             self._connection.subscribe(wake_wildcard(namespace), self._on_wake, WAKE_QUEUE),
             self._connection.subscribe(wake_forward_wildcard(namespace, uid), self._on_wake),
@@ -151,6 +153,8 @@ class DurableInbox:
         self._looked_at.discard(vm.get_actor_id())
         self._unchecked.append(vm.get_actor_id())
         self._check.set()
+        if self._end.incarnation and vm.inbox.within(self._end.incarnation) > self._end.sequence:
+            self.drain(vm.get_actor_id())  # whose first look tells whether the stream has gone back
 
     def drain(self, actor: ActorId) -> None:
         """Run what waits for an actor that lives here; if that is under way, look once more afterwards."""
@@ -278,9 +282,10 @@ class DurableInbox:
             vm.draining = False
 
     async def _drain_ready(self, vm: VirtualMachine, actor: ActorId) -> None:
-        found_any = looks_far = False
+        found_any = looks_far = is_sure = False
         position = await self._find_position(vm)
         while vm.is_ready:
+            links = self._links
             max_bytes = AHEAD_BYTES_MOST if looks_far else share_ahead(len(self._drains))
             asked_s = asyncio.get_running_loop().time()
             messages = await self._insist(partial(self._store.read_next, actor, position.sequence, max_bytes=max_bytes))
@@ -295,6 +300,12 @@ class DurableInbox:
                     return
                 position = fresh
                 continue
+            if not is_sure and vm.inbox.covers(InboxPosition(position.incarnation, messages[0].sequence)):
+                # What the owner before has left, or the first of another stream, which nobody has run: it must not be removed.
+                fresh, is_sure = await self._find_position(vm, renew=True), True
+                if fresh.incarnation != position.incarnation:
+                    position = fresh
+                    continue
             self._note_reached(InboxPosition(position.incarnation, messages[-1].sequence))
             parsed = [_parse(actor, position.incarnation, message) for message in messages]
             known = len(messages) if is_all(messages, max_bytes) else int(looks_far)  # so many of them are seen with what comes after them
@@ -304,13 +315,13 @@ class DurableInbox:
                     looks_far = True
                     break
                 if position.sequence > vm.inbox.within(position.incarnation):
-                    await self._settle(actor, position)
+                    await self._settle(actor, position, links)
                 item = _Item(InboxPosition(position.incarnation, message.sequence), message, parsed[place], parsed[place + 1 :])
                 if not vm.inbox.covers(item.position) and not await self._handle(vm, item):
                     return
                 position = item.position
             found_any = True
-            await self._settle(actor, position)
+            await self._settle(actor, position, links)
 
     async def _find_position(self, vm: VirtualMachine, *, renew: bool = False) -> InboxPosition:
         """Return where to read on; a position in a stream that was deleted, or has gone back behind it, says nothing.
@@ -324,8 +335,11 @@ class DurableInbox:
 
     async def _renew_end(self, known: InboxPosition) -> None:
         """Learn which stream this is and how far it reaches; one that has gone back behind a position that is known becomes another one."""
+        before = self._end.incarnation
         end = await self._store.read_end()
-        self._end = end if known.within(end.incarnation) <= end.sequence else await self._begin_anew(known)
+        end = end if known.within(end.incarnation) <= end.sequence else await self._begin_anew(known)
+        if self._end.incarnation == before:  # else somebody has learnt more meanwhile
+            self._end = end
 
     async def _begin_anew(self, known: InboxPosition) -> InboxPosition:
         """Give a stream that has gone back another incarnation, unless somebody did, and return its end: its sequences are used for other commands from now on."""
@@ -345,18 +359,22 @@ class DurableInbox:
         if position.incarnation == self._end.incarnation and position.sequence > self._end.sequence:
             self._end = position
 
-    async def _settle(self, actor: ActorId, position: InboxPosition) -> None:
-        """Remove the messages up to a position."""
+    def _note_reconnect(self) -> None:
+        self._links += 1
+
+    async def _settle(self, actor: ActorId, position: InboxPosition, links: int) -> None:
+        """Remove the messages up to a position; they were read when the connection had had so many links."""
         if not position.sequence:
             return
-        try:
-            await self._store.settle(actor, position.sequence)
-        except RetryableError as exc:
-            logger.debug("the inboxes cannot be reached now", extra={logs.REASON: str(exc)})
-            await self._insist(partial(self._settle_later, actor, position))
+        if position.incarnation == self._end.incarnation and links == self._links:
+            try:
+                return await self._store.settle(actor, position.sequence)
+            except RetryableError as exc:
+                logger.debug("the inboxes cannot be reached now", extra={logs.REASON: str(exc)})
+        await self._insist(partial(self._settle_later, actor, position))
 
     async def _settle_later(self, actor: ActorId, position: InboxPosition) -> None:
-        """Remove them when the first try failed: the stream may be another one by now, or have gone back, and what it holds is not what was settled."""
+        """Remove them unless the stream is another one by now, or has gone back, and what it holds is not what was settled."""
         end = await self._store.read_end()
         if position.sequence <= end.within(position.incarnation):
             await self._store.settle(actor, position.sequence)
@@ -411,8 +429,8 @@ class DurableInbox:
     async def _ask_noted(self, vm: VirtualMachine, found: DurableCommand, tries: Tries) -> Reply | None:
         """Hand a command to the VM with its try noted, which is taken back where the VM moves or stops: this process lives, so the command did not kill it."""
         reply: Reply | None = None
-        await self._insist(partial(self._store.write_tries, vm.get_actor_id(), tries))
         try:
+            await self._insist(partial(self._store.write_tries, vm.get_actor_id(), tries))
             reply = await self._ask_until_it_says(vm, found, InboxPosition(tries.incarnation, tries.sequence))
         finally:  # also where the whole runtime stops, which cancels this
             if reply is None and not vm.failed:

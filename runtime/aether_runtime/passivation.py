@@ -165,14 +165,16 @@ class Passivation:
 
     async def make_room(self, vm: VirtualMachine) -> None:
         """Give a VM that is about to start its place; wait for one, but not for long."""
-        if self._placed >= self._config.awake_max:
+        if self._placed < self._config.awake_max:
+            self._placed += 1
+        else:
             await self._wait_for_place()
         vm.has_place = True
-        self._placed += 1
         if self._placed > self._room:
             self._pressed.set()
 
     async def _wait_for_place(self) -> None:
+        """Wait for a place that is handed over, and take one more than there are where that takes too long."""
         self._pressed.set()
         waiter = self._loop.create_future()
         self._waiting.append(waiter)
@@ -180,22 +182,30 @@ class Passivation:
             async with asyncio.timeout(ROOM_WAIT_S):
                 await waiter
         except TimeoutError:
-            self.over_limit += 1
+            if waiter.cancelled():  # else a place came in that moment
+                self.over_limit += 1
+                self._placed += 1
+        except asyncio.CancelledError:
+            if not waiter.cancelled():
+                self._hand_place_on()
+            raise
         finally:
             with suppress(ValueError):  # whoever was given a place is not in the queue any more
                 self._waiting.remove(waiter)
 
     def give_back_place(self, vm: VirtualMachine) -> None:
-        """A VM holds no state any more: it is over, or is quarantined, as which it costs next to nothing and can be put to sleep by nobody."""
-        if not vm.has_place:
-            return
-        vm.has_place = False
+        """A VM is over, or quarantined: nobody can put it to sleep then, and as a rule it holds no state, since it never came to have one."""
+        if vm.has_place:
+            vm.has_place = False
+            self._hand_place_on()
+
+    def _hand_place_on(self) -> None:
         self._placed -= 1
-        while self._waiting:
+        while self._waiting and self._placed < self._config.awake_max:
             waiter = self._waiting.popleft()
             if not waiter.done():
+                self._placed += 1
                 waiter.set_result(None)
-                return
 
     # Life.
 

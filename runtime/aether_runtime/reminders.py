@@ -74,7 +74,7 @@ def find_made(group: Group, token: str) -> list[Named]:
 
 
 def choose_patience_s(group: Group, monotonic_s: float) -> float:
-    """Return how long to try to make one schedule: at most half of what is left to the first of the group, so that the others are still in time."""
+    """Return how long to try to make each schedule: at most half of what is left to the first of the group, so that where the first cannot be made the others are still in time."""
     left_s = min(item.deadline for item in group.members) - monotonic_s
     return max(RETRY_S, min(GIVE_UP_S, left_s / 2))
 

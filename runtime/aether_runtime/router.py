@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
@@ -27,7 +27,7 @@ from aether_api.messages import Command, Reply, build_command_headers, build_err
 from aether_api.subjects import INBOX_HINT, call_wildcard, command_subject, find_wildcard, forward_subject, forward_wildcard, parse_command_subject
 from aether_nats.connection import NatsConnection, Subscription
 from aether_nats.message import Message
-from aether_runtime.answers import MOVING_RETRY_MS, build_moving
+from aether_runtime.answers import MOVING_RETRY_MS, build_late, build_moving
 from aether_runtime.core.group import Waiting
 from aether_runtime.lookups import Lookup, Lookups
 from aether_runtime.ports import DesiredActor, Directory
@@ -180,14 +180,14 @@ class Router:
         except AetherError as exc:
             logger.debug("a hint could not be answered", extra={logs.REASON: str(exc)})
 
-    async def hint(self, actor: ActorId) -> bool:
+    async def hint(self, actor: ActorId, within_s: float = HINT_TIMEOUT_S) -> bool:
         """Tell a live VM, wherever it is, that something waits in its inbox; returns whether there is one.
 
         Raises:
             Disconnected: nobody can be told.
         """
         try:
-            answer = await self._connection.request(command_subject("cmd", actor, INBOX_HINT), b"", b"", HINT_TIMEOUT_S)
+            answer = await self._connection.request(command_subject("cmd", actor, INBOX_HINT), b"", b"", within_s)
         except (NoResponders, RequestTimeout):
             return False
         return not answer.payload  # an earlier release takes it for a command that it does not know
@@ -270,6 +270,7 @@ class Router:
             self._end_call(waiting.command)
 
     async def _serve_in_time(self, waiting: Waiting, lookup: Lookup) -> None:
+        may_have_run = False
         give_up = waiting.deadline - min(ANSWER_EARLY_S * (1 + self._calls / ANSWERS_AT_ONCE), waiting.command.timeout_s / 2)
         while self._loop.time() < give_up:
             route = await self._route(waiting.command, lookup, LOOK_AGAIN_S)
@@ -279,12 +280,13 @@ class Router:
                 return waiting.answer(route.reply)
             within_s = max(LOOK_AGAIN_S, give_up - self._loop.time())
             reply = await self._ask(route.subject if isinstance(route, Forward) else "", waiting, within_s, may_start_here=isinstance(route, AskLive))
-            if reply is not None:
+            if isinstance(reply, Reply):
                 return waiting.answer(reply)
+            may_have_run |= reply == "silent"
             if isinstance(route, AskLive) and self._runtime.activate(route.desired) is not None:
                 continue
             await asyncio.sleep(min(self._look_again_s, max(0.0, give_up - self._loop.time())))
-        waiting.answer(_nowhere(waiting))
+        waiting.answer(build_late(waiting.command.id) if may_have_run else _nowhere(waiting))
 
     @property
     def _look_again_s(self) -> float:
@@ -368,11 +370,12 @@ class Router:
             return LookAgain()
         return Forward(forward_subject(command.actor.namespace, pod, command.actor, command.name), pod)
 
-    async def _ask(self, subject: str, waiting: Waiting, within_s: float, *, may_start_here: bool) -> Reply | None:
+    async def _ask(self, subject: str, waiting: Waiting, within_s: float, *, may_start_here: bool) -> Reply | Literal["silent"] | None:
         """Pass a command on: to the live VM if there is one, else to `subject` unless that is empty; None when nobody took it.
 
         Args:
-            may_start_here: whether the actor starts here if nobody took it. Then a VM whose process is frozen is not waited for: the log decides between the two.
+            may_start_here: whether the actor starts here if nobody took it. Then a VM whose process is frozen is not waited for, which is `silent`: it has the
+                command, and the log decides between the two.
         """
         command = waiting.command
         headers = build_command_headers(msgspec.structs.replace(command, forwards=command.forwards + 1, timeout_s=within_s))
@@ -381,8 +384,8 @@ class Router:
             try:
                 answer = self._connection.request(target, command.payload, headers, within_s)
                 try:
-                    if may_start_here and not await self._is_alive(command.actor, answer):
-                        return None
+                    if may_start_here and not await self._is_alive(command.actor, answer, within_s / 2):
+                        return "silent"
                     return decode_reply((await answer).payload)
                 finally:
                     answer.cancel()
@@ -393,10 +396,10 @@ class Router:
                 return build_error(Reason.UNKNOWN, message, command_id=command.id, retry_after_ms=MOVING_RETRY_MS)
         return None
 
-    async def _is_alive(self, actor: ActorId, answer: asyncio.Future[Message]) -> bool:
-        """Wait a moment for an answer, and tell whether it came, or whoever owes it at least takes a hint."""
-        await asyncio.wait({answer}, timeout=LIVE_ANSWER_S)
-        return answer.done() or await self.hint(actor)
+    async def _is_alive(self, actor: ActorId, answer: asyncio.Future[Message], within_s: float) -> bool:
+        """Wait a moment for an answer, and tell whether it came, or whoever owes it at least takes a hint; each for so long at most."""
+        await asyncio.wait({answer}, timeout=min(LIVE_ANSWER_S, within_s))
+        return answer.done() or await self.hint(actor, min(HINT_TIMEOUT_S, within_s))
 
     def _refuse_malformed(self, reply: bytes, error: AetherError) -> None:
         self._answer(reply, Reply("rejected", reason=Reason.INVALID_COMMAND.value, message=str(error)))

@@ -515,8 +515,7 @@ class Runtime(VmListener):
         model = self._models.get(desired.actor.model, vm.model)
         if model.fold != vm.model.fold or (vm.is_quarantined and (model.content_hash != vm.model.content_hash or desired != vm.desired)):
             await self._stop(vm, snapshot=False)
-            self._make_vm(desired)
-            return
+            return self._touch(desired.actor)  # which looks anew at what is desired: it may have changed meanwhile
         if model is not vm.model:
             vm.take_model(model)
         if vm.desired != desired:

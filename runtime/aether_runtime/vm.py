@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVarTuple
@@ -28,9 +28,9 @@ from aether_api.identity import Epoch
 from aether_api.messages import build_error
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
-from aether_runtime.activation import Activation
+from aether_runtime.activation import Activation, measure
 from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_quarantine, describe_replay, send
-from aether_runtime.backlog import BACKLOG_BYTES_MAX, COMMAND_BYTES
+from aether_runtime.backlog import BACKLOG_BYTES_MAX
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
 from aether_runtime.core.history import Position
 from aether_runtime.permits import Permit
@@ -283,10 +283,10 @@ class VirtualMachine(Activation):
             if group.immediate:
                 self._send(group.immediate)
             if group.repeats:
-                self._spawn("repeats", answer_repeats, self.desired.actor, self._services.events, group.repeats, self.process_command)
+                self._spawn("repeats", self._answer_repeats, group.repeats)
             if group.answers:
                 self._busy = True
-                self._in_hand = group.bytes * 2 + len(group.answers) * COMMAND_BYTES
+                self._in_hand = group.bytes * 2 + measure(group.members)
                 if group.encoded:
                     return group
                 self._spawn("confirm", self._confirm, group)
@@ -354,6 +354,10 @@ class VirtualMachine(Activation):
             self._send([(item, build_unknown(item)) for item in group.members])
         self._after_progress()
         self._go_on_or_end(tail)
+
+    async def _answer_repeats(self, repeats: Sequence[tuple[Waiting, Sequence[int]]]) -> None:
+        with self._services.backlog.holding(measure([item for item, _ in repeats])):
+            await answer_repeats(self.desired.actor, self._services.events, repeats, self.process_command)
 
     async def _append_scheduled(self, commit: Commit, group: Group) -> None:
         """Make the schedules of a group, then append its commit: a reminder in force then always has a schedule."""

@@ -400,7 +400,8 @@ async def test_commands_reach_an_inbox_that_was_made_anew_under_a_living_runtime
         await rig.until_settled()
 
 
-async def test_a_lost_inbox_holds_up_nobody_and_is_made_anew_by_the_sweep(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_lost_inbox_holds_up_nobody_and_is_made_anew_by_the_sweep(rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("aether_runtime.adapters.jetstream_inbox.MISSED_S", 3.0)
     async with alarm_pod(rig, sweep_s=1.0):
         await send(rig, "Set", name="lost", after_s=3600)
         await JetStream(rig.connection).delete_stream(inbox_stream("default"))

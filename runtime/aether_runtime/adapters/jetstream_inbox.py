@@ -19,7 +19,7 @@ from aether_nats.streams import remake_inbox
 
 logger = logging.getLogger(__name__)
 
-MISSED_S: Final = 5.0
+MISSED_S: Final = 30.0
 """Seconds without the stream after which it is made anew: somebody who restores it from a backup deletes it first."""
 
 
@@ -36,12 +36,13 @@ class KeptInbox(Inbox):
         try:
             info = await super().read_info(subjects_filter)
         except StreamUnavailable:
-            await self._note_missing()
-            raise
+            if not await self._is_made_anew():
+                raise
+            info = await super().read_info(subjects_filter)
         self._missed_since_s = None
         return info
 
-    async def _note_missing(self) -> None:
+    async def _is_made_anew(self) -> bool:
         now_s = asyncio.get_running_loop().time()
         if self._missed_since_s is None:
             self._missed_since_s = now_s
@@ -50,3 +51,5 @@ class KeptInbox(Inbox):
             if await remake_inbox(self._connection, self._namespace):
                 message = "the stream of durable commands and reminders was gone and is made anew; what it held is lost, and reminders that are in force must be set again"
                 logger.error(message, extra={logs.NAMESPACE: self._namespace})
+                return True
+        return False

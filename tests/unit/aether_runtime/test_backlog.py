@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+import pytest
 
 from aether_api.durable import InboxPosition
 from aether_api.errors import Reason
@@ -14,6 +15,7 @@ from aether_runtime.adapters.memory import MemoryCommitLog
 from aether_runtime.backlog import BACKLOG_BYTES_MAX, COMMAND_BYTES, LOOK_AGAIN_S, SLACK_BYTES, Backlog
 from aether_runtime.core.group import InboxEntry, Waiting
 from aether_runtime.vm import MAILBOX_BYTES_MAX, VirtualMachine
+from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import build_command
 from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.world import Call, Pod, settle
@@ -116,3 +118,24 @@ async def test_what_is_being_stored_counts_until_it_is() -> None:
     events.release()
     await settle(pod, until=lambda: call.answers)
     assert pod.backlog_bytes == 0
+
+
+@pytest.mark.parametrize("name", ["Ignore", "Ring"])
+async def test_the_payloads_of_what_is_being_answered_count_whatever_comes_of_them(name: str) -> None:
+    events = FaultyCommitLog(MemoryCommitLog(), lambda _: Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start(actor=CLOCK, model=Alarm())
+    events.reads_hang = True
+    pod.send(vm, msgspec.structs.replace(build_command(name, {"label": "a"}, id="a", actor=CLOCK), payload=b'{"label":"a"}' + b" " * LARGE))
+    await settle(pod, until=lambda: vm.mailbox_depth == 0)
+    assert pod.backlog_bytes > LARGE
+
+
+async def test_what_somebody_holds_beside_counts_as_long_as_he_does() -> None:
+    backlog = Backlog()
+    with backlog.holding(BACKLOG_BYTES_MAX):
+        assert not backlog.admit(1)
+    backlog = Backlog()
+    with backlog.holding(BACKLOG_BYTES_MAX - 2 * SLACK_BYTES):
+        assert backlog.admit(1)
+    assert backlog.admit(1)

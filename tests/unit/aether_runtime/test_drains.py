@@ -15,6 +15,7 @@ from aether_api.errors import Disconnected, InternalError, JetStreamError
 from aether_api.identity import ActorId
 from aether_api.messages import format_time
 from aether_model.model import CommandInput, Decision, Rejected, State
+from aether_nats.inbox import Tries
 from aether_nats.jetstream_wire import StoredMessage
 from aether_runtime.adapters.memory import MemoryCommitLog
 from aether_runtime.core.inbox import TRIES_MAX
@@ -331,3 +332,69 @@ async def test_what_the_owner_before_settled_and_did_not_remove_is_removed_and_n
     rig.inbox.on_ready(vm)
     await rig.drain()
     assert (await rig.rang(), rig.waiting) == (["Ring", "Ring"], [])
+
+
+def make_anew(store: MemoryInbox) -> None:
+    """Delete the stream and make it again."""
+    store.incarnation, store.sequence, store.messages = store.incarnation + 1, 0, {}
+
+
+def go_back(store: MemoryInbox) -> None:
+    """Restore the stream from a backup."""
+    store.go_back(1)
+
+
+@pytest.mark.parametrize("change", [make_anew, go_back])
+async def test_what_comes_into_another_stream_runs_when_its_actor_wakes_before_anybody_has_noticed(change: Callable[[MemoryInbox], None]) -> None:
+    rig = Rig()
+    vm = await rig.start()
+    rig.send("Ring", "Ring", "Ring")
+    await rig.drain()
+    change(rig.store)
+    rig.store.send(build_command("Ring", {"label": "new"}, id="new", actor=CLOCK))
+    rig.inbox.on_ready(vm)
+    await rig.drain()
+    assert "new" in await rig.rang()
+
+
+@pytest.mark.parametrize("change", [make_anew, go_back])
+async def test_a_drain_removes_nothing_by_what_it_read_of_a_former_stream(change: Callable[[MemoryInbox], None]) -> None:
+    class Changing(MemoryInbox):
+        """Another stream, which the pod's sweep notices, while a drain runs what it has read."""
+
+        has_changed = False
+
+        async def read_next(self, actor: ActorId, after: int, *, max_bytes: int) -> list[StoredMessage]:
+            found = await super().read_next(actor, after, max_bytes=max_bytes)
+            if not self.has_changed:
+                self.has_changed = True
+                rig.inbox._note_reached(InboxPosition(self.incarnation, 3))
+                change(self)
+                self.send(build_command("Ring", {"label": "new"}, id="new", actor=CLOCK))
+                await rig.inbox._renew_end(rig.inbox._end)
+            return found
+
+    rig = Rig(Changing())
+    await rig.start()
+    rig.send("Ring", "Ring", "Ring")
+    await rig.drain()
+    await rig.drain()
+    assert "new" in await rig.rang()
+
+
+async def test_a_drain_looks_again_before_it_removes_what_it_read_over_a_former_link() -> None:
+    class Relinked(MemoryInbox):
+        """One whose connection is lost and back while a command runs; the stream was made anew meanwhile."""
+
+        async def read_tries(self, actor: ActorId) -> Tries | None:
+            make_anew(self)
+            self.send(build_command("Ring", {"label": "new"}, id="new", actor=CLOCK))
+            rig.inbox._note_reconnect()
+            return await super().read_tries(actor)
+
+    rig = Rig(Relinked())
+    await rig.start()
+    rig.send("Ring")
+    await rig.drain()
+    await rig.drain()
+    assert await rig.rang() == ["Ring", "new"]

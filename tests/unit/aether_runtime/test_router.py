@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any, Final, cast
@@ -10,8 +11,10 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from aether_api.errors import PayloadTooLarge, Reason
+from aether_api.errors import PayloadTooLarge, Reason, RequestTimeout
 from aether_api.messages import Reply, ReplyEvent, decode_reply
+from aether_api.subjects import command_subject
+from aether_nats.message import Message
 from aether_runtime.core.group import Waiting
 from aether_runtime.ports import Directory
 from aether_runtime.router import CALLS_BYTES_MAX, CALLS_MAX, LOOK_AGAIN_MAX_S, LOOK_AGAIN_S, SEARCHES_SWIFT, Router
@@ -106,3 +109,39 @@ async def test_the_more_calls_look_the_more_seldom_each_does() -> None:
         router._calls = count
         pauses.append(router._look_again_s)
     assert pauses == [LOOK_AGAIN_S, LOOK_AGAIN_S, 10 * LOOK_AGAIN_S, LOOK_AGAIN_MAX_S]
+
+
+class DeafWire(Wire):
+    """A connection on which nobody answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def request(self, subject: str, payload: bytes, headers: bytes, timeout_s: float) -> asyncio.Future[Message]:
+        self.asked.append(subject)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Message] = loop.create_future()
+        loop.call_later(timeout_s, lambda: answer.done() or answer.set_exception(RequestTimeout("no answer")))
+        return answer
+
+
+async def test_a_command_that_a_frozen_pod_may_have_taken_is_never_told_to_be_nowhere() -> None:
+    wire = DeafWire()
+    runtime = SimpleNamespace(
+        is_running=True,
+        is_leaving=False,
+        find_model=lambda name: SimpleNamespace(on_demand=True),
+        passivation=SimpleNamespace(find=lambda actor: None),
+        presence=SimpleNamespace(pods=SimpleNamespace(live=lambda: ["me"], settled_s=1.0)),
+        config=SimpleNamespace(pod=SimpleNamespace(uid="me")),
+        activate=lambda desired: object(),
+        spawn=None,
+    )
+    router = Router(cast("Any", wire), cast("Directory", None), cast("Runtime", runtime))
+    lookup = SimpleNamespace(ask=lambda within_s: asyncio.sleep(0, True), known=True, home=None)
+    answers: list[Reply] = []
+    command = msgspec.structs.replace(build_command("Deposit", {"amount": 1}, id="d"), timeout_s=0.6)
+    await router._serve_in_time(router._build_waiting(command, answers.append), cast("Any", lookup))
+    assert command_subject("cmd", ALICE, "Deposit") in wire.asked
+    assert [answer.reason for answer in answers] == [Reason.UNKNOWN]
