@@ -25,9 +25,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from aether_api.identity import ActorId
+from aether_nats.bus_settings import BusSettings, Start
 from aether_nats.connection import NatsConnection
 from aether_nats.deliveries import ActorVersion, EventStored, Gap, Unreadable
-from aether_nats.event_subscription import BusSettings, EventSubscription, Start
+from aether_nats.event_subscription import EventSubscription
 from aether_nats.jetstream import JetStream
 from aether_nats.missed import MissedReader
 from aether_nats.patterns import parse_event_types, parse_pattern

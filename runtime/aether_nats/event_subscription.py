@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import inf
 from typing import Final
 
 from aether_api import logs
 from aether_api.envelope import StoredCommit, decode_commit
-from aether_api.errors import InvalidEnvelope, InvalidName, RetryableError, SettingsInvalid
+from aether_api.errors import InvalidEnvelope, InvalidName, RetryableError, StreamUnavailable
 from aether_api.identity import ActorId, ModelName, Namespace
 from aether_api.subjects import (
     event_filter,
@@ -31,6 +32,7 @@ from aether_api.subjects import (
     stored_filter,
 )
 from aether_nats.announcement import decode_announced, read_place
+from aether_nats.bus_settings import BusSettings, Start
 from aether_nats.connection import Subscription
 from aether_nats.deliveries import ActorVersion, Delivery, EventStored, Gap, Overflow, Positions, Step, StreamMark, Taken, Unreadable, read_events
 from aether_nats.hearing import Stretch
@@ -45,6 +47,9 @@ logger = logging.getLogger(__name__)
 RETRY_S: Final = 0.5
 """Seconds between looks into a log that cannot be read: an election takes seconds."""
 
+WARN_AFTER_S: Final = 5.0
+"""Seconds of waiting for one gap after which that is told: longer than an election, so somebody may have to act."""
+
 SETTLE_S: Final = 1.0
 """Seconds for which a comparison waits for an announcement that may be on its way, before it calls it missed."""
 
@@ -53,51 +58,6 @@ ACTORS_CACHED: Final = 16_384
 
 SWEEP_BATCH: Final = 256
 """Messages of a stream read at once after a loss: hides the round trip, and bounds the queue beyond its own limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class BusSettings:
-    """The bounds of each subscription.
-
-    Attributes:
-        queue_max: commits that wait for the subscriber; a second of a busy namespace.
-        queue_bytes_max: their bytes.
-        actors_max: actors whose position is kept, some 400 bytes each; beyond, the one that was quiet longest is forgotten, and its events may come again later,
-            after newer ones. Subscribers that may have more actors skip versions that they have seen.
-        compare_every_s: seconds between comparisons with the log, a safety net: what a cut link lost is looked for at once.
-    """
-
-    queue_max: int = 4096
-    queue_bytes_max: int = 64 << 20
-    actors_max: int = 100_000
-    compare_every_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work here, since it would come out with every announcement.
-
-        Raises:
-            SettingsInvalid: names the setting and what is allowed.
-        """
-        for name in ("queue_max", "queue_bytes_max", "actors_max"):
-            _check_count(name, getattr(self, name))
-        _check_seconds("compare_every_s", self.compare_every_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Where a subscription begins, see `EventBus.subscribe_to_event_stored`."""
-
-    known: Mapping[ActorId, ActorVersion]
-    from_beginning: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse bare numbers.
-
-        Raises:
-            SettingsInvalid: says what to write.
-        """
-        for actor, version in self.known.items():
-            _check_known(actor, version)
 
 
 @dataclass(slots=True)
@@ -150,6 +110,7 @@ class EventSubscription:
         self._stretches: deque[tuple[StreamMark, Stretch]] = deque()
         self._compare_at = self._loop.time() + settings.compare_every_s
         self._retry_at = 0.0
+        self._warn_at: float | None = None
         self._closed = False
         self._waiter: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -211,21 +172,49 @@ class EventSubscription:
         try:
             found = await anext(reading.items, None)
         except RetryableError as exc:
-            await self._wait_for_log(gap, exc)
+            if isinstance(exc, StreamUnavailable) and await self._is_void(gap):
+                self._ready.popleft()
+            else:
+                await self._wait_for_log(gap, exc)
             return None, None
         self._ready.popleft()
+        self._warn_at = None
         if found is None:
             return None, None
         if (rest := reading.pass_over(found)) is not None:
             self._ready.appendleft(rest)
         return found, reading
 
+    async def _is_void(self, gap: Gap) -> bool:
+        """Tell whether the stream of a gap is gone, or another one has its name; then its actors are reset, and all goes on without the gap."""
+        position = self._positions.get(gap.actor)
+        self._missed.forget(gap.actor.namespace)  # the streams may be others, or more, than when it was read
+        if position is None:
+            return False
+        mark = position.stream
+        try:
+            info = await self._js.stream_info(mark.name)
+        except RetryableError as exc:
+            logger.debug("a stream cannot be looked at now", extra={logs.NAME: mark.name, logs.REASON: str(exc)})
+            return False
+        if info is not None and mark.created in ("", info.created):
+            return False
+        self._begin_anew(mark)
+        mark.created = "" if info is None else info.created
+        self.note_loss()
+        return True
+
     async def _wait_for_log(self, gap: Gap, error: RetryableError) -> None:
         """Wait until the log may be tried again; who closes the subscription meanwhile waits for nothing more."""
         if self._js.connection.is_closed:
             raise error
         logger.debug("a gap cannot be read now", extra={logs.ACTOR_ID: str(gap.actor), logs.REASON: str(error)})
-        self._retry_at = self._loop.time() + max(RETRY_S, error.retry_after_s)
+        now_s = self._loop.time()
+        self._warn_at = now_s + WARN_AFTER_S if self._warn_at is None else self._warn_at
+        if now_s >= self._warn_at:
+            logger.warning("a gap waits for its log, and what follows waits for it", extra={logs.ACTOR_ID: str(gap.actor), logs.REASON: str(error)})
+            self._warn_at = inf
+        self._retry_at = now_s + max(RETRY_S, error.retry_after_s)
         while self._loop.time() < self._retry_at and not self._closed:
             await self._wait(self._retry_at)
         if self._closed:
@@ -440,14 +429,18 @@ class EventSubscription:
         if not mark.announced and not mark.created:
             logger.warning("a namespace does not announce its events; they are found by comparison only", extra={logs.NAMESPACE: mark.namespace})
         if mark.created not in ("", info.created) or info.state.last_seq < seen:
-            logger.warning("a stream was made anew, or goes back", extra={logs.NAME: name})
-            self._missed.forget(mark.namespace)
-            mark.begin = mark.forgotten_to = mark.seen = mark.announced_to = mark.read_to = 0
-            mark.lost, mark.doubtful = True, None
-            mark.hearing.begin(0, self._loop.time())
-            self._push(self._positions.reset_stream(mark))
+            self._begin_anew(mark)
         mark.created = info.created
         return mark
+
+    def _begin_anew(self, mark: StreamMark) -> None:
+        """Reset what is known of a stream that is no longer there, or is another one."""
+        logger.warning("a stream is gone, was made anew, or goes back", extra={logs.NAME: mark.name})
+        self._missed.forget(mark.namespace)
+        mark.begin = mark.forgotten_to = mark.seen = mark.announced_to = mark.read_to = 0
+        mark.lost, mark.doubtful = True, None
+        mark.hearing.begin(0, self._loop.time())
+        self._push(self._positions.reset_stream(mark))
 
     async def _take_sweep(self, sweep: _Sweep) -> None:
         """Read one batch of a sweep, which the server may cut short by its bytes: only what it says to be left out tells whether there is more."""
@@ -564,18 +557,3 @@ class CompleteEvents(AsyncIterator[Delivery]):
 @lru_cache(ACTORS_CACHED)
 def _read_actor(subject: bytes) -> ActorId:
     return parse_stored_subject(subject.decode())
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SettingsInvalid(f"{name} of BusSettings must be a whole number, 1 or more, not {value!r}")
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise SettingsInvalid(f"{name} of BusSettings must be seconds, more than 0, not {value!r}")
-
-
-def _check_known(actor: object, version: object) -> None:
-    if not isinstance(actor, ActorId) or not isinstance(version, ActorVersion) or version.version < 0:
-        raise SettingsInvalid(f"known must map an ActorId to an ActorVersion, as in {{actor: ActorVersion(5)}}, not {actor!r} to {version!r}")

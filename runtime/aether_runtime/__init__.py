@@ -40,11 +40,12 @@ if TYPE_CHECKING:
     from aether_model.model import Model
     from aether_model.python import PythonModel
     from aether_model.python_compile import compile_python
+    from aether_nats.bus_settings import BusSettings
     from aether_nats.client import CommandClient
     from aether_nats.connection import NatsConnection
     from aether_nats.deliveries import ActorVersion, EventStored, Gap, Overflow, Reset, Unreadable
     from aether_nats.event_bus import EventBus
-    from aether_nats.event_subscription import BusSettings, EventSubscription
+    from aether_nats.event_subscription import EventSubscription
     from aether_nats.settings import NatsSettings
     from aether_runtime.core.new_events import NewEvent
     from aether_runtime.core.replay_result import ReplayResult
@@ -149,7 +150,8 @@ _HOMES: Final = {
     "aether_nats.connection": ("NatsConnection",),
     "aether_nats.deliveries": ("ActorVersion", "EventStored", "Gap", "Overflow", "Reset", "Unreadable"),
     "aether_nats.event_bus": ("EventBus",),
-    "aether_nats.event_subscription": ("BusSettings", "EventSubscription"),
+    "aether_nats.bus_settings": ("BusSettings",),
+    "aether_nats.event_subscription": ("EventSubscription",),
     "aether_nats.settings": ("NatsSettings",),
     "aether_runtime.core.new_events": ("NewEvent",),
     "aether_runtime.core.replay_result": ("ReplayResult",),

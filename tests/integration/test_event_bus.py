@@ -12,11 +12,12 @@ from msgspec.structs import replace
 
 from aether_api.errors import AetherError, Disconnected, PermissionDenied, VersionConflictError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
+from aether_nats.bus_settings import BusSettings
 from aether_nats.connection import Callback, NatsConnection, Subscription
 from aether_nats.deliveries import ActorVersion, Delivery, EventStored, Gap, Overflow, Reset, Unreadable
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.event_bus import EventBus
-from aether_nats.event_subscription import BusSettings, EventSubscription
+from aether_nats.event_subscription import EventSubscription
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage, StreamInfo
 from aether_nats.journal import Journal

@@ -13,12 +13,13 @@ from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, Versio
 from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_api.subjects import event_stream, event_subject
 from aether_model.model import Model
+from aether_nats.bus_settings import BusSettings
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.deliveries import ActorVersion, Overflow
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.event_bus import EventBus
-from aether_nats.event_subscription import BusSettings, EventSubscription
+from aether_nats.event_subscription import EventSubscription
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_nats.streams import StreamPlan, ensure_streams

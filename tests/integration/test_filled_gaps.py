@@ -122,6 +122,37 @@ async def test_a_link_that_is_cut_before_a_gap_is_read_costs_nothing_but_time(na
             assert versions_of(await reading) == list(range(1, 32))
 
 
+async def test_a_stream_that_is_deleted_holds_up_no_other_namespace_and_is_told_when_it_is_made_anew(nats_server: EmbeddedServer) -> None:
+    zoe = parse_actor_id("zoo", "animal", "zoe")
+    async with writing(nats_server) as journal, connected(nats_server.url) as here:
+        js = JetStream(journal.connection)
+        zoo = Journal(js, (await ensure_streams(journal.connection, "zoo", StreamPlan(partitions=1))).partitions)
+        await append_events(journal, ALICE, 3)
+        await append_events(zoo, zoe, 2)
+        async with EventBus(here).subscribe_to_event_stored(from_beginning=True) as subscription:
+            assert versions_of(await take(subscription, 1)) == [1]
+            await js.delete_stream("AETHER_shop_EVT_0")
+            items = await take(subscription, 3)
+            assert {(item.actor, item.version) for item in items if isinstance(item, EventStored)} == {(zoe, 1), (zoe, 2)}
+            assert Reset(ALICE, 0) in items
+            await ensure_streams(journal.connection, "shop", StreamPlan(partitions=1))
+            await append_events(journal, ALICE, 2)
+            assert versions_of(await take(subscription, 2)) == [1, 2]
+
+
+async def test_a_gap_that_waits_long_is_told_once(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("aether_nats.event_subscription.RETRY_S", 0.0)
+    monkeypatch.setattr("aether_nats.event_subscription.WARN_AFTER_S", 0.3)
+    fail_after(monkeypatch, 0)
+    async with writing(nats_server) as journal, connected(nats_server.url) as here:
+        await append_events(journal, ALICE, 3)
+        async with EventBus(here).subscribe_to_event_stored("shop", known=KNOWN) as subscription:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.5):
+                    await anext(subscription.complete())
+    assert caplog.text.count("a gap waits for its log") == 1
+
+
 @pytest.mark.parametrize("found_each_time", [1, 5])
 async def test_what_fails_in_the_middle_of_a_gap_is_read_again_from_there(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, found_each_time: int) -> None:
     monkeypatch.setattr("aether_nats.event_subscription.RETRY_S", 0.0)

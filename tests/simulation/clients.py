@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 from aether_api.errors import AetherError, RetryableError
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Reply
+from aether_nats.bus_settings import BusSettings
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.deliveries import EventStored, Reset
 from aether_nats.event_bus import EventBus
-from aether_nats.event_subscription import BusSettings
 from aether_nats.journal import purge_actor
 from aether_runtime.reminders import RETRY_S
 from tests.histories.cluster import NAMESPACE, PARTITIONS

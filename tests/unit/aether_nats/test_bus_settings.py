@@ -9,8 +9,8 @@ import pytest
 
 from aether_api.errors import SettingsInvalid
 from aether_api.identity import parse_actor_id
+from aether_nats.bus_settings import BusSettings, Start
 from aether_nats.deliveries import ActorVersion
-from aether_nats.event_subscription import BusSettings, Start
 
 ALICE = parse_actor_id("shop", "account", "alice")
 
