@@ -25,7 +25,7 @@ The first split is what a caller may do: try again later, or change something fi
     |   |-- EventInvalid               a stored event that its model cannot apply
     |   |-- CommitTooLarge             more bytes than one message may hold
     |   |-- PayloadTooLarge            a message longer than the server takes
-    |   |-- PermissionDenied           NATS does not let this user use a subject; nothing was sent there
+    |   |-- PermissionDenied           NATS does not let this user publish, or subscribe, to a subject
     |   |-- JetStreamError             any other refusal of the server, with its code
     |   |-- KubeNotFound, KubeForbidden, KubeInvalid      404, 401 and 403, 400 and 422
     |   |-- KubeAlreadyExists          a create met an object of that name (409)
@@ -250,7 +250,9 @@ class PayloadTooLarge(PermanentError):
 
 
 class PermissionDenied(PermanentError):
-    """NATS does not let this user publish, or subscribe, to a subject. What was published there reached nobody.
+    """NATS does not let this user publish, or subscribe, to a subject.
+
+    What was published on a subject that one may not publish to reached nobody. Who may not subscribe hears nothing, also no answers to what was sent before.
 
     Attributes:
         subject: as the server names it.

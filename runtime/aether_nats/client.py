@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from aether_api.errors import Disconnected, NoResponders, OutcomeUnknown, Reason, RequestTimeout, RetryableError
+from aether_api.errors import Disconnected, NoResponders, OutcomeUnknown, PermissionDenied, Reason, RequestTimeout, RetryableError
 from aether_api.identity import ActorId
 from aether_api.messages import TIMEOUT_DEFAULT_S, Command, Reply, build_command, build_command_headers, decode_reply
 from aether_api.subjects import CommandChannel, command_subject
@@ -91,9 +91,10 @@ class CommandClient:
             dry_run: decide, but store nothing.
 
         Raises:
-            OutcomeUnknown: no answer came in time, and the command may have taken effect; repeat it with its id.
+            OutcomeUnknown: no answer came in time or could be heard, and the command may have taken effect; repeat it with its id.
             NoResponders: no pod serves the namespace; nothing happened.
             Disconnected: there was no link all the time; nothing happened.
+            PermissionDenied: the server does not let the user send it, or hear answers; nothing happened.
             InvalidName: `command` cannot be a subject's token, or `actor` is no `ActorId`.
             InvalidEnvelope: another argument is nothing that a command can carry; the message names it.
         """
@@ -117,8 +118,9 @@ class CommandClient:
             timeout_s: how long to try to store it; running it may take for ever.
 
         Raises:
-            OutcomeUnknown: it may be stored; repeat it with its id, which is dropped if it is.
+            OutcomeUnknown: it may be stored, and no answer came or could be heard; repeat it with its id, which is dropped if it is.
             RetryableError: it is not stored.
+            PermissionDenied: the server does not let the user store it, or hear answers; it is not stored.
             InvalidName, InvalidEnvelope: as `send`.
         """
         id = uuid.uuid4().hex if command_id is None or command_id == "" else command_id
@@ -128,9 +130,14 @@ class CommandClient:
     async def _store(self, command: Command, progress: _Progress) -> DurableReceipt:
         inbox = Inbox(JetStream(self._connection), command.actor.namespace)
         while (remaining_s := progress.remaining_s()) > 0:
+            was_deaf = self._connection.is_deaf
             try:
                 ack = await inbox.send(command, timeout_s=min(progress.try_timeout_s, remaining_s))
                 return DurableReceipt(command.id, ack.sequence, ack.duplicate)
+            except PermissionDenied as exc:
+                progress.may_have_run |= exc.action == "subscribe" and not was_deaf  # it was sent; only the answer cannot be heard
+                _raise_if_unknown(command, progress, exc)
+                raise
             except RetryableError as exc:
                 # Only where nobody listens it is certain that nothing was stored; the id makes it safe to send it again.
                 progress.cause, progress.may_have_run = exc, progress.may_have_run or not isinstance(exc.__cause__, NoResponders)
@@ -162,6 +169,11 @@ class CommandClient:
         except RequestTimeout as exc:
             progress.cause, progress.may_have_run, progress.asks_all = exc, True, not progress.asks_all
             progress.try_timeout_s = min(progress.try_timeout_s * 2, TRY_TIMEOUT_MAX_S)
+        except PermissionDenied as exc:
+            if exc.action == "subscribe" or not progress.asks_all:
+                _raise_if_unknown(command, progress, exc)
+                raise
+            progress.asks_all = False  # who may not ask all pods waits for the one that has the actor
         except Disconnected as exc:
             progress.cause = exc
             if self._connection.is_closed:
@@ -187,6 +199,9 @@ class CommandClient:
         except Disconnected:
             progress.may_have_run = True  # it was sent; only the answer is lost
             raise
+        except PermissionDenied as exc:
+            progress.may_have_run |= exc.action == "subscribe"  # as above: the answer cannot be heard
+            raise
 
     async def _wait_connected(self, progress: _Progress) -> None:
         try:
@@ -204,6 +219,12 @@ def _is_final(reply: Reply, progress: _Progress) -> bool:
     if reply.outcome != "error":
         return True
     return not reply.retry_after_ms and not (progress.may_have_run and reply.reason == Reason.EXPIRED)
+
+
+def _raise_if_unknown(command: Command, progress: _Progress, denied: PermissionDenied) -> None:
+    """Raise `OutcomeUnknown` if the command may have run before something was denied, as a repeat may do."""
+    if progress.may_have_run:
+        raise OutcomeUnknown(command.id, str(denied)) from denied
 
 
 def _give_up(command: Command, progress: _Progress) -> Reply:

@@ -36,7 +36,10 @@ REQUEST_TIMEOUT_S: Final = 5.0
 """Seconds for a request whose caller names none: longer than a leader election of JetStream, shorter than patience."""
 
 REFUSALS_MAX: Final = 3
-"""Refusals after which opening is given up, a second apart at one server: a server that is being told of its users knows them by then."""
+"""Refusals after which opening is given up: a server that is being told of its users knows them by then."""
+
+REFUSED_MIN_S: Final = 1.5
+"""Seconds from the first of them on that it goes on at least: one server is asked once a second, several one after the other."""
 
 CLOSE_TIMEOUT_S: Final = 2.0
 """Seconds for the last bytes at closing; a pod's grace period is much longer."""
@@ -103,6 +106,7 @@ class NatsConnection:
         self._last_error: Exception | None = None
         self._opening: asyncio.Timeout | None = None
         self._refusals = 0
+        self._refused_since_s = 0.0
 
     @classmethod
     async def open(cls, settings: NatsSettings) -> NatsConnection:
@@ -152,6 +156,11 @@ class NatsConnection:
     def has_jetstream(self) -> bool:
         """Whether the server that we are connected to says that JetStream is on; if not, another one of its cluster may have it."""
         return self._link.client.has_jetstream
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether the server has said that we may hear no answers, so that requests are refused before they are sent."""
+        return isinstance(self._requests, DeniedRequests)
 
     @property
     def is_fast(self) -> bool:
@@ -229,7 +238,7 @@ class NatsConnection:
     def request(self, subject: str, payload: bytes, headers: bytes = b"", timeout_s: float = REQUEST_TIMEOUT_S) -> asyncio.Future[Message]:
         """Publish and return the future of the one reply.
 
-        The future fails with `RequestTimeout`, `NoResponders`, `PermissionDenied` (nobody got it) or `Disconnected` (outcome unknown).
+        The future fails with `RequestTimeout`, `NoResponders`, `PermissionDenied` (nobody got it; of `subscribe` the outcome is unknown) or `Disconnected` (outcome unknown).
 
         Raises:
             Disconnected, Backpressure, PayloadTooLarge: at once, as `publish`; nothing was sent.
@@ -421,8 +430,10 @@ class NatsConnection:
             self._last_error = error
         if self._opening is not None and is_refusal(str(error)):
             self._refusals += 1
-            if self._refusals == REFUSALS_MAX:
+            self._refused_since_s = self._refused_since_s or self._loop.time()
+            if self._refusals >= REFUSALS_MAX and self._loop.time() >= self._refused_since_s + REFUSED_MIN_S:
                 self._opening.reschedule(self._loop.time())
+                self._opening = None
         denied = read_denial(str(error))
         if denied is not None:
             self._on_denied(denied)

@@ -88,7 +88,10 @@ class NatsSettings:
             return f"with the nkey in {self.nkey_seed_path}"
         if self.token:
             return "with a token"
-        users = [self.user] if self.user else sorted({user for url in self.servers if (user := urlsplit(url).username)})
+        urls = [urlsplit(url if "://" in url else f"nats://{url}") for url in self.servers]
+        if not self.user and any(url.username and url.password is None for url in urls):  # a name alone in a URL is a token
+            return "with a token"
+        users = [self.user] if self.user else sorted({url.username for url in urls if url.username})
         return f"as user {' or '.join(users)} with a password" if users else "without a user"
 
 
@@ -155,8 +158,9 @@ def check_url(url: str) -> None:
     try:
         parsed = urlsplit(url if "://" in url else f"nats://{url}")
         has_port = parsed.port != 0
-    except ValueError as exc:
-        raise SettingsInvalid(f"{_without_user(url)!r} is not the URL of a NATS server: {exc}") from exc
+    except ValueError:  # its text may show a part of a password
+        message = "is not the URL of a NATS server: host or port cannot be read; write / # ? @ and : in a password as %2F %23 %3F %40 and %3A"
+        raise SettingsInvalid(f"{_without_user(url)!r} {message}") from None
     if parsed.scheme not in SCHEMES or not parsed.hostname or not has_port:
         raise SettingsInvalid(f"{_without_user(url)!r} is not the URL of a NATS server; write one such as nats://127.0.0.1:4222 ({', '.join(SCHEMES)})")
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
 
-from aether_api.errors import InvalidName, NoResponders, OutcomeUnknown, Reason
+from aether_api.errors import InvalidName, NoResponders, OutcomeUnknown, PermissionDenied, Reason
 from aether_api.identity import parse_actor_id
 from aether_api.messages import Command, Reply, build_error, encode_reply, parse_command
 from aether_api.subjects import call_wildcard, command_wildcard, find_wildcard, parse_command_subject
 from aether_nats.client import TRY_TIMEOUT_FIRST_S, CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
+from aether_nats.inbox import Inbox
+from aether_nats.jetstream import JetStream
 from aether_nats.message import Message
+from aether_nats.streams import StreamPlan, ensure_streams
 from tests.histories.cluster import connected
 
 pytestmark = pytest.mark.asyncio
@@ -172,3 +176,55 @@ async def test_a_command_that_is_no_name_is_refused_before_it_is_sent() -> None:
     async with EmbeddedServer.start() as server, connected(server.url) as outside:
         with pytest.raises(InvalidName, match="command"):
             await CommandClient(outside).send(ALICE, "Deposit.>")
+
+
+USERS = """authorization { users: [
+  {user: all, password: p}
+  {user: deaf, password: p, permissions: {subscribe: {deny: ["_INBOX.>"]}}}
+  {user: narrow, password: p, permissions: {publish: {deny: ["aether.*.find.>", "aether.*.inbox.>"]}}}
+] }"""
+
+
+@asynccontextmanager
+async def pod_and(user: str) -> AsyncGenerator[tuple[NatsConnection, NatsConnection]]:
+    """Connect as one who may do everything, and as another one."""
+    async with EmbeddedServer.start(extra_config=USERS) as server:
+        address = server.url.removeprefix("nats://")
+        async with connected(f"nats://all:p@{address}") as pod:
+            await ensure_streams(pod, "bank", StreamPlan(partitions=1))
+            async with connected(f"nats://{user}:p@{address}") as outside:
+                yield pod, outside
+
+
+async def test_who_may_hear_no_answer_does_not_know_whether_the_command_ran() -> None:
+    async with pod_and("deaf") as (pod, outside):
+        vm = await serve(pod, command_wildcard(ALICE), accept)
+        with pytest.raises(OutcomeUnknown, match=r"_INBOX\.>") as caught:
+            await CommandClient(outside).send(ALICE, "Deposit", command_id="c-1")
+        assert isinstance(caught.value.__cause__, PermissionDenied)
+        with pytest.raises(PermissionDenied):
+            await CommandClient(outside).send(ALICE, "Deposit", command_id="c-2")
+        await pod.flush()
+        assert (caught.value.command_id, [command.id for command in vm.seen]) == ("c-1", ["c-1"])
+
+
+async def test_who_may_hear_no_answer_does_not_know_whether_a_command_is_stored() -> None:
+    async with pod_and("deaf") as (pod, outside):
+        with pytest.raises(OutcomeUnknown, match="c-1"):
+            await CommandClient(outside).send_durable(ALICE, "Deposit", command_id="c-1")
+        with pytest.raises(PermissionDenied):
+            await CommandClient(outside).send_durable(ALICE, "Deposit", command_id="c-2")
+        assert await Inbox(JetStream(pod), "bank").read_backlog() == {ALICE: 1}
+
+
+async def test_who_may_not_ask_all_pods_asks_the_live_vm_again() -> None:
+    async with pod_and("narrow") as (pod, outside):
+        vm = await serve(pod, command_wildcard(ALICE), lambda service, command: accept(service, command) if len(service.seen) > 1 else None)
+        reply = await CommandClient(outside).send(ALICE, "Deposit", command_id="c-1")
+        assert (reply.outcome, [command.id for command in vm.seen]) == ("accepted", ["c-1", "c-1"])
+
+
+async def test_a_command_that_may_not_be_stored_is_denied() -> None:
+    async with pod_and("narrow") as (_, outside):
+        with pytest.raises(PermissionDenied, match=r"aether\.bank\.inbox"):
+            await CommandClient(outside).send_durable(ALICE, "Deposit")

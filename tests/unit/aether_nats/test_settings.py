@@ -105,3 +105,23 @@ def test_servers_are_a_tuple_of_urls(servers: Any, said: str) -> None:
     with pytest.raises(SettingsInvalid, match=said) as caught:
         NatsSettings(servers)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "login"),
+    [
+        (NatsSettings(("nats://s3cret@n:4222",)), "with a token"),
+        (NatsSettings(("bob:s3cret@n:4222",)), "as user bob with a password"),
+        (NatsSettings(("nats://n:4222",)), "without a user"),
+    ],
+)
+def test_a_refusal_says_as_whom_we_came_and_no_secret(settings: NatsSettings, login: str) -> None:
+    assert settings.describe_login() == login
+
+
+@pytest.mark.parametrize("url", ["nats://bob:s3cr/et@n:4222", "nats://bob:s3cr\u2100et@n:4222"])
+def test_a_password_that_makes_a_url_wrong_is_not_shown(url: str) -> None:
+    with pytest.raises(SettingsInvalid, match="write / # ") as refused:
+        NatsSettings((url,))
+    assert "s3cr" not in str(refused.value)
+    assert refused.value.__cause__ is None
