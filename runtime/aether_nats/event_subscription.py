@@ -553,6 +553,12 @@ class CompleteEvents(AsyncIterator[Delivery]):
             elif not isinstance(item, Overflow):
                 return item
 
+    async def aclose(self) -> None:
+        """End the reading of the gap that was told last, as `contextlib.aclosing` does; what is left of it is told to whoever goes on."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            await reading.items.aclose()
+
 
 @lru_cache(ACTORS_CACHED)
 def _read_actor(subject: bytes) -> ActorId:

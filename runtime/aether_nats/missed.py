@@ -8,6 +8,7 @@ commit after the known sequence.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 
 from aether_api.commit_index import inner_blocks
@@ -53,10 +54,11 @@ class MissedReader:
         if journal is None or head is None or head.incarnation != gap.incarnation:
             return
         try:
-            async for commits in journal.read_commits(gap.actor, head, from_n=await _find_first(journal, gap, head)):
-                for commit in commits:
-                    for item in _select(gap, commit, types):
-                        yield item
+            async with aclosing(journal.read_commits(gap.actor, head, from_n=await _find_first(journal, gap, head))) as batches:
+                async for commits in batches:
+                    for commit in commits:
+                        for item in _select(gap, commit, types):
+                            yield item
         except InvalidEnvelope:
             if await journal.read_at(gap.actor, gap.to_sequence) is not None:
                 raise

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
+from aether_api.envelope import StoredCommit
 from aether_api.errors import Disconnected, RequestTimeout
-from aether_api.identity import Epoch, parse_actor_id
+from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_nats.deliveries import ActorVersion, Delivery, EventStored, Gap, Reset, Unreadable
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.event_bus import EventBus
@@ -210,6 +211,28 @@ async def test_a_connection_that_was_closed_ends_the_reading_of_a_gap_with_the_r
             await here.close()
             with pytest.raises(Disconnected, match="closed"):
                 await take(subscription, 1)
+
+
+async def test_closing_a_loop_ends_the_reading_of_its_gap_and_another_loop_goes_on_there(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    read_commits = Journal.read_commits
+
+    async def read_watched(self: Journal, actor: ActorId, head: StoredCommit, *, from_n: int = 0) -> AsyncGenerator[Sequence[StoredCommit]]:
+        try:
+            async for commits in read_commits(self, actor, head, from_n=from_n):
+                yield commits
+        finally:
+            ended.append(str(actor))
+
+    monkeypatch.setattr(Journal, "read_commits", read_watched)
+    async with writing(nats_server) as journal, connected(nats_server.url) as here:
+        await append_events(journal, ALICE, 3)
+        async with EventBus(here).subscribe_to_event_stored("shop", known=KNOWN) as subscription:
+            async with aclosing(subscription.complete()) as events, asyncio.timeout(PATIENCE_S):
+                assert versions_of([await anext(events)]) == [1]
+                assert ended == []
+            assert ended == [str(ALICE)]
+            assert versions_of(await take(subscription, 2)) == [2, 3]
 
 
 def fail_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
