@@ -174,13 +174,13 @@ def encode_object(fields: object) -> bytes:
     """
     try:
         plain = _copy_mapping(fields)
-        encoded = _encode_fields(plain)
+        encoded = _encode_fields(plain).lstrip()
+        if b"null" in encoded:  # what msgspec makes of a number that is not finite, too
+            _check_finite(msgspec.to_builtins(plain, enc_hook=lambda raw: None), "")
     except (TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise InvalidEnvelope(f"fields are no JSON: {_explain_field(fields, exc)}") from exc
     if encoded[:1] != b"{":
         raise InvalidEnvelope(f"fields must be an object, such as {{'amount': 5}}, not {fields!r:.80} ({type(fields).__name__})")
-    if b"null" in encoded:  # what msgspec makes of a number that is not finite, too
-        _check_finite(msgspec.to_builtins(plain, enc_hook=lambda raw: None), "")
     return encoded
 
 

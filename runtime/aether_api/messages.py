@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import inf
-from typing import Any, Final, Literal
+from operator import index
+from typing import Any, Final, Literal, SupportsIndex, cast
 
 import msgspec
 
@@ -157,7 +158,7 @@ def build_command(
         InvalidName: the command's name cannot be a subject's token, or `actor` is no `ActorId`.
         InvalidEnvelope: its fields are no JSON object, or another argument is nothing that a command can carry; the message names it.
     """
-    _check_arguments(actor, command_id, timeout_s, expected_version)
+    _check_arguments(actor, command_id, timeout_s)
     return Command(
         actor=actor,
         name=check_member("command", name),
@@ -166,25 +167,28 @@ def build_command(
         time=format_time(now_s),
         unix_s=now_s,
         timeout_s=timeout_s,
-        expected_version=expected_version,
+        expected_version=None if expected_version is None else check_version("expected_version", expected_version),
         dry_run=dry_run,
     )
 
 
-def _check_arguments(actor: object, command_id: object, timeout_s: object, expected_version: object) -> None:
+def _check_arguments(actor: object, command_id: object, timeout_s: object) -> None:
     """Refuse at once what Python lets through, and what would fail where nobody can tell the caller."""
     check_actor(actor)
     check_command_id(command_id)
     if not isinstance(timeout_s, int | float) or isinstance(timeout_s, bool) or not 0 < timeout_s < inf:
         raise InvalidEnvelope(f"timeout_s must be a number of seconds above 0, not {timeout_s!r:.80}")
-    if expected_version is not None:
-        check_version("expected_version", expected_version)
 
 
-def check_version(argument: str, version: object) -> None:
-    """Raise `InvalidEnvelope` for what cannot be an actor's version."""
-    if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+def check_version(argument: str, version: object) -> int:
+    """Return an actor's version, of whatever type of whole numbers, or raise `InvalidEnvelope`."""
+    try:
+        number = -1 if isinstance(version, bool) else index(cast("SupportsIndex", version))
+    except TypeError:
+        number = -1
+    if number < 0:
         raise InvalidEnvelope(f"{argument} must be a whole number of at least 0, not {version!r:.80} ({type(version).__name__})")
+    return number
 
 
 def check_command_id(command_id: object) -> None:

@@ -163,7 +163,7 @@ class EventStore:
         """
         self._check_namespace(actor)
         if expected_version is not None:
-            check_version("expected_version", expected_version)
+            expected_version = check_version("expected_version", expected_version)
         taken = take_events(events)
         if not taken:
             return ()
@@ -310,7 +310,7 @@ class EventStore:
             RetryableError: the log cannot be read now; read on from the version after the last event.
         """
         self._check_namespace(actor)
-        check_version("from_version", from_version)
+        from_version = check_version("from_version", from_version)
         reader = ReplayReader(actor, from_version)
         try:
             head = await self._log.read_head(actor)
@@ -344,8 +344,7 @@ class EventStore:
     def update_version_cache(self, actor: ActorId, version: int) -> None:
         """Note that an actor has reached a version, as another node told; a lower one than is known changes nothing."""
         self._check_namespace(actor)
-        check_version("version", version)
-        self._cache.raise_version(actor, version)
+        self._cache.raise_version(actor, check_version("version", version))
 
     def forget_version(self, actor: ActorId) -> None:
         """Know nothing of an actor any more, as after its history was purged; the log is asked next time."""

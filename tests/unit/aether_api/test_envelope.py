@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -25,6 +27,7 @@ from aether_api.envelope import (
     encode_commit,
     encode_event,
     encode_fields,
+    encode_object,
     join_events,
 )
 from aether_api.errors import InternalError, InvalidEnvelope
@@ -210,3 +213,16 @@ def test_an_index_that_names_what_is_not_before_its_commit_is_refused() -> None:
     for sequence in (11, 15):
         with pytest.raises(InvalidEnvelope, match="not before"):
             decode_commit(sequence, block_of(commit), commit.payload).next_index()
+
+
+def test_fields_that_are_json_already_may_begin_with_blanks() -> None:
+    assert encode_object(msgspec.Raw(b' \n{"a":1}')) == b'{"a":1}'
+
+
+def test_fields_nested_too_deep_to_be_looked_through_are_refused() -> None:
+    value: object = None
+    for depth in range(sys.getrecursionlimit()):
+        value = [value]
+        if depth % 50 == 0:  # some of the depths are too deep for the look alone
+            with suppress(InvalidEnvelope):
+                encode_object({"a": value})

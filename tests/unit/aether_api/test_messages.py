@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,7 @@ from aether_api.messages import (
     Command,
     Reply,
     ReplyEvent,
+    build_command,
     build_command_headers,
     build_error,
     decode_reply,
@@ -254,3 +255,19 @@ def test_the_seconds_of_many_events_are_those_of_each(times: list[str]) -> None:
 def test_many_times_are_refused_where_one_has_another_form(before: list[str], after: list[str], odd: list[str]) -> None:
     with pytest.raises(InvalidEnvelope):
         parse_seconds([*before, *odd, *after])
+
+
+class _Whole:
+    """A whole number that is no int, as those of numpy."""
+
+    def __index__(self) -> int:
+        return 3
+
+
+def test_an_expected_version_is_any_whole_number_but_no_truth_value() -> None:
+    actor = parse_actor_id("bank", "account", "alice")
+    command = build_command(actor, "Deposit", {}, command_id="c", now_s=0.0, expected_version=cast("int", _Whole()))
+    assert (command.expected_version, type(command.expected_version)) == (3, int)
+    for wrong in (True, 1.0, "1", -1):
+        with pytest.raises(InvalidEnvelope, match="expected_version must be a whole number"):
+            build_command(actor, "Deposit", {}, command_id="c", now_s=0.0, expected_version=cast("int", wrong))
