@@ -9,11 +9,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Literal
 
 from aether_api import logs
 from aether_api.envelope import StoredCommit
-from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, Reason, RetryableError
+from aether_api.errors import AetherError, EventInvalid, InvalidEnvelope, PermissionDenied, Reason, RetryableError
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Reply, build_error, build_reply_events
 from aether_model.model import Model
@@ -30,6 +31,12 @@ logger = logging.getLogger(__name__)
 
 RETRY_S: Final = 0.2
 """Seconds between tries to read the log while NATS is away."""
+
+DENIED_RETRY_S: Final = 5.0
+"""Seconds between tries while NATS does not let this process read the log: somebody must grant it, which takes longer."""
+
+DENIED_WARN_S: Final = 60.0
+"""Seconds between two warnings of that for one actor."""
 
 LOOKS_MAX: Final = 50
 """Times, `RETRY_S` apart, that an unmoved log is read after a refused append: ten seconds, longer than an election. A write that was in
@@ -68,17 +75,21 @@ async def read_history(actor: ActorId, model: Model, services: VmServices, watch
     Raises:
         EventInvalid: as `replay`.
     """
+    warned_s = -inf
     while True:
         began_s = services.now().monotonic_s
         try:
             replayed = await replay(actor, model, services.events, services.snapshotter.store, watch)
             return replayed, services.now().monotonic_s - began_s
-        except RetryableError as exc:
-            logger.debug("replay has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+        except (RetryableError, PermissionDenied) as exc:
+            level = logging.DEBUG
+            if isinstance(exc, PermissionDenied) and began_s - warned_s >= DENIED_WARN_S:
+                level, warned_s = logging.WARNING, began_s
+            logger.log(level, "replay has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
             watch.wait(str(exc))
             if permit is not None:
                 permit.give_back()
-            await asyncio.sleep(max(RETRY_S, exc.retry_after_s))
+            await asyncio.sleep(DENIED_RETRY_S if isinstance(exc, PermissionDenied) else max(RETRY_S, exc.retry_after_s))
             if permit is not None:
                 await permit.take(again=True)
 

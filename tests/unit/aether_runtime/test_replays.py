@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from types import SimpleNamespace
 
 import pytest
 
 from aether_api.envelope import StoredCommit
-from aether_api.errors import Disconnected
+from aether_api.errors import Disconnected, PermissionDenied
 from aether_api.identity import ActorId
 from aether_api.v1alpha1 import ActorPhase
 from aether_runtime.adapters.memory import MemoryCommitLog
@@ -114,6 +115,28 @@ async def test_a_replay_that_waits_for_the_log_says_so(monkeypatch: pytest.Monke
     told = [report.message for report in pod.reports]
     assert "the log cannot be read now, trying again: the link dropped" in told
     assert told[-1] == "replayed 40 events"
+
+
+async def test_a_replay_whose_log_may_not_be_read_waits_says_why_and_warns_seldom(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    inner, clock = MemoryCommitLog(), Clock()
+    await fill(inner)
+    events, tries = FaultyCommitLog(inner), 0
+    events.read_error = PermissionDenied("$JS.API.STREAM.MSG.GET.X", "publish")
+
+    async def pass_time(delay_s: float) -> None:
+        nonlocal tries
+        clock.elapsed_s += delay_s
+        tries += 1
+        if clock.elapsed_s >= 100.0:
+            events.read_error = None
+
+    monkeypatch.setattr("aether_runtime.vm_reading.asyncio", SimpleNamespace(sleep=pass_time))
+    pod = Pod("a", events, clock=clock)
+    await pod.start()
+    told = [report.message for report in pod.reports]
+    assert any("does not let this user publish" in message for message in told)
+    assert told[-1] == "replayed 40 events"
+    assert (tries, len([record for record in caplog.records if record.levelname == "WARNING" and record.name == "aether_runtime.vm_reading"])) == (20, 2)
 
 
 async def test_an_actor_whose_log_cannot_be_read_at_all_has_no_version() -> None:
