@@ -186,30 +186,30 @@ USERS = """authorization { users: [
 
 
 @asynccontextmanager
-async def pod_and(user: str) -> AsyncGenerator[tuple[NatsConnection, NatsConnection]]:
-    """Connect as one who may do everything, and as another one."""
+async def pod_and(user: str) -> AsyncGenerator[tuple[NatsConnection, str]]:
+    """Connect as one who may do everything, and return the URL of another user."""
     async with EmbeddedServer.start(extra_config=USERS) as server:
         address = server.url.removeprefix("nats://")
         async with connected(f"nats://all:p@{address}") as pod:
             await ensure_streams(pod, "bank", StreamPlan(partitions=1))
-            async with connected(f"nats://{user}:p@{address}") as outside:
-                yield pod, outside
+            yield pod, f"nats://{user}:p@{address}"
 
 
 async def test_who_may_hear_no_answer_does_not_know_whether_the_command_ran() -> None:
-    async with pod_and("deaf") as (pod, outside):
+    async with pod_and("deaf") as (pod, url):
         vm = await serve(pod, command_wildcard(ALICE), accept)
-        with pytest.raises(OutcomeUnknown, match=r"_INBOX\.>") as caught:
-            await CommandClient(outside).send(ALICE, "Deposit", command_id="c-1")
-        assert isinstance(caught.value.__cause__, PermissionDenied)
-        with pytest.raises(PermissionDenied):
-            await CommandClient(outside).send(ALICE, "Deposit", command_id="c-2")
-        await pod.flush()
-        assert (caught.value.command_id, [command.id for command in vm.seen]) == ("c-1", ["c-1"])
+        async with connected(url) as outside:
+            with pytest.raises(OutcomeUnknown, match=r"_INBOX\.>") as caught:
+                await CommandClient(outside).send(ALICE, "Deposit", command_id="c-1")
+            assert isinstance(caught.value.__cause__, PermissionDenied)
+            with pytest.raises(PermissionDenied):
+                await CommandClient(outside).send(ALICE, "Deposit", command_id="c-2")
+            await pod.flush()
+            assert (caught.value.command_id, [command.id for command in vm.seen]) == ("c-1", ["c-1"])
 
 
 async def test_who_may_hear_no_answer_does_not_know_whether_a_command_is_stored() -> None:
-    async with pod_and("deaf") as (pod, outside):
+    async with pod_and("deaf") as (pod, url), connected(url) as outside:
         with pytest.raises(OutcomeUnknown, match="c-1"):
             await CommandClient(outside).send_durable(ALICE, "Deposit", command_id="c-1")
         with pytest.raises(PermissionDenied):
@@ -218,13 +218,14 @@ async def test_who_may_hear_no_answer_does_not_know_whether_a_command_is_stored(
 
 
 async def test_who_may_not_ask_all_pods_asks_the_live_vm_again() -> None:
-    async with pod_and("narrow") as (pod, outside):
+    async with pod_and("narrow") as (pod, url):
         vm = await serve(pod, command_wildcard(ALICE), lambda service, command: accept(service, command) if len(service.seen) > 1 else None)
-        reply = await CommandClient(outside).send(ALICE, "Deposit", command_id="c-1")
-        assert (reply.outcome, [command.id for command in vm.seen]) == ("accepted", ["c-1", "c-1"])
+        async with connected(url) as outside:
+            reply = await CommandClient(outside).send(ALICE, "Deposit", command_id="c-1")
+            assert (reply.outcome, [command.id for command in vm.seen]) == ("accepted", ["c-1", "c-1"])
 
 
 async def test_a_command_that_may_not_be_stored_is_denied() -> None:
-    async with pod_and("narrow") as (_, outside):
+    async with pod_and("narrow") as (_, url), connected(url) as outside:
         with pytest.raises(PermissionDenied, match=r"aether\.bank\.inbox"):
             await CommandClient(outside).send_durable(ALICE, "Deposit")
