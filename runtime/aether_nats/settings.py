@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from aether_api.errors import SettingsInvalid
 
@@ -26,6 +26,10 @@ PENDING_BYTES_MAX: Final = 64 << 20
 
 SCHEMES: Final = ("nats", "tls", "ws", "wss")
 """What nats-py can speak."""
+
+
+MISREAD: Final = "its host or port is none, as in nats://127.0.0.1:4222; in a user or password write / as %2F, # as %23, ? as %3F, @ as %40, : as %3A, [ as %5B, ] as %5D"
+"""What is wrong with a URL that cannot be taken apart; it is not shown, since nobody knows where in it a password ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +92,9 @@ class NatsSettings:
             return f"with the nkey in {self.nkey_seed_path}"
         if self.token:
             return "with a token"
-        urls = [urlsplit(url if "://" in url else f"nats://{url}") for url in self.servers]
-        if not self.user and any(url.username and url.password is None for url in urls):  # a name alone in a URL is a token
-            return "with a token"
-        users = [self.user] if self.user else sorted({url.username for url in urls if url.username})
-        return f"as user {' or '.join(users)} with a password" if users else "without a user"
+        if self.user:
+            return f"as user {self.user} with a password"
+        return " or ".join(sorted({login for url in self.servers if (login := _describe_login_of(url))})) or "without a user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +155,30 @@ def check_url(url: str) -> None:
     """Check scheme, host and port of a server's URL; without a scheme it is `nats://`.
 
     Raises:
-        SettingsInvalid: names the URL and what is wrong with it.
+        SettingsInvalid: says what is wrong with it; names the URL where no password can be in what is shown.
     """
     try:
-        parsed = urlsplit(url if "://" in url else f"nats://{url}")
+        parsed = _split(url)
         has_port = parsed.port != 0
-    except ValueError:  # its text may show a part of a password
-        message = "is not the URL of a NATS server: host or port cannot be read; write / # ? @ and : in a password as %2F %23 %3F %40 and %3A"
-        raise SettingsInvalid(f"{_without_user(url)!r} {message}") from None
+    except ValueError:  # its text holds parts of the URL, and so perhaps of a password
+        raise SettingsInvalid(f"a text is not the URL of a NATS server: {MISREAD}") from None
+    if "@" not in parsed.netloc and "@" in url:
+        raise SettingsInvalid(f"a text is not the URL of a NATS server: {MISREAD}")
     if parsed.scheme not in SCHEMES or not parsed.hostname or not has_port:
         raise SettingsInvalid(f"{_without_user(url)!r} is not the URL of a NATS server; write one such as nats://127.0.0.1:4222 ({', '.join(SCHEMES)})")
+
+
+def _split(url: str) -> SplitResult:
+    """Take a URL apart as nats-py does, which takes `nats://` where there is no scheme."""
+    return urlsplit(url if "://" in url else f"nats://{url}")
+
+
+def _describe_login_of(url: str) -> str:
+    """Return as whom one comes by a URL; a user without a password is a token, which is a secret."""
+    parsed = _split(url)
+    if not parsed.username:
+        return ""
+    return "with a token" if parsed.password is None else f"as user {parsed.username} with a password"
 
 
 def _without_user(url: str) -> str:
