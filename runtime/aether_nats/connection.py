@@ -36,10 +36,10 @@ REQUEST_TIMEOUT_S: Final = 5.0
 """Seconds for a request whose caller names none: longer than a leader election of JetStream, shorter than patience."""
 
 REFUSALS_MAX: Final = 3
-"""Refusals after which opening is given up: a server that is being told of its users knows them by then."""
+"""Refusals after which opening is given up, a second apart at one server: one may be a server that is about to end."""
 
-REFUSED_MIN_S: Final = 1.5
-"""Seconds from the first of them on that it goes on at least: one server is asked once a second, several one after the other."""
+REFUSED_S: Final = 2.0
+"""Seconds for which we must have been refused, too: several servers refuse within milliseconds, and those that are being told of their users know them by then."""
 
 CLOSE_TIMEOUT_S: Final = 2.0
 """Seconds for the last bytes at closing; a pod's grace period is much longer."""
@@ -106,7 +106,8 @@ class NatsConnection:
         self._last_error: Exception | None = None
         self._opening: asyncio.Timeout | None = None
         self._refusals = 0
-        self._refused_since_s = 0.0
+        self._refused_since = 0.0
+        self._close_told = False
 
     @classmethod
     async def open(cls, settings: NatsSettings) -> NatsConnection:
@@ -121,6 +122,7 @@ class NatsConnection:
             async with asyncio.timeout(settings.connect_timeout_s) as connection._opening:
                 await connection._link.open()
         except TimeoutError as exc:
+            connection._opening = None  # a refusal in this moment ends nothing any more
             await connection.close()
             raise connection._explain_unopened() from exc
         except ImportError as exc:
@@ -346,7 +348,7 @@ class NatsConnection:
             await self._flush_quietly(timeout_s / 2)
         self._closed = True
         self._mark_down()
-        _notify(self._on_close)
+        self._tell_closed()
         try:
             async with asyncio.timeout(timeout_s / 2):
                 await self._link.close()
@@ -406,11 +408,18 @@ class NatsConnection:
         return was_up
 
     def _on_down(self) -> None:
-        if not self._mark_down() or self._closed:
+        was_up = self._mark_down()
+        if self._closed:
             return
-        logger.warning("the link to NATS is lost", extra={logs.URL: self._settings.describe_servers(), logs.REASON: str(self._last_error or "")})
-        _notify(self._on_disconnect)
-        if self.is_closed:  # nats-py gave it up
+        if was_up:
+            logger.warning("the link to NATS is lost", extra={logs.URL: self._settings.describe_servers(), logs.REASON: str(self._last_error or "")})
+            _notify(self._on_disconnect)
+        if self.is_closed:  # nats-py gave it up, perhaps while the link was down
+            self._tell_closed()
+
+    def _tell_closed(self) -> None:
+        if not self._close_told:
+            self._close_told = True
             _notify(self._on_close)
 
     def _on_up(self) -> None:
@@ -429,16 +438,19 @@ class NatsConnection:
         if self._last_error is None or isinstance(self._last_error, OSError) or not isinstance(error, OSError):
             self._last_error = error
         if self._opening is not None and is_refusal(str(error)):
-            self._refusals += 1
-            self._refused_since_s = self._refused_since_s or self._loop.time()
-            if self._refusals >= REFUSALS_MAX and self._loop.time() >= self._refused_since_s + REFUSED_MIN_S:
-                self._opening.reschedule(self._loop.time())
-                self._opening = None
+            self._on_refused(self._opening)
         denied = read_denial(str(error))
         if denied is not None:
             self._on_denied(denied)
         else:
             logger.debug("nats-py reports an error and goes on", extra={logs.REASON: repr(error)})
+
+    def _on_refused(self, opening: asyncio.Timeout) -> None:
+        now_s = self._loop.time()
+        self._refused_since = self._refused_since if self._refusals else now_s
+        self._refusals += 1
+        if is_refused_for_good(self._refusals, now_s - self._refused_since) and not opening.expired():
+            opening.reschedule(now_s)
 
     def _on_denied(self, denied: PermissionDenied) -> None:
         """End what waits for what the server has dropped; nats-py hands its words on in lower case."""
@@ -452,6 +464,11 @@ class NatsConnection:
             for subscriber in self._link.active():
                 if isinstance(subscriber, Subscription) and (subscriber.subject if self.is_fast else subscriber.subject.lower()) == denied.subject:
                     subscriber.denied = denied
+
+
+def is_refused_for_good(refusals: int, refused_s: float) -> bool:
+    """Tell whether to give up after so many refusals in so many seconds."""
+    return refusals >= REFUSALS_MAX and refused_s >= REFUSED_S
 
 
 def _build_link(settings: NatsSettings, events: LinkEvents, loop: asyncio.AbstractEventLoop) -> Link:
