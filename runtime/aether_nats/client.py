@@ -34,6 +34,9 @@ TRY_TIMEOUT_FIRST_S: Final = 1.0
 TRY_TIMEOUT_MAX_S: Final = 5.0
 """Seconds of one try at most: a busy actor must not be asked the same thing ever more often."""
 
+TRY_AGAIN_MIN_S: Final = 0.1
+"""Seconds that must be left for another try to store a command: one that is cut short before an answer can come would make its outcome unknown for nothing."""
+
 NOBODY_RETRY_S: Final = 0.1
 """Seconds between tries while no pod serves the namespace: a first pod is noticed at once, and the server hardly feels it."""
 
@@ -129,7 +132,7 @@ class CommandClient:
 
     async def _store(self, command: Command, progress: _Progress) -> DurableReceipt:
         inbox = Inbox(JetStream(self._connection), command.actor.namespace)
-        while (remaining_s := progress.remaining_s()) > 0:
+        while (remaining_s := progress.remaining_s()) > (TRY_AGAIN_MIN_S if progress.cause else 0.0):
             was_deaf = self._connection.is_deaf
             try:
                 ack = await inbox.send(command, timeout_s=min(progress.try_timeout_s, remaining_s))

@@ -102,7 +102,7 @@ NOBODY: list[tuple[Callable[[Sequence[str]], int], tuple[str, ...], str]] = [
     (run_send, ("account/alice", "Open", "--timeout", "0.5"), "no runtime serves namespace default"),
     (run_status, (), "no runtime serves namespace default"),
     (run_status, ("account/alice",), "no runtime serves namespace default"),
-    (run_send, ("account/alice", "Open", "--durable", "--timeout", "0.5"), "nothing is kept for namespace default now; if no runtime has served it yet,"),
+    (run_send, ("account/alice", "Open", "--durable", "--timeout", "3"), "nothing is kept for namespace default now; if no runtime has served it yet,"),
     (run_inbox, (), "nothing is kept for namespace default now"),
     (run_inbox, ("account/alice",), "nothing is kept for namespace default now"),
     (run_dead, ("list", "account/alice"), "nothing is kept for namespace default now"),

@@ -55,7 +55,15 @@ async def test_the_example_tells_its_story_to_the_end() -> None:
 
 
 async def test_ctrl_c_ends_the_example_with_a_sentence() -> None:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-u", "examples/two-nodes/main.py", cwd=PROJECT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-u",
+        "examples/two-nodes/main.py",
+        cwd=PROJECT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell has its background jobs ignore Ctrl-C, and they pass that on
+    )
     try:
         async with asyncio.timeout(PATIENCE_S):
             assert process.stdout is not None
