@@ -18,7 +18,7 @@ import msgspec
 
 from aether_api import headers
 from aether_api.commit_index import NO_COMMITS, CommitIndex, decode_index
-from aether_api.errors import MALFORMED, InternalError, InvalidEnvelope
+from aether_api.errors import MALFORMED, InternalError, InvalidEnvelope, describe_value
 from aether_api.identity import ActorId, Epoch
 
 CONTENT_TYPE_BATCH: Final = "application/cloudevents-batch+json"
@@ -180,7 +180,7 @@ def encode_object(fields: object) -> bytes:
     except (TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise InvalidEnvelope(f"fields are no JSON: {_explain_field(fields, exc)}") from exc
     if encoded[:1] != b"{":
-        raise InvalidEnvelope(f"fields must be an object, such as {{'amount': 5}}, not {fields!r:.80} ({type(fields).__name__})")
+        raise InvalidEnvelope(f"fields must be an object, such as {{'amount': 5}}, not {describe_value(fields)}")
     return encoded
 
 

@@ -50,6 +50,12 @@ MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be: no JSON, no such type, no UTF-8, or nested deeper than the stack goes. Whoever
 decodes what strangers write catches all of them."""
 
+
+def describe_value(value: object) -> str:
+    """Return a wrong argument as messages show it: shortened, with its type."""
+    return f"{value!r:.80} ({type(value).__name__})"
+
+
 VERSION_UNKNOWN: Final = -1
 """The version of an actor that nobody has looked up."""
 
@@ -317,3 +323,7 @@ class SettingsInvalid(PermanentError):
 def reason_of(error: BaseException) -> Reason:
     """Return the wire reason of an error; everything unknown is `Internal`."""
     return error.reason if isinstance(error, AetherError) else Reason.INTERNAL
+
+
+UNANSWERED: Final = (RequestTimeout, NoResponders, PermissionDenied, Disconnected, Backpressure, InvalidEnvelope)
+"""What it means that another process has not answered a question, or not with what can be read."""

@@ -13,7 +13,7 @@ from typing import Final, NewType
 
 import msgspec
 
-from aether_api.errors import InvalidName
+from aether_api.errors import InvalidName, describe_value
 
 Namespace = NewType("Namespace", str)
 ModelName = NewType("ModelName", str)
@@ -82,37 +82,34 @@ def parse_actor_id(namespace: str, model: str, id: str) -> ActorId:
 def check_actor(value: object, argument: str = "actor") -> ActorId:
     """Return an `ActorId` unchanged or raise `InvalidName` for `argument`."""
     if not isinstance(value, ActorId):
-        raise InvalidName(f"{argument} must be an ActorId, as parse_actor_id(namespace, model, id) gives, not {value!r:.80} ({type(value).__name__})")
+        raise InvalidName(f"{argument} must be an ActorId, as parse_actor_id(namespace, model, id) gives, not {describe_value(value)}")
     return value
 
 
 def check_name(field: str, value: str) -> str:
     """Return a DNS label unchanged or raise `InvalidName` for `field`."""
-    try:
-        if _NAME.fullmatch(value):
-            return value
-    except TypeError:  # it is no text
-        pass
+    if _NAME.fullmatch(_text_of(value)):
+        return value
     raise InvalidName(f"{field} {value!r} must be lower case letters, digits and '-', at most 63 characters, beginning and ending with a letter or digit")
 
 
 def check_id(value: str) -> str:
     """Return an actor's id unchanged or raise `InvalidName`."""
-    try:
-        if len(value) > ID_LENGTH_MAX:
-            raise InvalidName(f"id of {len(value)} characters is longer than {ID_LENGTH_MAX}")
-        if _ID.fullmatch(value):
-            return value
-    except TypeError:  # it is no text
-        pass
+    text = _text_of(value)
+    if len(text) > ID_LENGTH_MAX:
+        raise InvalidName(f"id of {len(text)} characters is longer than {ID_LENGTH_MAX}")
+    if _ID.fullmatch(text):
+        return value
     raise InvalidName(f"id {value!r} must be letters, digits and -_:@+=~ (no dots, '*', '>' or blanks), beginning and ending with a letter, digit, '-' or '_'")
 
 
 def check_member(field: str, value: str) -> str:
     """Return the name of a command or event unchanged or raise `InvalidName` for `field`."""
-    try:
-        if _MEMBER.fullmatch(value):
-            return value
-    except TypeError:  # it is no text
-        pass
+    if _MEMBER.fullmatch(_text_of(value)):
+        return value
     raise InvalidName(f"{field} {value!r} must begin with a letter and hold letters, digits and '_', at most 63 characters")
+
+
+def _text_of(value: object) -> str:
+    """Return a text, and of what is none an empty one, which no name may be."""
+    return value if isinstance(value, str) else ""

@@ -8,6 +8,7 @@ deadlines, since clocks differ.
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -19,7 +20,7 @@ import msgspec
 
 from aether_api import headers
 from aether_api.envelope import Event, decode_fields, encode_object
-from aether_api.errors import MALFORMED, InvalidEnvelope, Reason
+from aether_api.errors import MALFORMED, InvalidEnvelope, Reason, describe_value
 from aether_api.identity import ActorId, CommandId, check_actor, check_member
 
 TIMEOUT_DEFAULT_MS: Final = 10_000
@@ -180,6 +181,11 @@ def _check_arguments(actor: object, command_id: object, timeout_s: object) -> No
         raise InvalidEnvelope(f"timeout_s must be a number of seconds above 0, not {timeout_s!r:.80}")
 
 
+def choose_command_id(command_id: str | None) -> str:
+    """Return the id that a caller chose, or a fresh one where he chose none; what is no id at all is refused with the command."""
+    return secrets.token_hex(16) if command_id is None or command_id == "" else command_id
+
+
 def check_version(argument: str, version: object) -> int:
     """Return an actor's version, of whatever type of whole numbers, or raise `InvalidEnvelope`."""
     try:
@@ -187,14 +193,14 @@ def check_version(argument: str, version: object) -> int:
     except TypeError:
         number = -1
     if number < 0:
-        raise InvalidEnvelope(f"{argument} must be a whole number of at least 0, not {version!r:.80} ({type(version).__name__})")
+        raise InvalidEnvelope(f"{argument} must be a whole number of at least 0, not {describe_value(version)}")
     return number
 
 
 def check_command_id(command_id: object) -> None:
     """Raise `InvalidEnvelope` for what cannot be the id of a command."""
     if not isinstance(command_id, str):
-        raise InvalidEnvelope(f"command_id must be a text, not {command_id!r:.80} ({type(command_id).__name__}); write command_id={str(command_id)!r}")
+        raise InvalidEnvelope(f"command_id must be a text, not {describe_value(command_id)}; write command_id={str(command_id)!r}")
     if not command_id or len(command_id) > COMMAND_ID_LENGTH_MAX or not command_id.isprintable():
         raise InvalidEnvelope(f"command_id must be 1 to {COMMAND_ID_LENGTH_MAX} printable characters, not {command_id!r:.200}")
 

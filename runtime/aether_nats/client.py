@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +20,7 @@ import msgspec
 
 from aether_api.errors import Disconnected, NoResponders, OutcomeUnknown, PermissionDenied, Reason, RequestTimeout, RetryableError
 from aether_api.identity import ActorId
-from aether_api.messages import TIMEOUT_DEFAULT_S, Command, Reply, build_command, build_command_headers, decode_reply
+from aether_api.messages import TIMEOUT_DEFAULT_S, Command, Reply, build_command, build_command_headers, choose_command_id, decode_reply
 from aether_api.subjects import CommandChannel, command_subject
 from aether_nats.connection import NatsConnection
 from aether_nats.inbox import Inbox
@@ -101,7 +100,7 @@ class CommandClient:
             InvalidName: `command` cannot be a subject's token, or `actor` is no `ActorId`.
             InvalidEnvelope: another argument is nothing that a command can carry; the message names it.
         """
-        id = uuid.uuid4().hex if command_id is None or command_id == "" else command_id
+        id = choose_command_id(command_id)
         message = build_command(actor, command, payload, command_id=id, now_s=time.time(), timeout_s=timeout_s, expected_version=expected_version, dry_run=dry_run)
         return await self._send_until(message, _Progress(time.monotonic() + timeout_s))
 
@@ -126,7 +125,7 @@ class CommandClient:
             PermissionDenied: the server does not let the user store it, or hear answers; it is not stored.
             InvalidName, InvalidEnvelope: as `send`.
         """
-        id = uuid.uuid4().hex if command_id is None or command_id == "" else command_id
+        id = choose_command_id(command_id)
         message = build_command(actor, command, payload, command_id=id, now_s=time.time(), timeout_s=timeout_s, expected_version=expected_version)
         return await self._store(message, _Progress(time.monotonic() + timeout_s))
 

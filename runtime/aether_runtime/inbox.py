@@ -36,7 +36,7 @@ from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.message import Message
 from aether_runtime.clock import GapWatch
 from aether_runtime.core.group import InboxEntry, Waiting
-from aether_runtime.core.inbox import AHEAD_BYTES_MOST, Grave, count_try, explain_poison, is_all, is_followed, judge, repeat_after_s, share_ahead, take_try_back
+from aether_runtime.core.inbox import AHEAD_BYTES_MOST, Grave, count_try, explain_poison, has_stand_in, is_all, judge, repeat_after_s, share_ahead, take_try_back
 from aether_runtime.core.reminders import REMINDER_GONE, Drop, choose_tick, is_worth_a_look
 from aether_runtime.ports import InboxStore, ReminderStore
 from aether_runtime.single_flight import SingleFlight
@@ -414,7 +414,7 @@ class DurableInbox:
                 await self._after_settled(actor, found, reply)
                 return True
             tries = count_try(tries, position)
-            grave = explain_poison(tries, reply, is_followed=is_followed(found.tick, item.later))
+            grave = explain_poison(tries, reply, has_stand_in=has_stand_in(found.tick, item.later))
             if grave is None:
                 await asyncio.sleep(repeat_after_s(tries.count))
         return await self._give_up(vm, item.message, found, grave)

@@ -7,7 +7,6 @@ fraction of the message's, and the next one carries the same id, which takes eff
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import Final
 
 import msgspec
 
-from aether_api.errors import InvalidEnvelope, InvalidName, Reason
+from aether_api.errors import InvalidEnvelope, InvalidName, Reason, describe_value
 from aether_api.identity import ActorId, check_actor
-from aether_api.messages import TIMEOUT_DEFAULT_S, Command, Reply, build_command, check_command_id
+from aether_api.messages import TIMEOUT_DEFAULT_S, Command, Reply, build_command, check_command_id, choose_command_id
 from aether_runtime.answers import build_late
 
 TRY_FIRST_S: Final = 1.0
@@ -58,7 +57,7 @@ class RuntimeMessage:
             InvalidName: `command` could not be a subject's token, or `actor` is no `ActorId`.
             InvalidEnvelope: another argument is nothing that a command can carry; the message names it.
         """
-        id = secrets.token_hex(16) if command_id is None or command_id == "" else command_id
+        id = choose_command_id(command_id)
         return cls(build_command(actor, command, fields, command_id=id, now_s=time.time(), timeout_s=timeout_s, expected_version=expected_version, dry_run=dry_run))
 
 
@@ -70,7 +69,7 @@ def take_command(message: object, namespace: str) -> Command:
         InvalidEnvelope: it is no message, or holds what `build` would have refused.
     """
     if not isinstance(message, RuntimeMessage):
-        raise InvalidEnvelope(f"message must be a RuntimeMessage, as RuntimeMessage.build gives, not {message!r:.80} ({type(message).__name__})")
+        raise InvalidEnvelope(f"message must be a RuntimeMessage, as RuntimeMessage.build gives, not {describe_value(message)}")
     command = message.command
     check_home(command.actor, namespace)
     check_command_id(command.id)

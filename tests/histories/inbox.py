@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import accumulate
 
+import pytest
+
 from aether_api.durable import InboxPosition, build_durable_headers
 from aether_api.errors import Disconnected
 from aether_api.headers import FIRST_LINE
@@ -177,3 +179,10 @@ class Host:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+
+def hurry_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no drain wait for a clock."""
+    for name in ("vm_reading.RETRY_S", "inbox.RETRY_S", "inbox.BURY_AGAIN_S", "inbox.REGRESS_SURE_S", "core.inbox.REPEAT_FIRST_S"):
+        monkeypatch.setattr(f"aether_runtime.{name}", 0.0)
+    monkeypatch.setattr("aether_runtime.answers.MOVING_RETRY_MS", 0)

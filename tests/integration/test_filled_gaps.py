@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
@@ -237,28 +237,31 @@ async def test_closing_a_loop_ends_the_reading_of_its_gap_and_another_loop_goes_
 
 def fail_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Let each reading of a gap fail after so many items, as a log does that is lost in the middle."""
-    read = MissedReader.read
 
-    async def read_some(self: MissedReader, gap: Gap, types: frozenset[str] = frozenset()) -> AsyncGenerator[EventStored | Unreadable]:
-        left = count
-        async for item in read(self, gap, types):
-            if not left:
-                raise RequestTimeout("the log does not answer")
-            left -= 1
-            yield item
+    async def fail() -> None:
+        raise RequestTimeout("the log does not answer")
 
-    monkeypatch.setattr(MissedReader, "read", read_some)
+    stop_after(monkeypatch, count, fail)
 
 
 def hang_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Let each reading of a gap find so many items, and wait in vain for the next."""
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    stop_after(monkeypatch, count, hang)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, count: int, stop: Callable[[], Awaitable[None]]) -> None:
+    """Let each reading of a gap find so many items, and then meet something else."""
     read = MissedReader.read
 
     async def read_some(self: MissedReader, gap: Gap, types: frozenset[str] = frozenset()) -> AsyncGenerator[EventStored | Unreadable]:
         left = count
         async for item in read(self, gap, types):
             if not left:
-                await asyncio.Event().wait()
+                await stop()
             left -= 1
             yield item
 

@@ -7,6 +7,8 @@ import importlib
 import re
 import signal
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -37,24 +39,9 @@ STORY = [
 ]
 
 
-async def test_the_example_tells_its_story_to_the_end() -> None:
-    process = await asyncio.create_subprocess_exec(sys.executable, "examples/two-nodes/main.py", cwd=PROJECT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            output, errors = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert (process.returncode, errors.decode()) == (0, "")
-    told = output.decode().splitlines()
-    assert [line for line in told if line in STORY] == STORY
-    rows = re.findall(r"^\w+ +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", output.decode(), re.MULTILINE)
-    assert len(rows) == 4
-    assert all(log == a == b and balance_a == balance_b for log, a, b, balance_a, balance_b in rows)
-
-
-async def test_ctrl_c_ends_the_example_with_a_sentence() -> None:
+@asynccontextmanager
+async def running_example() -> AsyncGenerator[asyncio.subprocess.Process]:
+    """Run the example, for a while, and leave no process behind."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-u",
@@ -66,15 +53,31 @@ async def test_ctrl_c_ends_the_example_with_a_sentence() -> None:
     )
     try:
         async with asyncio.timeout(PATIENCE_S):
-            assert process.stdout is not None
-            while b"Broadcast" not in await process.stdout.readline():
-                pass
-            process.send_signal(signal.SIGINT)
-            output, errors = await process.communicate()
+            yield process
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_the_example_tells_its_story_to_the_end() -> None:
+    async with running_example() as process:
+        output, errors = await process.communicate()
+    assert (process.returncode, errors.decode()) == (0, "")
+    told = output.decode().splitlines()
+    assert [line for line in told if line in STORY] == STORY
+    rows = re.findall(r"^\w+ +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", output.decode(), re.MULTILINE)
+    assert len(rows) == 4
+    assert all(log == a == b and balance_a == balance_b for log, a, b, balance_a, balance_b in rows)
+
+
+async def test_ctrl_c_ends_the_example_with_a_sentence() -> None:
+    async with running_example() as process:
+        assert process.stdout is not None
+        while b"Broadcast" not in await process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        output, errors = await process.communicate()
     assert (process.returncode, errors.decode()) == (130, "")
     assert output.decode().endswith("\nInterrupted: the nodes have left, and their server is stopped\n")
 

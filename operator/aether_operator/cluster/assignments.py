@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from aether_api import logs
 from aether_api.control import RELEASE_WAIT_S, Action, Assignment, AssignmentItem, AssignmentReply, decode_assignment_reply, encode
-from aether_api.errors import Backpressure, Disconnected, InvalidEnvelope, NoResponders, PermissionDenied, RequestTimeout
+from aether_api.errors import UNANSWERED
 from aether_api.identity import Epoch, PodUid, PoolName
 from aether_api.subjects import assign_subject
 from aether_kube.leader import Leadership
@@ -37,8 +37,6 @@ ANSWER_TIMEOUT_S: Final = RELEASE_WAIT_S + 0.3
 
 TRIES_MAX: Final = 2
 """Tries of one message: one may get lost with a link that breaks, two in a row mean that nobody hears."""
-
-UNANSWERED: Final = (RequestTimeout, NoResponders, PermissionDenied, Disconnected, Backpressure, InvalidEnvelope)
 
 
 class Lookout(Protocol):

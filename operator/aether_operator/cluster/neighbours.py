@@ -13,7 +13,7 @@ from typing import Final
 
 from aether_api import logs
 from aether_api.control import OperatorPulse, decode_operator_pulse, encode
-from aether_api.errors import AetherError, Backpressure, Disconnected, InvalidEnvelope, NoResponders, PermissionDenied, RequestTimeout
+from aether_api.errors import UNANSWERED, AetherError, NoResponders
 from aether_api.subjects import operator_ping_subject
 from aether_nats.connection import NatsConnection
 from aether_nats.message import Message
@@ -62,7 +62,7 @@ class Neighbours:
             return decode_operator_pulse(answer.payload).term == 0
         except NoResponders:
             return True
-        except (RequestTimeout, Disconnected, Backpressure, InvalidEnvelope, PermissionDenied) as exc:
+        except UNANSWERED as exc:
             logger.debug("a ping says nothing", extra={logs.NAME: holder, logs.REASON: str(exc)})
             return False
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from aether_api import logs
 from aether_api.control import HeldPage, HeldQuestion, decode_held_page, encode
-from aether_api.errors import Backpressure, Disconnected, InternalError, InvalidEnvelope, NoResponders, PermissionDenied, RequestTimeout
+from aether_api.errors import UNANSWERED, Backpressure, Disconnected, InternalError, NoResponders, RequestTimeout
 from aether_api.identity import BootId, Epoch, PodUid
 from aether_api.subjects import held_subject
 from aether_kube.leader import Leadership
@@ -40,8 +40,6 @@ ROUND_TIMEOUT_S: Final = 3.0
 
 PAGES_MAX: Final = 1_000
 """Pages of one pod: a million actors, more than any pod may hold."""
-
-UNANSWERED: Final = (RequestTimeout, NoResponders, PermissionDenied, Disconnected, Backpressure, InvalidEnvelope)
 
 
 class Survey:

@@ -18,6 +18,7 @@ from aether_api.messages import Reply
 from aether_nats.inbox import READ_AHEAD, Tries
 from aether_nats.jetstream_wire import StoredMessage
 from aether_runtime.core.group import UNFIT
+from aether_runtime.core.reminders import is_followed
 
 TRIES_MAX: Final = 5
 """Times that a command is begun before it is given up: enough for a pod that is killed for other reasons, few enough that those
@@ -72,16 +73,16 @@ def take_try_back(known: Tries | None, tried: Tries) -> Tries | None:
     return Tries(known.incarnation, known.sequence, max(0, known.count - 1))
 
 
-def explain_poison(tries: Tries, last: Reply | None, *, is_followed: bool = False) -> Grave | None:
+def explain_poison(tries: Tries, last: Reply | None, *, has_stand_in: bool = False) -> Grave | None:
     """Return why a command that is not settled is given up instead of being begun for the `tries.count`th time; None if it may be.
 
     Args:
         last: the answer to the try before, if it was heard.
-        is_followed: another one that waits stands for the same wish, so this one holds nobody up once it has failed.
+        has_stand_in: another one that waits stands for the same wish, so this one holds nobody up once it has failed.
     """
     if last is not None and judge(last) == "unfit":
         return Grave(last.reason, last.message)
-    if last is not None and is_followed:
+    if last is not None and has_stand_in:
         return Grave(last.reason, f"it failed, and a later tick of its reminder waits: {last.message}")
     if tries.count <= TRIES_MAX:
         return None
@@ -90,12 +91,9 @@ def explain_poison(tries: Tries, last: Reply | None, *, is_followed: bool = Fals
     return Grave(last.reason, f"it failed {TRIES_MAX} times: {last.message}")
 
 
-def is_followed(tick: Tick | None, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
+def has_stand_in(tick: Tick | None, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
     """Tell whether a later tick of the same recurring reminder waits, so that one that always fails cannot keep all others waiting."""
-    if tick is None or not tick.recurring:
-        return False
-    ticks = [other.tick for other in later if isinstance(other, DurableCommand) and other.tick is not None]
-    return any((other.name, other.token) == (tick.name, tick.token) for other in ticks)
+    return tick is not None and tick.recurring and is_followed(tick, later)
 
 
 def share_ahead(actors: int) -> int:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Final, cast
 
 from aether_api.envelope import Commit, Event, build_event_id, build_source, decode_events, encode_event, encode_fields, join_events
-from aether_api.errors import EventInvalid, InternalError, InvalidEnvelope, InvalidName
+from aether_api.errors import EventInvalid, InternalError, InvalidEnvelope, InvalidName, describe_value
 from aether_api.identity import ActorId, Epoch, check_member
 from aether_api.messages import format_time, parse_second, parse_time
 from aether_model.model import CommandInput, Decision, Model, State, apply_each
@@ -81,11 +81,11 @@ def take_events(events: object) -> tuple[NewEvent, ...]:
         EventInvalid: one of them is no `NewEvent`, or they are no collection.
     """
     if not isinstance(events, Iterable):
-        raise EventInvalid(f"events must be a list of NewEvent, not {_describe(events)}; save_event saves one event. Nothing was saved")
+        raise EventInvalid(f"events must be a list of NewEvent, not {describe_value(events)}; save_event saves one event. Nothing was saved")
     taken = list[NewEvent]()
     for place, event in enumerate(cast("Iterable[object]", events)):
         if not isinstance(event, NewEvent):
-            raise EventInvalid(f"events[{place}] must be a NewEvent, not {_describe(event)}. Nothing was saved")
+            raise EventInvalid(f"events[{place}] must be a NewEvent, not {describe_value(event)}. Nothing was saved")
         taken.append(event)
     return tuple(taken)
 
@@ -133,22 +133,22 @@ def _check_parts(new: NewEvent) -> None:
     for name in ("type", "time", "command_id", "correlation_id", "causation_id"):
         value: object = getattr(new, name)
         if not isinstance(value, str):
-            raise EventInvalid(f"its {name} must be a text, not {_describe(value)}; write {_suggest_text(name, value)}")
+            raise EventInvalid(f"its {name} must be a text, not {describe_value(value)}; write {_suggest_text(name, value)}")
     _check_schema_version(new.schema_version)
     _check_metadata(new.metadata)
 
 
 def _check_schema_version(version: object) -> None:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise EventInvalid(f"its schema_version must be a whole number of at least 1, not {_describe(version)}")
+        raise EventInvalid(f"its schema_version must be a whole number of at least 1, not {describe_value(version)}")
 
 
 def _check_metadata(metadata: object) -> None:
     if not isinstance(metadata, Mapping):
-        raise EventInvalid(f"its metadata must be a mapping of texts, not {_describe(metadata)}")
+        raise EventInvalid(f"its metadata must be a mapping of texts, not {describe_value(metadata)}")
     for key, value in cast("Mapping[object, object]", metadata).items():
         if not (isinstance(key, str) and isinstance(value, str)):
-            raise EventInvalid(f"its metadata must be a mapping of texts, but holds {_describe(key)}: {_describe(value)}; write {key!s}={str(value)!r}")
+            raise EventInvalid(f"its metadata must be a mapping of texts, but holds {describe_value(key)}: {describe_value(value)}; write {key!s}={str(value)!r}")
 
 
 def _suggest_text(name: str, value: object) -> str:
@@ -195,10 +195,6 @@ def _choose_time(wanted: str, last_time: str, now_s: float) -> str:
     if unix_s > now_s + SKEW_S:
         raise EventInvalid(f"its time {wanted} lies in the future")
     return time
-
-
-def _describe(value: object) -> str:
-    return f"{value!r:.80} ({type(value).__name__})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,10 +152,11 @@ def _build_reminder(wish: SetReminder, now_s: float) -> Reminder:
 
 def is_worth_a_look(found: DurableCommand | InvalidEnvelope, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
     """Tell whether it matters what waits behind `later`: a tick would be run for want of one that stands for it."""
-    return isinstance(found, DurableCommand) and found.tick is not None and found.tick.missed == "collapse" and not _is_followed(found.tick, later)
+    return isinstance(found, DurableCommand) and found.tick is not None and found.tick.missed == "collapse" and not is_followed(found.tick, later)
 
 
-def _is_followed(tick: Tick, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
+def is_followed(tick: Tick, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
+    """Tell whether another tick of the same reminder waits behind one."""
     ticks = [other.tick for other in later if isinstance(other, DurableCommand) and other.tick is not None]
     return any(other.token == tick.token and other.name == tick.name for other in ticks)
 
@@ -171,7 +172,7 @@ def choose_tick(tick: Tick, later: Sequence[DurableCommand | InvalidEnvelope], n
         case "late":
             return RUN
         case "collapse":
-            return Drop("a later tick of the reminder waits, too, and stands for it") if _is_followed(tick, later) else RUN
+            return Drop("a later tick of the reminder waits, too, and stands for it") if is_followed(tick, later) else RUN
         case "skip":
             late_s = now_s - parse_time(tick.due).timestamp()
             return Drop(f"it is {late_s:.0f} s late, more than {SKIP_AFTER_S:.0f}") if late_s > SKIP_AFTER_S else RUN

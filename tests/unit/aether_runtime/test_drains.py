@@ -24,7 +24,7 @@ from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import START_S, build_command
 from tests.histories.faults import Fate, FaultyCommitLog
-from tests.histories.inbox import Host, MemoryInbox, Schedules
+from tests.histories.inbox import Host, MemoryInbox, Schedules, hurry_drains
 from tests.histories.invariants import events_of, read_history
 from tests.histories.world import Pod, run_commands
 
@@ -40,11 +40,7 @@ OTHER = ActorId(CLOCK.namespace, CLOCK.model, "other")
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing wait for a clock."""
-    monkeypatch.setattr("aether_runtime.inbox.RETRY_S", 0.0)
-    monkeypatch.setattr("aether_runtime.inbox.BURY_AGAIN_S", 0.0)
-    monkeypatch.setattr("aether_runtime.inbox.REGRESS_SURE_S", 0.0)
-    monkeypatch.setattr("aether_runtime.answers.MOVING_RETRY_MS", 0)
-    monkeypatch.setattr("aether_runtime.core.inbox.REPEAT_FIRST_S", 0.0)
+    hurry_drains(monkeypatch)
 
 
 class Rig:
@@ -61,6 +57,13 @@ class Rig:
         """Make the VM; nothing is drained yet."""
         vm = self.host.vms[CLOCK] = await self.host.pod.start(1, actor=CLOCK, model=model or Alarm())
         self.inbox.on_ready(vm)
+        return vm
+
+    async def start_and_ring_thrice(self) -> VirtualMachine:
+        """Make the VM, and run three commands."""
+        vm = await self.start()
+        self.send("Ring", "Ring", "Ring")
+        await self.drain()
         return vm
 
     def send(self, *names: str) -> None:
@@ -274,9 +277,7 @@ async def test_a_command_is_known_by_its_place_in_the_stream_that_it_was_read_fr
 
 async def test_what_a_stream_holds_that_has_gone_back_runs_and_is_not_removed_unread(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig()
-    vm = await rig.start()
-    rig.send("Ring", "Ring", "Ring")
-    await rig.drain()
+    vm = await rig.start_and_ring_thrice()
     rig.store.go_back(1)
     rig.store.send(build_command("Ring", {"label": "new"}, id="new", actor=CLOCK))
     with caplog.at_level(logging.ERROR):
@@ -287,9 +288,7 @@ async def test_what_a_stream_holds_that_has_gone_back_runs_and_is_not_removed_un
 
 async def test_what_waits_in_a_stream_that_has_gone_back_and_grown_again_runs_once_that_was_noticed() -> None:
     rig = Rig()
-    vm = await rig.start()
-    rig.send("Ring", "Ring", "Ring")
-    await rig.drain()
+    vm = await rig.start_and_ring_thrice()
     rig.store.go_back(0)
     rig.store.send(build_command("Ring", {"label": "new"}, id="new", actor=CLOCK))
     await rig.inbox._renew_end(rig.inbox._end)  # as each sweep does
@@ -347,9 +346,7 @@ def go_back(store: MemoryInbox) -> None:
 @pytest.mark.parametrize("change", [make_anew, go_back])
 async def test_what_comes_into_another_stream_runs_when_its_actor_wakes_before_anybody_has_noticed(change: Callable[[MemoryInbox], None]) -> None:
     rig = Rig()
-    vm = await rig.start()
-    rig.send("Ring", "Ring", "Ring")
-    await rig.drain()
+    vm = await rig.start_and_ring_thrice()
     change(rig.store)
     rig.store.send(build_command("Ring", {"label": "new"}, id="new", actor=CLOCK))
     rig.inbox.on_ready(vm)

@@ -19,7 +19,7 @@ from aether_runtime.inbox import DurableInbox
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import START_S, build_command
 from tests.histories.faults import Fate, FaultyCommitLog
-from tests.histories.inbox import Call, Host, MemoryInbox
+from tests.histories.inbox import Call, Host, MemoryInbox, hurry_drains
 from tests.histories.invariants import check_log, events_of, read_history
 from tests.histories.world import Pod, settle
 
@@ -119,10 +119,7 @@ class Life:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing wait for a clock."""
-    monkeypatch.setattr("aether_runtime.vm_reading.RETRY_S", 0.0)
-    monkeypatch.setattr("aether_runtime.inbox.RETRY_S", 0.0)
-    monkeypatch.setattr("aether_runtime.answers.MOVING_RETRY_MS", 0)
-    monkeypatch.setattr("aether_runtime.core.inbox.REPEAT_FIRST_S", 0.0)
+    hurry_drains(monkeypatch)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from aether_runtime.core.inbox import (
     Grave,
     count_try,
     explain_poison,
-    is_followed,
+    has_stand_in,
     judge,
     repeat_after_s,
     share_ahead,
@@ -79,11 +79,11 @@ def test_a_command_that_its_model_does_not_know_is_given_up_at_once_with_what_th
 
 def test_a_tick_that_failed_is_given_up_at_once_where_a_later_one_waits() -> None:
     failed = build_error(Reason.COMMAND_FAILED, "division by zero")
-    grave = explain_poison(Tries(7, 40, 2), failed, is_followed=True)
+    grave = explain_poison(Tries(7, 40, 2), failed, has_stand_in=True)
     assert grave is not None
     assert (grave.reason, "later tick" in grave.message, "division by zero" in grave.message) == (Reason.COMMAND_FAILED, True, True)
     assert explain_poison(Tries(7, 40, 2), failed) is None
-    assert explain_poison(Tries(7, 40, 2), None, is_followed=True) is None, "nobody knows that it failed: the pod may have ended for other reasons"
+    assert explain_poison(Tries(7, 40, 2), None, has_stand_in=True) is None, "nobody knows that it failed: the pod may have ended for other reasons"
 
 
 def build_found(tick: Tick | None) -> DurableCommand:
@@ -93,10 +93,10 @@ def build_found(tick: Tick | None) -> DurableCommand:
 def test_only_a_later_tick_of_the_same_reminder_stands_for_a_recurring_one() -> None:
     tick = Tick("bell", "t1", "late", "2026-01-31T12:00:00Z", recurring=True)
     later = [InvalidEnvelope("no command"), build_found(None), build_found(replace(tick, name="other")), build_found(replace(tick, token="t2"))]
-    assert is_followed(tick, [*later, build_found(tick)])
-    assert not is_followed(tick, later)
-    assert not is_followed(None, [build_found(tick)])
-    assert not is_followed(replace(tick, recurring=False), [build_found(tick)])
+    assert has_stand_in(tick, [*later, build_found(tick)])
+    assert not has_stand_in(tick, later)
+    assert not has_stand_in(None, [build_found(tick)])
+    assert not has_stand_in(replace(tick, recurring=False), [build_found(tick)])
 
 
 def test_repeats_come_later_and_later() -> None:
