@@ -77,7 +77,8 @@ def build_commits(population: Population, now_s: float, note: Callable[[], str] 
         for actor in actors:
             first = actor.version + 1
             actor.version += population.events
-            payload = b"[" + b",".join(_build_event(actor, version, start_s + SPACING_S * version, note()) for version in range(first, actor.version + 1)) + b"]"
+            time_s = start_s + SPACING_S * actor.version  # a commit has one time, as those of a VM
+            payload = b"[" + b",".join(_build_event(actor, version, time_s, note()) for version in range(first, actor.version + 1)) + b"]"
             commit = Commit(
                 f"{number:016x}", actor.id, actor.sequence, first, actor.version, actor.index, Epoch(0), "0123456789abcdef/0123456789abcdef", "account@0123456789abcdef", payload
             )

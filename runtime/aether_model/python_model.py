@@ -139,23 +139,31 @@ class PythonRuntimeModel:
 
     def apply_all(self, state: State, events: Iterable[Event], version: int) -> State:
         """Return the state after stored events. Most are of one kind in a row, so what an event needs is looked up once; whatever is not plain goes through `apply`."""
-        kind, plain = ("", 0), None
+        name, number, plain = "", 0, None
+        state_type = self.state_type
+        run: Callable[..., object] = self.apply
+        decode: Callable[[msgspec.Raw], object] = bytes
         for next_version, event in enumerate(events, start=version + 1):
-            if (event.type, event.schema_version) != kind:
-                kind = event.type, event.schema_version
-                plain = self.appliers.get(event.type)
-                if plain is not None and (plain.wants_context or plain.schema_version != event.schema_version):
-                    plain = None
+            if event.type != name or event.schema_version != number:
+                name, number = event.type, event.schema_version
+                plain = self._find_plain(name, number)
+                if plain is not None:
+                    run, decode = plain.run, plain.decode
             if plain is not None:
                 try:
-                    after = plain.run(state, plain.decode(event.data))
+                    after = run(state, decode(event.data))
                 except Exception as exc:  # a root, as in `apply`
-                    raise _build_failure(plain, event.type, next_version, exc) from exc
-                if type(after) is self.state_type:
+                    raise _build_failure(plain, name, next_version, exc) from exc
+                if type(after) is state_type:
                     state = after
                     continue
-            state = self.apply(state, event.type, bytes(event.data), time=event.time, version=next_version, schema_version=event.schema_version)
+            state = self.apply(state, name, bytes(event.data), time=event.time, version=next_version, schema_version=number)
         return state
+
+    def _find_plain(self, event_type: str, schema_version: int) -> Applier | None:
+        """Return what applies an event, if it takes nothing but state and fields, and those as they are stored."""
+        applier = self.appliers.get(event_type)
+        return None if applier is None or applier.wants_context or applier.schema_version != schema_version else applier
 
     def encode_state(self, state: State) -> bytes:
         """Encode a state as a JSON object.

@@ -123,11 +123,7 @@ class Appends:
     def begin(self, commit: Commit, subject: str, partition: int) -> asyncio.Future[int]:
         """Store a commit and return the future of its sequence; see `Journal.append`."""
         outcome: asyncio.Future[int] = self._loop.create_future()
-        append = Append(self, subject, commit, outcome)
-        try:
-            self._connection.begin(append, append.payload, append.headers, APPEND_TIMEOUT_S)
-        except AetherError as exc:
-            self.on_failed_try(append, exc, sent=False)
+        self.send(Append(self, subject, commit, outcome))
         return outcome
 
     def send(self, append: Append) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -115,15 +115,14 @@ class History:
         try:
             batches = run.events()
             events = [*chain.from_iterable(batches)]
-            seconds = parse_seconds([event.time for event in events])
+            seconds = _find_seconds(events, batches)
             state = self.model.apply_all(self.state, events, position.version)
             last = run[-1]
             moved = Position(run.last_version, last.sequence, position.index.extended(run.sequences), position.incarnation, last.id, normalise_time(events[-1].time))
         except (InvalidEnvelope, PermanentError):
             return False
         self.state, self.position = state, moved
-        ends = seconds if len(seconds) == len(run) else [seconds[count - 1] for count in accumulate(map(len, batches))]
-        self.window.add_each(self._find_entries(run, batches, ends))
+        self.window.add_each(self._find_entries(run, batches, seconds))
         return True
 
     def _find_entries(self, run: CommitRun, batches: Sequence[Sequence[Event]], seconds: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -211,6 +210,16 @@ class History:
         self.inbox = parse_inbox_position(commit.inbox) if commit.inbox else NO_INBOX
         self.reminders = self.fired = NO_REMINDERS
         self.position = Position(0, commit.sequence, NO_COMMITS.appended(commit.sequence), commit.incarnation, commit.id, "")
+
+
+def _find_seconds(events: Sequence[Event], batches: Sequence[Sequence[Event]]) -> list[int]:
+    """Return the unix second of the last event of each commit, all of whose times are looked at; those of one commit are mostly equal."""
+    times = [event.time for event in events]
+    if len(events) == len(batches):
+        return parse_seconds(times)
+    distinct = [*dict.fromkeys(times)]
+    known = dict(zip(distinct, parse_seconds(distinct), strict=True))
+    return [known[batch[-1].time] for batch in batches]
 
 
 def _find_moment(events: Iterable[Event]) -> tuple[str, int]:
