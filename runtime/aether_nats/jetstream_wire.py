@@ -113,6 +113,7 @@ class StreamState(msgspec.Struct, frozen=True):
     bytes: int = 0
     first_seq: int = 0
     last_seq: int = 0
+    last_ts: str = ""
     num_subjects: int = 0
     subjects: dict[str, int] = {}
 

@@ -14,6 +14,7 @@ from aether_api.identity import NO_EPOCH, ActorId, Epoch
 from aether_api.messages import Reply
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
+from aether_nats.heads import Head
 from aether_runtime.answers import build_moving, send_all
 from aether_runtime.backlog import COMMAND_BYTES
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting
@@ -98,6 +99,12 @@ class Activation:
     def sequence(self) -> int:
         """The sequence of the last commit that is known."""
         return self._history.position.sequence
+
+    @property
+    def head(self) -> Head:
+        """What the log must end with, as far as is known."""
+        position = self._history.position
+        return Head(position.sequence, position.commit_id)
 
     @property
     def model(self) -> Model:

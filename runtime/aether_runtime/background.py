@@ -48,13 +48,14 @@ class Background:
         task.add_done_callback(self._owned.discard)
         return task
 
-    def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        """Begin work as long as the runtime lives; its failure is logged."""
+    def spawn(self, work: Coroutine[None, None, None], name: str) -> bool:
+        """Begin work as long as the runtime lives, and return whether it lives; the work's failure is logged."""
         if self._tasks is None:
             work.close()
-        else:
-            task = self.create(_supervise(work, name), name)
-            task.add_done_callback(lambda _: work.close())  # cancelled before its first step it leaves the work as it was, which Python complains of
+            return False
+        task = self.create(_supervise(work, name), name)
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first step it leaves the work as it was, which Python complains of
+        return True
 
 
 async def _supervise(work: Coroutine[None, None, None], name: str) -> None:

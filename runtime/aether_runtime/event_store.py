@@ -136,7 +136,9 @@ class EventStore:
         taken = take_models(models).values()
         layout = await ensure_streams(connection, check_name("namespace", namespace))
         js = JetStream(connection)
-        return cls(Journal(js, layout.partitions), JetStreamSnapshotStore(js), namespace, models=taken, settings=settings, is_closed=lambda: connection.is_closed)
+        store = cls(Journal(js, layout.partitions), JetStreamSnapshotStore(js), namespace, models=taken, settings=settings, is_closed=lambda: connection.is_closed)
+        connection.on_disconnect(store._cache.doubt)
+        return store
 
     # Writing.
 
@@ -214,18 +216,20 @@ class EventStore:
 
     async def _read_past(self, actor: ActorId, expected_version: int | None, *, fresh: bool = False) -> tuple[KnownActor, History]:
         """Return what the actor's log holds, from the cache where nothing speaks against it, or with `fresh` as it is now."""
-        known = self._cache.get(actor)
+        known, doubts = self._cache.get(actor), self._cache.doubts
         if known is not None and known.history is not None:
             told = known.version
-            if not fresh and not known.is_behind and expected_version in (None, told):
+            if not fresh and not known.is_behind and known.proven == doubts and expected_version in (None, told):
                 return known, known.history
             tail = await self._read_tail(known.history, actor, may_be_empty=True)
             if tail.end != "other":
+                known.proven = doubts
                 known.version = known.history.position.version if known.version == told else known.version  # unless it was told more meanwhile
                 known.epoch = tail.head.epoch if tail.head is not None else known.epoch
                 return known, known.history
             self._cache.forget(actor)
         known, history = await self._load(actor)
+        known.proven = doubts
         self._cache.put(actor, known)
         return known, history
 

@@ -30,6 +30,7 @@ from aether_api.identity import ActorId
 from aether_api.subjects import stored_subject
 from aether_nats.announcement import decode_announced, read_place
 from aether_nats.connection import NatsConnection
+from aether_nats.heads import Head
 from aether_nats.message import Message
 from aether_runtime.command_feeds import TakeMessage, VmFeed
 from aether_runtime.ports import Heads
@@ -93,7 +94,7 @@ class Followers:
         self._take = self._on_stored  # bound once, not once for each follower
         self._announced: dict[VirtualMachine, int] = {}
         self._due = asyncio.Event()
-        self._is_all_due = False
+        self._is_all_due = self._is_log_new = False
         self._compare_at = self._loop.time() + compare_every_s
         self._fresh: list[ActorId] = []
         connection.on_reconnect(self._compare_all)
@@ -145,6 +146,9 @@ class Followers:
             is_all, self._is_all_due = self._is_all_due, False
             if is_all:
                 self._compare_at = self._loop.time() + self._compare_every_s
+            if self._is_log_new:
+                self._is_log_new = False
+                self._heads.forget()
             try:
                 moved = await self._heads.find_moved(self._list_heads(self._registry.vms if is_all else fresh), some=not is_all)
             except AetherError as exc:
@@ -156,13 +160,13 @@ class Followers:
             for actor in moved:
                 self._look(actor)
 
-    def _list_heads(self, actors: Iterable[ActorId]) -> list[tuple[ActorId, int]]:
-        """Return the sequences at which ready VMs stand; a VM that has gone meanwhile is kept by nobody here."""
+    def _list_heads(self, actors: Iterable[ActorId]) -> list[tuple[ActorId, Head]]:
+        """Return where ready VMs stand; a VM that has gone meanwhile is kept by nobody here."""
         vms = map(self._registry.get, actors)
-        return [(vm.get_actor_id(), vm.sequence) for vm in vms if vm is not None and vm.is_ready]
+        return [(vm.get_actor_id(), vm.head) for vm in vms if vm is not None and vm.is_ready]
 
     def _compare_all(self) -> None:
-        self._is_all_due = True
+        self._is_all_due = self._is_log_new = True  # it may have been restored while the link was cut
         self._due.set()
 
     def _look(self, actor: ActorId) -> None:

@@ -14,6 +14,7 @@ from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_api.v1alpha1.actor import RECOVERY_TARGET_DEFAULT_S
 from aether_api.v1alpha1.meta import ConditionStatus
 from aether_nats.deliveries import Unreadable
+from aether_nats.heads import Head
 from aether_nats.inbox import Tries
 from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.schedules import Reminder
@@ -52,8 +53,12 @@ class CommitLog(Protocol):
 class Heads(Protocol):
     """Compares many actors with the log at once; `aether_nats.heads` states the rules."""
 
-    async def find_moved(self, known: Iterable[tuple[ActorId, int]], *, some: bool = False) -> list[ActorId]:
-        """Return the actors whose last commit is another than the known sequence; `some` where others are watched, too."""
+    async def find_moved(self, known: Iterable[tuple[ActorId, Head]], *, some: bool = False) -> list[ActorId]:
+        """Return the actors whose last commit is another than is known; `some` where others are watched, too."""
+        ...
+
+    def forget(self) -> None:
+        """Leave nobody out next time, since the log may be another one."""
         ...
 
 
@@ -336,5 +341,5 @@ class ReportSink(Protocol):
         ...
 
 
-Spawn = Callable[[Coroutine[None, None, None], str], None]
-"""Start a named background task that the process owns; its failure is reported, never lost."""
+Spawn = Callable[[Coroutine[None, None, None], str], bool]
+"""Start a named background task that the process owns, and tell whether it lives; the task's failure is reported, never lost."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -87,23 +87,33 @@ async def replay(actor: ActorId, model: Model, events: CommitLog, snapshots: Sna
     return Replayed(history, start_version, folded, head.epoch, head.pod, start_n)
 
 
-async def catch_up(history: History, actor: ActorId, events: CommitLog, head: StoredCommit, seen: list[StoredCommit]) -> None:
+async def catch_up(history: History, actor: ActorId, events: CommitLog, head: StoredCommit, seen: list[StoredCommit]) -> bool:
     """Fold all commits from the history's position up to `head` and add them to `seen`, which is right after a failure, too.
+
+    Its own last commit is read with them. If the log holds another one there, it was restored and went another way: returns False, and nothing is folded.
 
     Raises:
         EventInvalid: the log does not continue the history.
         RetryableError: the log cannot be read now; go on with the same arguments later.
     """
+    last = history.position
+    is_ours = not last.index.n
     try:
-        async for commits in _read_slices(actor, events, head, history.position.index.n):
-            for commit in commits:
-                history.fold_commit(commit)
-                seen.append(commit)
+        async with aclosing(_read_slices(actor, events, head, last.index.n - (not is_ours))) as slices:
+            async for commits in slices:
+                for commit in commits:
+                    if is_ours:
+                        history.fold_commit(commit)
+                        seen.append(commit)
+                    elif (commit.sequence, commit.id) != (last.sequence, last.commit_id):
+                        return False
+                    is_ours = True
+        return True
     except InvalidEnvelope as exc:
         raise await _explain_missing(actor, events, head, exc) from exc
 
 
-async def _read_slices(actor: ActorId, events: CommitLog, head: StoredCommit, from_n: int) -> AsyncIterator[Sequence[StoredCommit]]:
+async def _read_slices(actor: ActorId, events: CommitLog, head: StoredCommit, from_n: int) -> AsyncGenerator[Sequence[StoredCommit]]:
     """Yield commits as `read_commits` does, those of a large batch in slices with a turn of the loop behind each."""
     async for commits in events.read_commits(actor, head, from_n=from_n):
         sizes = sizes_of(commits)

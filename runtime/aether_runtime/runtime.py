@@ -258,9 +258,9 @@ class Runtime(VmListener):
         """Let `run` end in order."""
         self._stop_wanted.set()
 
-    def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        """Run work in the background as long as the runtime lives; its failure is logged."""
-        self._background.spawn(work, name)
+    def spawn(self, work: Coroutine[None, None, None], name: str) -> bool:
+        """Run work in the background as long as the runtime lives, and return whether it does; the work's failure is logged."""
+        return self._background.spawn(work, name)
 
     async def _leave(self, calls: Sequence[Subscription], others: Sequence[Subscription], releases: Subscription) -> None:
         """Say that we go, serve until the operator has taken our actors, stop every VM that is left while its steps can still run, then end everything else.

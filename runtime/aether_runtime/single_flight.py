@@ -39,7 +39,8 @@ class SingleFlight:
             self._again[actor] = True
         elif len(self._again) < self._at_most:
             self._again[actor] = False
-            self._spawn(self._run(actor), f"{self._name} {actor}")
+            if not self._spawn(self._run(actor), f"{self._name} {actor}"):
+                del self._again[actor]  # nobody runs it
 
     async def _run(self, actor: ActorId) -> None:
         try:

@@ -112,8 +112,8 @@ async def read_tail(history: History, actor: ActorId, events: CommitLog, *, may_
             head = await events.read_head(actor)
             if not _continues(history.position, head):
                 return Tail("other", seen, head)
-            if head is not None and head.sequence != history.position.sequence:
-                await catch_up(history, actor, events, head, seen)
+            if head is not None and head.sequence != history.position.sequence and not await catch_up(history, actor, events, head, seen):
+                return Tail("other", seen, head)
             looks += 1
             if seen or may_be_empty or is_stopping() or looks >= LOOKS_MAX:
                 return Tail("moved" if seen else "same", seen, head)
@@ -130,7 +130,9 @@ def _continues(position: Position, head: StoredCommit | None) -> bool:
     """Whether the log that ends with `head` can be one that holds the past that leads to `position`."""
     if head is None:
         return not position.sequence
-    return head.incarnation == position.incarnation and head.sequence >= position.sequence and not (head.tombstone and head.sequence != position.sequence)
+    if head.sequence == position.sequence:
+        return head.id == position.commit_id
+    return head.sequence > position.sequence and head.n >= position.index.n and head.incarnation == position.incarnation and not head.tombstone
 
 
 def fold_announced(history: History, commit: StoredCommit) -> bool:

@@ -174,11 +174,12 @@ class Host:
         """Return the VM of an actor."""
         return self.vms.get(actor)
 
-    def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+    def spawn(self, work: Coroutine[None, None, None], name: str) -> bool:
         """Run work in the background."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return True
 
 
 def hurry_drains(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,10 +148,11 @@ class Pod(VmListener):
         self._ids += 1
         return f"{self.name}-{self._ids}"
 
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> bool:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return True
 
 
 IDLE_TURNS = 4

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
 from aether_api.errors import Reason
@@ -16,14 +17,14 @@ from aether_api.messages import Reply
 from aether_api.subjects import event_subject
 from aether_nats.client import CommandClient
 from aether_nats.embedded import EmbeddedServer
-from aether_nats.heads import HeadComparison
+from aether_nats.heads import Head, HeadComparison
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
-from aether_nats.streams import StreamPlan
+from aether_nats.streams import StreamPlan, delete_streams, ensure_streams
 from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE, build_command
 from tests.histories.cluster import NAMESPACE, PARTITIONS, WAIT_S, Placements, RunningPod, connected, open_journal, running_pod
-from tests.histories.commits import append_events
+from tests.histories.commits import append_events, build_next
 from tests.integration.links import CutLink
 
 pytestmark = pytest.mark.asyncio
@@ -235,7 +236,7 @@ async def test_heads_are_compared_by_actor_and_quiet_streams_are_left_out(nats_s
         heads = HeadComparison(JetStream(connection), NAMESPACE, PARTITIONS)
         for actor in actors:
             await append_events(journal, actor)
-        known = {actor: head.sequence for actor in actors if (head := await journal.read_head(actor))}
+        known = {actor: Head(head.sequence, head.id) for actor in actors if (head := await journal.read_head(actor))}
         assert await heads.find_moved(known.items()) == []
         await append_events(journal, actors[3])
         await append_events(journal, actors[7])
@@ -244,13 +245,49 @@ async def test_heads_are_compared_by_actor_and_quiet_streams_are_left_out(nats_s
         assert await heads.find_moved(known.items()) == []
         stranger = parse_actor_id(NAMESPACE, "account", "stranger")
         await append_events(journal, stranger)
-        assert await heads.find_moved([(stranger, 0)]) == [stranger]
+        assert await heads.find_moved([(stranger, Head(0, ""))]) == [stranger]
 
 
 async def test_an_actor_that_is_ahead_of_its_stream_has_another_past(nats_server: EmbeddedServer) -> None:
     async with connected(nats_server.url) as connection:
         await open_journal(connection)
-        assert await HeadComparison(JetStream(connection), NAMESPACE, PARTITIONS).find_moved([(ALICE, 7)]) == [ALICE]
+        assert await HeadComparison(JetStream(connection), NAMESPACE, PARTITIONS).find_moved([(ALICE, Head(7, "x"))]) == [ALICE]
+
+
+@pytest.mark.parametrize("noise", [0, 3])
+@pytest.mark.parametrize("more", [0, 2])
+async def test_a_log_that_went_another_way_while_the_node_was_cut_off_is_replayed(nats_server: EmbeddedServer, more: int, noise: int) -> None:
+    """A stream that is restored from a backup may reach the sequences that a VM knows by other commits."""
+    plan = StreamPlan(1)
+    async with CutLink.to(nats_server.port) as link, running_pod(link.url, "a", plan=plan) as pod, connected(nats_server.url) as connection:
+        client = CommandClient(pod.connection)
+        await client.send(ALICE, "Open", {"owner": "alice"})
+        for _ in range(3):
+            await client.send(ALICE, "Deposit", {"amount": 100})
+        vm = pod.runtime.get_active_vms()[ALICE]
+        await link.cut()
+        await delete_streams(connection, NAMESPACE)
+        journal = Journal(JetStream(connection), (await ensure_streams(connection, NAMESPACE, plan)).partitions)
+        await append_events(journal, parse_actor_id(NAMESPACE, "account", "noise"), noise)
+        for _ in range(4 + more):
+            await journal.append(replace(build_next(ALICE, await journal.read_head(ALICE)), epoch=Epoch(0)))
+        link.mend()
+        await until(lambda: pod.runtime.get_active_vms().get(ALICE) not in (vm, None) and pod.runtime.get_active_vms()[ALICE].is_ready)
+        assert pod.runtime.get_active_vms()[ALICE].get_state()["balance"] == sum(range(1, 5 + more))
+
+
+async def test_a_head_of_the_same_sequence_and_another_id_has_moved(nats_server: EmbeddedServer) -> None:
+    async with connected(nats_server.url) as connection:
+        journal = await open_journal(connection)
+        await append_events(journal, ALICE)
+        head = await journal.read_head(ALICE)
+        assert head is not None
+        heads = HeadComparison(JetStream(connection), NAMESPACE, PARTITIONS)
+        for _ in range(3):  # from then on the stream counts as quiet
+            assert await heads.find_moved([(ALICE, Head(head.sequence, head.id))]) == []
+        assert await heads.find_moved([(ALICE, Head(head.sequence, "another"))]) == []
+        heads.forget()
+        assert await heads.find_moved([(ALICE, Head(head.sequence, "another"))]) == [ALICE]
 
 
 async def test_a_host_may_supply_the_vms_that_answer_calls(nats_server: EmbeddedServer) -> None:

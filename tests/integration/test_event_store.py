@@ -22,7 +22,7 @@ from aether_nats.event_bus import EventBus
 from aether_nats.event_subscription import EventSubscription
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
-from aether_nats.streams import StreamPlan, ensure_streams
+from aether_nats.streams import StreamPlan, delete_streams, ensure_streams
 from aether_runtime.core.new_events import NewEvent
 from aether_runtime.event_store import EventStore
 from tests.histories.bank import ALICE, compile_account
@@ -136,6 +136,21 @@ async def test_the_cache_of_a_node_that_was_cut_off_catches_up(nats_server: Embe
         assert await here.store.get_latest_version(ALICE) == 1, "it cannot know"
         link.mend()
         await here.until_version(ALICE, 5)
+
+
+@pytest.mark.parametrize("models", [[], [compile_account()]])
+async def test_a_log_that_went_another_way_while_the_link_was_cut_is_read_before_the_next_save(models: list[Model], nats_server: EmbeddedServer) -> None:
+    async with CutLink.to(nats_server.port) as link, connected(link.url) as cut, connected(nats_server.url) as connection:
+        store = await EventStore.open(cut, NAMESPACE, models=models)
+        await store.save_events(ALICE, [OPENED, *[DEPOSITED] * 3])
+        await link.cut()
+        await delete_streams(connection, NAMESPACE)
+        other = await EventStore.open(connection, NAMESPACE)
+        await other.save_events(ALICE, [OPENED, DEPOSITED])
+        link.mend()
+        await store.save_event(ALICE, DEPOSITED)
+        assert [event.type for event in await other.get_events(ALICE)] == ["Opened", "Deposited", "Deposited"]
+        assert (await other.save_event(ALICE, DEPOSITED)).version == 4
 
 
 async def test_an_overflow_leaves_the_cache_right(nats_server: EmbeddedServer) -> None:

@@ -54,10 +54,11 @@ class Mutation:
 
 
 def _look_at_the_last_commit_only(patch: MonkeyPatch) -> None:
-    async def learn_nothing(history: History, *arguments: Any) -> None:
+    async def learn_nothing(history: History, *arguments: Any) -> bool:
         known = CommandWindow(history.window.pack())
-        await catch_up(history, *arguments)
+        is_ours = await catch_up(history, *arguments)
         history.window = known
+        return is_ours
 
     patch.setattr(Tail, "holds", lambda self, commit_id: any(commit.id == commit_id for commit in self.commits[-1:]))
     patch.setattr("aether_runtime.vm_reading.catch_up", learn_nothing)  # else the window, the second line of defence, knows the ids of all that were read

@@ -21,11 +21,13 @@ class KnownActor:
         version: the highest that anybody told.
         history: as far as it was read or written here; None where only the version is known.
         epoch: of the last commit of that history.
+        proven: the count of the cache's doubts when the log was last seen to hold that history.
     """
 
     version: int
     history: History | None = None
     epoch: Epoch = NO_EPOCH
+    proven: int = 0
 
     @property
     def is_behind(self) -> bool:
@@ -34,11 +36,16 @@ class KnownActor:
 
 
 class VersionCache:
-    """A bounded table of actors; beyond `actors_max` the one that was used least recently is forgotten."""
+    """A bounded table of actors; beyond `actors_max` the one that was used least recently is forgotten.
+
+    Attributes:
+        doubts: how often the log may have become another one.
+    """
 
     def __init__(self, actors_max: int) -> None:
         self._actors_max = actors_max
         self._known: OrderedDict[ActorId, KnownActor] = OrderedDict()
+        self.doubts = 0
 
     def __len__(self) -> int:
         return len(self._known)
@@ -67,6 +74,10 @@ class VersionCache:
             self.put(actor, KnownActor(version))
         else:
             known.version = max(known.version, version)
+
+    def doubt(self) -> None:
+        """Note that the log may be another one, restored from a backup while the link to it is lost."""
+        self.doubts += 1
 
     def forget(self, actor: ActorId) -> None:
         """Know nothing of an actor any more."""

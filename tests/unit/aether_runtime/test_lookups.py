@@ -48,8 +48,9 @@ class Rig:
         self.shelf = Shelf()
         self.lookups = Lookups(self.shelf, self.spawn)
 
-    def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+    def spawn(self, work: Coroutine[None, None, None], name: str) -> bool:
         self.tasks.create_task(work, name=name)
+        return True
 
     async def ask(self) -> Home | None:
         with self.lookups.open(ALICE) as lookup:
