@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -175,6 +176,15 @@ async def test_manifests_of_other_namespaces_and_kinds_are_left_alone(tmp_path: 
         (MODEL.replace("name: counter", "name: Coun.ter"), "metadata.name"),
         ("a: [", "broken.yaml"),
         ("a: b: c", "broken.yaml"),
+        ("note: 2026-13-45", "line 1, column 7"),
+        (actor("alice").replace("alice", "2026-13-01"), "line 4, column 18"),
+        ('a: !!int "x"', "line 1, column 4"),
+        ('a: [!!int "", !!float ""]', "line 1, column 5"),
+        ("a: !!bool 2", "line 1, column 4"),
+        ("a: !!timestamp x", "line 1, column 4"),
+        ("a: " + "9" * 5000, "'" + "9" * 40 + "' is no value of the type int"),
+        (actor("0x" + "f" * 5000), "line 4, column 18"),
+        ("[" * 3000 + "]" * 3000, "recursion"),
     ],
 )
 async def test_a_wrong_manifest_is_refused_by_field_and_the_others_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, named: str) -> None:
@@ -216,9 +226,44 @@ async def test_bytes_that_are_no_text_and_files_that_cannot_be_opened_end_nothin
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "folder.yaml").mkdir()
     os.symlink(tmp_path / "nowhere", tmp_path / "dangling.yaml")
+    os.symlink(tmp_path / "loop.yaml", tmp_path / "loop.yaml")
     (tmp_path / "good.yaml").write_text(actor("bob"))
     async with running(tmp_path) as (_, listener):
         assert set(listener.held) == {BOB}
+
+
+async def test_a_folder_that_is_away_changes_nothing_and_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    folder, away = tmp_path / "manifests", tmp_path / "away"
+    folder.mkdir()
+    (folder / "a.yaml").write_text(MODEL + actor("alice") + actor("bob"))
+    async with running(folder) as (source, listener):
+        before = (dict(listener.held), dict(listener.models))
+        folder.rename(away)
+        await listener.until(lambda: [record.levelname for record in caplog.records] == ["ERROR"])
+        await asyncio.sleep(0.05)
+        assert (listener.held, listener.models) == before
+        assert await source.find(ALICE) is not None
+        (away / "a.yaml").write_text(MODEL + actor("alice"))
+        away.rename(folder)
+        await listener.until(lambda: BOB not in listener.held)
+        assert set(listener.held) == {ALICE}
+    assert [(record.levelname, getattr(record, "name_of_object", "")) for record in caplog.records] == [("ERROR", str(folder)), ("INFO", str(folder))]
+
+
+async def test_a_look_without_a_free_file_descriptor_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.yaml").write_text(MODEL + actor("alice"))
+    async with running(tmp_path) as (_, listener):
+
+        def refuse(folder: Path) -> Iterator[Path]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(folder))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "iterdir", refuse)
+            await listener.until(lambda: bool(caplog.records))
+        assert set(listener.held) == {ALICE}
+        (tmp_path / "b.yaml").write_text(actor("bob"))
+        await listener.until(lambda: BOB in listener.held)
 
 
 def test_a_folder_that_is_not_there_is_a_wrong_setting(tmp_path: Path) -> None:
