@@ -18,4 +18,5 @@ event. No aiohttp or kubernetes exception leaves this package: all become errors
     leader      campaigns for a Lease, renews it, and ends the work when it is lost
     conditions  conditions that keep their transition time
     kube_events Kubernetes Events, counted instead of repeated
+    probe_server what the kubelet's probes ask
 """

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from aiohttp import web
 
 from aether_api.errors import SettingsInvalid
-
-SHUTDOWN_TIMEOUT_S: Final = 1.0
-"""Seconds that a scrape under way gets at the end of the process; aiohttp would wait for a minute."""
+from aether_kube.probe_server import open_probe_server
 
 
 async def serve_probes(port: int, is_ready: Callable[[], bool], render_metrics: Callable[[str], tuple[bytes, str]]) -> Callable[[], Awaitable[None]]:
@@ -37,11 +34,7 @@ async def serve_probes(port: int, is_ready: Callable[[], bool], render_metrics: 
     application.router.add_get("/livez", live)
     application.router.add_get("/readyz", ready)
     application.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
-    await runner.setup()
     try:
-        await web.TCPSite(runner, port=port).start()
+        return await open_probe_server(application, port)
     except OSError as exc:
-        await runner.cleanup()
         raise SettingsInvalid(f"AETHER_HTTP_PORT: the probes cannot listen on port {port} ({exc.strerror or exc}); choose another one, or 0 for no probes") from exc
-    return runner.cleanup

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
 
 from aiohttp import web
 
 from aether_api.errors import SettingsInvalid
-
-SHUTDOWN_TIMEOUT_S: Final = 1.0
-"""Seconds for an answer under way at the end; aiohttp would wait for a minute."""
+from aether_kube.probe_server import open_probe_server
 
 
 @asynccontextmanager
@@ -31,17 +28,15 @@ async def serving_health(port: int, find_sickness: Callable[[], list[str]]) -> A
         return
     application = web.Application()
     application.router.add_get("/healthz", answer)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
-    await runner.setup()
+    close = await _listen(application, port)
     try:
-        await _listen(runner, port)
         yield
     finally:
-        await runner.cleanup()
+        await close()
 
 
-async def _listen(runner: web.AppRunner, port: int) -> None:
+async def _listen(application: web.Application, port: int) -> Callable[[], Awaitable[None]]:
     try:
-        await web.TCPSite(runner, port=port).start()
+        return await open_probe_server(application, port)
     except OSError as exc:
         raise SettingsInvalid(f"AETHER_HEALTH_PORT: the probe cannot listen on port {port} ({exc.strerror or exc}); choose another one, or 0 for no probe") from exc

@@ -92,7 +92,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # PyYAML's own signature
         """Build the value of a node; whatever is wrong with it is a `YAMLError`."""
         try:
-            value = super().construct_object(node, deep)
+            value = super().construct_object(node, deep)  # pyright: ignore[reportUnknownMemberType]  # its stub leaves the node's type out
             if isinstance(value, int) and value.bit_length() > INTEGER_BITS_MAX:
                 raise ValueError(f"it has {value.bit_length()} bits")
             return value
