@@ -32,7 +32,7 @@ from cel_expr_python.ext.ext_strings import ExtStrings
 
 from aether_api.errors import PermanentError
 from aether_api.v1alpha1.actor_model import EXPRESSION_LENGTH_MAX
-from aether_model.cel_lint import Finding, lint_source, words_of
+from aether_model.cel_lint import Finding, LiteralArgument, lint_source, literal_arguments, position_of, words_of
 from aether_model.cel_types import BOOL, DURATION, STRING, TIMESTAMP, CelType, parse_type
 from aether_model.shortcuts import INT64_MAX, INT64_MIN, Shortcut, find_shortcut
 
@@ -51,6 +51,7 @@ _STATUS_WORD = re.compile(r"^[A-Z_]+: ")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 _NO_OVERLOAD = re.compile(r"found no matching overload for '([^']*)' applied to '\((.*)\)'")
 _FROM_STRING: Final = (TIMESTAMP, DURATION)
+_FORMS: Final = {"duration": "; write it like '72h', '1h30m' or '500ms'", "timestamp": "; write it like '2026-01-31T09:00:00Z'"}
 _CONVERSIONS: Final = {"duration": "string(...)", "uint": "int(...)", "bytes": "base64 text", "type": "a string"}
 
 
@@ -151,7 +152,7 @@ class CompiledExpression:
         """
         if self.shortcut is not None:
             return self.shortcut(activation.values) is True
-        value = self._run(activation).value() if self.copied is None else activation.values[self.copied]
+        value = self.run(activation).value() if self.copied is None else activation.values[self.copied]
         if value is True or value is False:
             return value
         raise CelEvaluationError(_readable(str(value)) if isinstance(value, str) else f"gave {value!r} where true or false is needed")
@@ -169,7 +170,7 @@ class CompiledExpression:
                 return self.shortcut(activation.values)
             except OverflowError as exc:
                 raise CelEvaluationError(str(exc)) from exc
-        result = self._run(activation)
+        result = self.run(activation)
         value = result.plain_value()
         if value is True or value is False or (type(value) is int and value <= INT64_MAX):
             return value
@@ -183,7 +184,7 @@ class CompiledExpression:
         Raises:
             CelEvaluationError: it failed.
         """
-        value = self._run(activation).value()
+        value = self.run(activation).value()
         if isinstance(value, datetime):
             return value
         raise CelEvaluationError(_readable(str(value)))
@@ -194,12 +195,17 @@ class CompiledExpression:
         Raises:
             CelEvaluationError: it failed.
         """
-        value = self._run(activation).value()
+        value = self.run(activation).value()
         if isinstance(value, timedelta):
             return value
         raise CelEvaluationError(_readable(str(value)))
 
-    def _run(self, activation: Activation) -> _Value:
+    def run(self, activation: Activation) -> _Value:
+        """Evaluate to the engine's own value, which may be of type ERROR.
+
+        Raises:
+            CelEvaluationError: a budget of the engine ran out.
+        """
         try:
             return self._eval(activation.bound())
         except RuntimeError as exc:
@@ -222,13 +228,16 @@ class Environment:
         """Compile one expression, whose result must have the `expected` type if one is given.
 
         Raises:
-            CelError: it does not compile, is refused by the lint, or has another type.
+            CelError: it does not compile, is refused by the lint, has another type, or holds a constant that fails with every value.
         """
         if len(source) > EXPRESSION_LENGTH_MAX:
             raise CelError(source[:40], (Finding(f"{len(source)} characters are more than {EXPRESSION_LENGTH_MAX}"),))
         if linted := lint_source(source, self._roots):
             raise CelError(source, tuple(linted))
-        return self._compile(source, expected)
+        compiled = self._compile(source, expected)
+        if failing := [Finding(reason, *position_of(source, argument.offset)) for argument in literal_arguments(source) if (reason := self._why_failing(argument))]:
+            raise CelError(source, tuple(failing))
+        return compiled
 
     def compile_map(self, entries: Mapping[str, CompiledExpression]) -> CompiledExpression:
         """Compile expressions of this environment into one map literal, so that one evaluation gives all of them.
@@ -255,6 +264,16 @@ class Environment:
         if expected is not None and compiled.type != expected:
             raise CelError(source, (Finding(_wrong_type(source, compiled.type, expected)),))
         return compiled
+
+    def _why_failing(self, argument: LiteralArgument) -> str:
+        """Return why a literal can never be what its function takes, by the engine's own word; nothing for a sound one."""
+        call = f"''.matches({argument.literal})" if argument.function == "matches" else f"{argument.function}({argument.literal})"
+        try:
+            result = self._compile(call, None).run(self.bind({}))
+            reason = _readable(str(result.value())) if str(result.type()) == "ERROR" else ""
+        except CelEvaluationError as exc:
+            reason = str(exc)
+        return f"{argument.function} fails on {argument.literal}: {reason}{_FORMS.get(argument.function, '')}" if reason else ""
 
     def _findings(self, source: str, text: str) -> Iterable[Finding]:
         """Turn the engine's report into findings; one syntax error often makes others, so only the first of these counts."""

@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
+
+CONSTANT_FUNCTIONS: Final = frozenset({"duration", "timestamp", "matches"})
+"""Functions whose last argument is a text of its own language, which most authors write as a literal."""
 
 GROWTH_MAX: Final = 64
 """Times by which all `map` macros of one expression together may multiply a value: a table of 8 by 8, not a bomb."""
@@ -45,11 +48,30 @@ class _Token:
     offset: int
 
 
+class LiteralArgument(NamedTuple):
+    """A string literal, quotes included, as the last argument of one of `CONSTANT_FUNCTIONS`."""
+
+    function: str
+    literal: str
+    offset: int
+
+
 def lint_source(source: str, roots: frozenset[str]) -> list[Finding]:
     """Return what is refused although it compiles; `roots` are the first words of flat variables, such as `state`."""
     tokens = list(_code_tokens(source))
     found = [*_misleading_tests(tokens, roots), *_growing_calls(tokens)]
     return [Finding(message, *position_of(source, offset)) for offset, message in found]
+
+
+def literal_arguments(source: str) -> Iterator[LiteralArgument]:
+    """Yield what can be judged without any value: the literals of `duration('3d')`, `timestamp('2026')`, `x.matches('[')`."""
+    tokens = [_Token(match.group(), match.start()) for match in _TOKEN.finditer(source) if match.lastgroup != "comment"]
+    for i, token in enumerate(tokens):
+        if token.text in CONSTANT_FUNCTIONS and i + 1 < len(tokens) and tokens[i + 1].text == "(":
+            end = _end_of_call(tokens, i + 2)
+            last = tokens[end - 1]
+            if end < len(tokens) and last.text[-1] in "'\"" and tokens[end - 2].text in ("(", ","):
+                yield LiteralArgument(token.text, last.text, last.offset)
 
 
 def words_of(source: str) -> frozenset[str]:
@@ -101,10 +123,15 @@ def _uses_of_variable(tokens: list[_Token], start: int) -> int:
     """Count the uses of the macro's variable, which is the first token after the parenthesis, up to its end."""
     if start >= len(tokens):
         return 0
-    name, depth, uses = tokens[start].text, 1, 0
-    for token in tokens[start + 1 :]:
+    name = tokens[start].text
+    return sum(token.text == name for token in tokens[start + 1 : _end_of_call(tokens, start)])
+
+
+def _end_of_call(tokens: list[_Token], start: int) -> int:
+    """Return the place of the parenthesis that ends a call whose first argument begins at `start`; the number of tokens if none does."""
+    depth = 1
+    for i, token in enumerate(tokens[start:], start):
         depth += (token.text in ("(", "[", "{")) - (token.text in (")", "]", "}"))
         if depth == 0:
-            break
-        uses += token.text == name
-    return uses
+            return i
+    return len(tokens)

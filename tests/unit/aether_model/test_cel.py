@@ -128,6 +128,38 @@ def test_strings_and_comments_are_not_linted(environment: Environment, source: s
     assert isinstance(environment.compile(source), CompiledExpression)
 
 
+@pytest.mark.parametrize(
+    ("source", "message", "place"),
+    [
+        ("event.time + duration(\n '3d')", "duration fails on '3d': String to Duration conversion failed; write it like '72h', '1h30m' or '500ms'", (2, 2)),
+        ('event.time < timestamp("2026-13-01")', "timestamp fails on \"2026-13-01\": String to Timestamp conversion failed; write it like '2026-01-31T09:00:00Z'", (1, 24)),
+        ("state.owner.matches('[')", "matches fails on '[': invalid regular expression: missing ]: [", (1, 21)),
+        ("matches(state.owner + ')', r'(?=a)')", "matches fails on r'(?=a)': invalid regular expression: invalid perl operator: (?=", (1, 28)),
+    ],
+)
+def test_a_constant_that_fails_with_every_value_is_refused_at_its_place(environment: Environment, source: str, message: str, place: tuple[int, int]) -> None:
+    error = error_of(environment, source)
+    assert (error.message, (error.line, error.column)) == (message, place)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "event.time + duration('1h30m') < timestamp('2026-01-31T09:00:00Z') // duration('3d')",
+        "duration(state.owner) > duration(string(state.balance) + 'd')",
+        "timestamp(0) < event.time",
+        "state.owner.matches('a' + '[') || state.owner == 'matches(\"[\")'",
+        "matches('[', state.owner)",
+    ],
+)
+def test_sound_constants_and_what_only_values_decide_are_taken(environment: Environment, source: str) -> None:
+    assert isinstance(environment.compile(source), CompiledExpression)
+
+
+def test_every_failing_constant_is_reported_at_once(environment: Environment) -> None:
+    assert len(error_of(environment, "duration('3d') < duration('4d')").findings) == 2
+
+
 def test_a_condition_must_be_known_to_be_true_or_false(environment: Environment) -> None:
     assert error_of(environment, "state.balance", BOOL).message == "gives int where true or false (bool) is needed"
     assert error_of(environment, "command.note", BOOL).message.endswith("write command.note == true")
