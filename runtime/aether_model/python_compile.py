@@ -72,7 +72,7 @@ def load_python_model(name: str, handler: str) -> PythonRuntimeModel:
     module_name, _, class_name = handler.partition(":")
     try:
         found: object = getattr(importlib.import_module(module_name), class_name)
-    except Exception as exc:  # importing runs whatever an author wrote
+    except (Exception, SystemExit) as exc:  # importing runs whatever an author wrote, such as a script that ends with sys.exit
         raise ModelInvalid(name, (f"{HANDLER_PATH}: {handler} cannot be imported here: {type(exc).__name__}: {exc}",)) from exc
     if not _is_definition(found):
         raise ModelInvalid(name, (f"{HANDLER_PATH}: {handler} is no subclass of aether_model.python.PythonModel",))
@@ -139,7 +139,7 @@ def _read_state_type(definition: type[PythonModel[Any]], findings: _Findings) ->
 def _instantiate(definition: type[PythonModel[Any]], findings: _Findings) -> PythonModel[Any] | None:
     try:
         return definition()
-    except Exception as exc:  # noqa: BLE001  # making it runs whatever an author wrote
+    except (Exception, SystemExit) as exc:  # noqa: BLE001  # making it runs whatever an author wrote
         findings.problems.append(f"{definition.__name__}: it cannot be made without arguments: {type(exc).__name__}: {exc}")
         return None
 
@@ -147,6 +147,7 @@ def _instantiate(definition: type[PythonModel[Any]], findings: _Findings) -> Pyt
 def _read_members(model: PythonModel[Any], state_type: type[msgspec.Struct], findings: _Findings) -> None:
     functions = [function for _, function in inspect.getmembers(type(model), inspect.isfunction)]
     upcasts = {mark: getattr(model, function.__name__) for function in functions if (mark := getattr(function, UPCASTS, None)) is not None}
+    findings.problems += [f"{function.__name__}: {wrong}" for function in functions if (wrong := _why_not_plain(function))]
     for function in functions:
         if hasattr(function, HANDLES):
             method = _read_method(model, function, HANDLES, state_type, findings)
@@ -183,6 +184,15 @@ def _read_method(model: PythonModel[Any], function: FunctionType, mark: str, sta
     names = cast("tuple[str, ...]", getattr(function, mark)) or (taken.__name__,)
     findings.problems += [f"{function.__name__}: the name {name!r} must be a letter, then letters, digits and '_', at most 63" for name in names if not _MEMBER.fullmatch(name)]
     return _Method(function.__name__, names, taken, getattr(model, function.__name__), len(types) == 3, frozenset(_classes_in(hints["return"])))
+
+
+def _why_not_plain(function: FunctionType) -> str:
+    """Return why a marked method gives no answer when it is called: it would fail with every command or event."""
+    if not any(hasattr(function, mark) for mark in (HANDLES, APPLIES, UPCASTS)):
+        return ""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return "write def instead of async def: a method of a model is called once and waits for nothing"
+    return "it must return its answer, a list for several events, instead of yielding it" if inspect.isgeneratorfunction(function) else ""
 
 
 def _add_handler(method: _Method, findings: _Findings) -> None:

@@ -354,6 +354,22 @@ class Broken(PythonModel[Count]):
     def pealed_1(self, data: dict[str, Any]) -> dict[str, Any]:
         return data
 
+    @handles("Wait")
+    async def waiting(self, state: Count, command: Ring) -> None:
+        return None
+
+    @applies("Waited")
+    async def waited(self, state: Count, event: Added) -> Count:
+        return state
+
+    @handles("Yield")
+    def yielding(self, state: Count, command: Ring) -> Iterator[Rung]:
+        yield Rung("")
+
+    @upcasts("Pealed", 2)
+    async def pealed_2(self, data: dict[str, Any]) -> dict[str, Any]:
+        return data
+
     @upcasts("Sung", 1)
     def sung_1(self, data: dict[str, Any]) -> dict[str, Any]:
         return data
@@ -380,6 +396,10 @@ def problems_of(definition: type[PythonModel[Any]]) -> tuple[str, ...]:
         "silent: say what it returns",
         "unread: its annotations cannot be read, which must work without TYPE_CHECKING: NameError",
         "unnamed: the name 'no name' must be",
+        "waiting: write def instead of async def",
+        "waited: write def instead of async def",
+        "pealed_2: write def instead of async def",
+        "yielding: it must return its answer, a list for several events",
         "event Row: array_like gives no JSON object",
         "row: it must return the state, Count",
         "rung: another method applies Rung already",
@@ -506,9 +526,17 @@ def test_a_class_that_is_not_there_is_refused_with_the_reason(write: Callable[[s
     assert caught.value.problems[0].startswith(f"spec.python.handler: {words}")
 
 
-def test_a_module_that_raises_is_refused_with_its_error(write: Callable[[str], None]) -> None:
-    write("raise RuntimeError('no database')")
-    with pytest.raises(ModelInvalid, match="cannot be imported here: RuntimeError: no database"):
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("raise RuntimeError('no database')", "cannot be imported here: RuntimeError: no database"),
+        ("import sys; sys.exit(3)", "cannot be imported here: SystemExit: 3"),
+        (SOURCE + "    def __init__(self): raise SystemExit(4)", "Model: it cannot be made without arguments: SystemExit: 4"),
+    ],
+)
+def test_a_module_that_raises_or_exits_is_refused_with_its_error(write: Callable[[str], None], source: str, error: str) -> None:
+    write(source)
+    with pytest.raises(ModelInvalid, match=error):
         load()
 
 
