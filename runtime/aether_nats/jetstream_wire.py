@@ -31,8 +31,11 @@ ERROR_STREAM_NOT_FOUND: Final = 10059
 ERROR_BAD_SCHEDULE: Final = 10189
 ERROR_BAD_TIME_ZONE: Final = 10223
 
-ERROR_STREAM_EXISTS: Final = 10058
 ERROR_NO_PEERS: Final = 10005
+ERROR_NO_CLUSTER: Final = 10074
+"""There are too few servers for the replicas of a stream; the second one where a server stands alone."""
+
+ERROR_STREAM_EXISTS: Final = 10058
 """A stream of the name exists with another configuration; an equal one is no error."""
 
 ERRORS_TOO_LARGE: Final = (10054, 10097)

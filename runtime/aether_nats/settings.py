@@ -118,7 +118,7 @@ def read_login(settings: NatsSettings) -> Login:
     try:
         lines = path.read_text().split()
     except (OSError, UnicodeDecodeError) as exc:
-        raise SettingsInvalid(f"the credentials file for NATS cannot be read: {exc}") from exc
+        raise SettingsInvalid(f"the credentials file for NATS (AETHER_NATS_CREDENTIALS, --credentials or credentials_path) cannot be read: {exc}") from exc
     user, colon, password = lines[0].partition(":") if len(lines) == 1 else ("", "", "")
     return Login(user, password) if colon else Login(credentials_path=path)
 

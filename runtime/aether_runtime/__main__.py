@@ -26,7 +26,7 @@ EXIT_INTERRUPTED: Final = 130
 def run(arguments: Sequence[str]) -> int:
     """Run a runtime until it is told to stop; returns the exit code."""
     parser = argparse.ArgumentParser(prog="aether runtime", description="Hold actors: replay them from JetStream, take commands, append events.")
-    parser.add_argument("--folder", type=Path, help="folder of manifests with ActorModels and Actors, instead of Kubernetes")
+    parser.add_argument("--folder", type=Path, help="folder of manifests with ActorModels and Actors, instead of Kubernetes and of what AETHER_SOURCE says")
     parser.add_argument("--nats", dest="nats_url", metavar="URL", help="NATS server, such as nats://127.0.0.1:4222")
     parser.add_argument("--namespace", help="namespace to serve (default: default)")
     parser.add_argument("--http-port", type=int, help="port of the probes; 0 turns them off")

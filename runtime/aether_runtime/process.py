@@ -17,11 +17,12 @@ from types import FrameType
 from typing import Final
 
 from aether_api import logs
-from aether_api.errors import SettingsInvalid
+from aether_api.errors import JetStreamError, SettingsInvalid
 from aether_api.identity import PodUid, PoolName
 from aether_nats.connection import NatsConnection
 from aether_nats.heads import HeadComparison
 from aether_nats.jetstream import JetStream
+from aether_nats.jetstream_wire import ERROR_NO_CLUSTER, ERROR_NO_PEERS
 from aether_nats.journal import Journal
 from aether_nats.schedules import Schedules
 from aether_nats.settings import NatsSettings
@@ -77,7 +78,7 @@ async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
     async with AsyncExitStack() as stack:
         connection = await NatsConnection.open(NatsSettings(tuple(settings.nats_url.split(",")), f"aether-runtime {settings.pod_name}", credentials_path=settings.nats_credentials))
         stack.push_async_callback(connection.close)
-        layout = await ensure_streams(connection, settings.namespace, StreamPlan(settings.event_partitions, settings.event_replicas))
+        layout = await _ensure_streams(connection, settings)
         js = JetStream(connection)
         pod = settings.build_identity()
         source, sink = await _build_adapters(settings, pod.uid, connection, stack)
@@ -97,6 +98,17 @@ async def open_runtime(settings: RuntimeSettings) -> AsyncGenerator[Runtime]:
             stack.push_async_callback(await _serve_http(settings.http_port, connection, runtime))
         stack.push_async_callback(runtime.stop_if_running)
         yield runtime
+
+
+async def _ensure_streams(connection: NatsConnection, settings: RuntimeSettings) -> StreamLayout:
+    try:
+        return await ensure_streams(connection, settings.namespace, StreamPlan(settings.event_partitions, settings.event_replicas))
+    except JetStreamError as exc:
+        if exc.error_code not in (ERROR_NO_CLUSTER, ERROR_NO_PEERS):
+            raise
+        raise SettingsInvalid(
+            f"AETHER_EVENT_REPLICAS={settings.event_replicas}: there are too few NATS servers for so many copies of a stream, lower it or add servers ({exc.description})"
+        ) from exc
 
 
 def _build_ports(js: JetStream, layout: StreamLayout, source: ActorSource, sink: ReportSink, *, batches: bool) -> RuntimePorts:

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from aether_api.durations import DURATION_PATTERN, parse_duration_s
+from aether_api.durations import DURATION_LENGTH_MAX, DURATION_PATTERN, parse_duration_s
 from aether_api.errors import SettingsInvalid
 from aether_api.identity import ID_LENGTH_MAX, NAME_PATTERN, BootId, PodIdentity, PodUid
 from aether_api.v1alpha1.words import describe_problem
@@ -46,10 +46,18 @@ class RuntimeSettings(BaseModel):
     event_replicas: int = Field(default=1, ge=1, le=5, description="Copies of each stream.")
     sync_always: bool = Field(default=False, description="Whether NATS fsyncs each write (sync_interval: always); then commits that wait are stored together.")
     actors_per_pod: int = Field(default=10_000, ge=1, description="Most actors that are awake at once; the least used of more sleep until their next command.")
-    on_demand_idle: str = Field(default="10m", pattern=DURATION_PATTERN, description="Time without a command after which an actor without a resource leaves memory; 0s is never.")
+    on_demand_idle: str = Field(
+        default="10m",
+        pattern=DURATION_PATTERN,
+        max_length=DURATION_LENGTH_MAX,
+        description="Time without a command after which an actor without a resource leaves memory; 0s is never.",
+    )
     memory_limit_bytes: int = Field(default=0, ge=0, description="Memory at 80 % of which actors are put to sleep; 0 takes the limit of the container, if there is one.")
     stop_timeout: str = Field(
-        default="100s", pattern=DURATION_PATTERN, description="Time for leaving in order after SIGTERM, below the pod's grace period; then what is left is cut short."
+        default="100s",
+        pattern=DURATION_PATTERN,
+        max_length=DURATION_LENGTH_MAX,
+        description="Time for leaving in order after SIGTERM, below the pod's grace period; then what is left is cut short.",
     )
     recovery_permits: int = Field(default=50, ge=1, le=10_000, description="Replays under way at once.")
     status_budget: float = Field(
@@ -84,13 +92,14 @@ class RuntimeSettings(BaseModel):
 
 
 def read_settings(environment: Mapping[str, str] = os.environ, **overrides: object) -> RuntimeSettings:
-    """Read the settings; `overrides` that are not None win over the environment.
+    """Read the settings; `overrides` that are not None win over the environment, and a folder among them over the source named there.
 
     Raises:
         SettingsInvalid: names each wrong variable and what is allowed.
     """
     values: dict[str, object] = {name: environment[variable] for name in RuntimeSettings.model_fields if environment.get(variable := PREFIX + name.upper())}
-    values.update({name: value for name, value in overrides.items() if value is not None})
+    given = {name: value for name, value in overrides.items() if value is not None}
+    values.update({"source": "folder", **given} if "folder" in given else given)
     try:
         settings = RuntimeSettings.model_validate(values)
     except ValidationError as exc:

@@ -267,5 +267,5 @@ async def test_a_look_without_a_free_file_descriptor_changes_nothing(tmp_path: P
 
 
 def test_a_folder_that_is_not_there_is_a_wrong_setting(tmp_path: Path) -> None:
-    with pytest.raises(SettingsInvalid, match="nowhere"):
+    with pytest.raises(SettingsInvalid, match=r"AETHER_FOLDER .*nowhere"):
         FolderSource(tmp_path / "nowhere", "default", PodUid("uid"))

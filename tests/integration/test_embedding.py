@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from aether_api.errors import Busy, Disconnected, InternalError, InvalidName, ModelInvalid, PermanentError
+from aether_api.errors import Busy, Disconnected, InternalError, InvalidName, ModelInvalid, PermanentError, SettingsInvalid
 from aether_api.identity import ActorId, parse_actor_id
 from aether_api.messages import decode_reply
 from aether_api.subjects import command_subject
@@ -280,3 +280,11 @@ async def test_a_start_that_is_cancelled_leaves_nothing_that_runs(nats_server: E
         await asyncio.wait({starting})
         assert starting.cancelled()
         assert tasks_of_runtimes() == []
+
+
+async def test_more_copies_than_there_are_servers_are_refused_with_the_name_of_the_setting() -> None:
+    async with EmbeddedServer.start() as server:
+        settings = RuntimeSettings(source="none", nats_url=server.url, event_replicas=3, http_port=0)
+        with pytest.raises(SettingsInvalid, match="AETHER_EVENT_REPLICAS=3: there are too few NATS servers"):
+            async with open_runtime(settings):
+                pass

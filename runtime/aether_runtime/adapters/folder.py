@@ -29,7 +29,7 @@ POLL_S: Final = 0.5
 def check_folder(folder: Path) -> Path:
     """Return a folder, or raise `SettingsInvalid` for what is none."""
     if not folder.is_dir():
-        raise SettingsInvalid(f"{folder} is not a folder of manifests")
+        raise SettingsInvalid(f"AETHER_FOLDER or --folder: {folder} is not a folder of manifests")
     return folder
 
 

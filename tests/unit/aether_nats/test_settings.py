@@ -43,7 +43,7 @@ def test_a_credentials_file_holds_a_user_with_a_password_or_what_the_nats_tools_
     assert read_login(NatsSettings(credentials_path=line)) == Login("runtime", "s3:cret")
     assert read_login(NatsSettings(credentials_path=made)) == Login(credentials_path=made)
     assert read_login(NatsSettings(user="u", password="p")) == Login("u", "p")
-    with pytest.raises(SettingsInvalid, match="credentials file"):
+    with pytest.raises(SettingsInvalid, match=r"credentials file .*AETHER_NATS_CREDENTIALS.*nowhere"):
         read_login(NatsSettings(credentials_path=tmp_path / "nowhere"))
 
 

@@ -29,6 +29,13 @@ def test_what_the_command_line_says_wins_and_what_it_leaves_out_does_not() -> No
     assert (settings.namespace, settings.http_port, settings.nats_url) == ("shop", 9000, "nats://n:1")
 
 
+def test_a_folder_of_the_command_line_wins_over_the_source_of_the_environment() -> None:
+    kubernetes = FOLDER | {"AETHER_SOURCE": "kubernetes"}
+    settings = read_settings(kubernetes, folder=Path("/mine"))
+    assert (settings.source, settings.folder) == ("folder", Path("/mine"))
+    assert read_settings(kubernetes, folder=None).source == "kubernetes"
+
+
 def test_without_a_folder_it_says_what_to_do() -> None:
     with pytest.raises(SettingsInvalid, match="AETHER_FOLDER"):
         read_settings({})
@@ -50,6 +57,8 @@ def test_without_a_folder_it_says_what_to_do() -> None:
         ("AETHER_HTTP_PORT", "70000"),
         ("AETHER_STATUS_BUDGET", "0"),
         ("AETHER_LOG_LEVEL", "LOUD"),
+        ("AETHER_STOP_TIMEOUT", "0" * 30 + "100s"),
+        ("AETHER_ON_DEMAND_IDLE", "1s" * 17),
     ],
 )
 def test_a_wrong_variable_is_named(variable: str, value: str) -> None:
