@@ -97,9 +97,11 @@ class CommandClient:
             NoResponders: no pod serves the namespace; nothing happened.
             Disconnected: there was no link all the time; nothing happened.
             PermissionDenied: the server does not let the user send it, or hear answers; nothing happened.
+            PermanentError: this is another event loop than the connection's; nothing happened.
             InvalidName: `command` cannot be a subject's token, or `actor` is no `ActorId`.
             InvalidEnvelope: another argument is nothing that a command can carry; the message names it.
         """
+        self._connection.check_loop()
         id = choose_command_id(command_id)
         message = build_command(actor, command, payload, command_id=id, now_s=time.time(), timeout_s=timeout_s, expected_version=expected_version, dry_run=dry_run)
         return await self._send_until(message, _Progress(time.monotonic() + timeout_s))
@@ -123,8 +125,9 @@ class CommandClient:
             OutcomeUnknown: it may be stored, and no answer came or could be heard; repeat it with its id, which is dropped if it is.
             RetryableError: it is not stored.
             PermissionDenied: the server does not let the user store it, or hear answers; it is not stored.
-            InvalidName, InvalidEnvelope: as `send`.
+            PermanentError, InvalidName, InvalidEnvelope: as `send`.
         """
+        self._connection.check_loop()
         id = choose_command_id(command_id)
         message = build_command(actor, command, payload, command_id=id, now_s=time.time(), timeout_s=timeout_s, expected_version=expected_version)
         return await self._store(message, _Progress(time.monotonic() + timeout_s))

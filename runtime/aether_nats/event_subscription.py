@@ -226,6 +226,7 @@ class EventSubscription:
 
     async def __anext__(self) -> Delivery:
         """Return the next item; waits for it, and looks into the log meanwhile where that is due."""
+        self._js.connection.check_loop()
         while True:
             if self._ready:
                 return self._ready.popleft()

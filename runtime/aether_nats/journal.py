@@ -90,7 +90,11 @@ class Journal:
 
         The future fails with `VersionConflictError` (another commit stands there, perhaps this very one), `CommitTooLarge`, `PermissionDenied`
         or `JetStreamError`, with which nothing was stored, or `Disconnected`, if the connection was closed before anybody knew.
+
+        Raises:
+            PermanentError: this is another event loop than the connection's.
         """
+        self._js.connection.check_loop()
         subject, partition = self._place(commit.actor)
         return self._appends.begin(commit, subject, partition)
 

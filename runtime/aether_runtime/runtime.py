@@ -63,7 +63,7 @@ PROGRESS_S: Final = 0.1
 
 
 class Runtime(VmListener):
-    """Holds many VMs; `run` is its whole life, `start` and `stop` (or `async with`) are for a program that embeds it."""
+    """Holds many VMs; `run` is its whole life, `start` and `stop` (or `async with`) are for a program that embeds it, in this event loop alone."""
 
     def __init__(self, config: RuntimeConfig, ports: RuntimePorts) -> None:
         self.config = config
@@ -154,6 +154,7 @@ class Runtime(VmListener):
         Without `timeout_s` it is the `stop_timeout_s` of the configuration. Harmless to repeat, and before `start`. Raises what the
         runtime failed with, if it did.
         """
+        self._ports.connection.check_loop()
         await self._life.stop(self.request_stop, timeout_s=self.config.stop_timeout_s + LEAVE_SLACK_S if timeout_s is None else timeout_s)
 
     async def stop_if_running(self) -> None:
@@ -188,6 +189,7 @@ class Runtime(VmListener):
         Raises:
             InvalidName: the actor is of another namespace than this runtime.
         """
+        self._ports.connection.check_loop()
         return await send_until(self._try_message, take_command(message, self.config.namespace), may_go_on=lambda: self.is_running)
 
     async def _try_message(self, command: Command) -> Reply:
@@ -221,6 +223,7 @@ class Runtime(VmListener):
 
     async def stop_vm(self, actor: ActorId) -> None:
         """Let an actor go: finish, snapshot, stop. Its events stay."""
+        self._ports.connection.check_loop()
         self.registry.unwant(check_actor(actor))
         vm = self.registry.get(actor)
         if vm is not None:

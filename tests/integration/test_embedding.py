@@ -143,6 +143,20 @@ async def test_stop_may_be_repeated_and_start_may_not(nats_server: EmbeddedServe
             await runtime.start()
 
 
+async def test_another_event_loop_is_refused_before_anything_happens(nats_server: EmbeddedServer) -> None:
+    async with opened(nats_server) as runtime, runtime:
+        await runtime.send_message(message("Open", {"owner": "alice"}))
+
+        async def use_elsewhere() -> None:
+            for use in (lambda: runtime.send_message(message("Deposit", {"amount": 5})), runtime.stop, lambda: runtime.stop_vm(ALICE)):
+                with pytest.raises(PermanentError, match="opened in another event loop"):
+                    await use()
+
+        await asyncio.to_thread(asyncio.run, use_elsewhere())
+        reply = await runtime.send_message(message("Deposit", {"amount": 5}))
+        assert (reply.outcome, reply.version, runtime.is_leaving) == ("accepted", 2, False)
+
+
 async def test_nodes_of_two_namespaces_share_a_server_and_nothing_else(nats_server: EmbeddedServer) -> None:
     shop_alice = parse_actor_id("shop", ALICE.model, ALICE.id)
     async with opened(nats_server) as here, opened(nats_server, "shop") as shop, here, shop:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, VersionConflictError
+from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, PermanentError, VersionConflictError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_api.subjects import event_stream, event_subject
 from aether_model.model import Model
@@ -180,6 +180,21 @@ async def test_a_purge_is_followed_by_every_cache(nats_server: EmbeddedServer) -
             await each.until_version(ALICE, 0)
         await a.store.save_event(ALICE, DEPOSITED, expected_version=0)
         await b.until_version(ALICE, 1)
+
+
+async def test_another_event_loop_neither_saves_nor_follows(nats_server: EmbeddedServer) -> None:
+    async with node(nats_server.url) as a, EventBus(a.connection).subscribe_to_event_stored(NAMESPACE) as subscription:
+        await a.store.save_event(ALICE, OPENED)
+
+        async def use_elsewhere() -> None:
+            for use in (lambda: a.store.save_event(ALICE, DEPOSITED), lambda: anext(subscription)):
+                with pytest.raises(PermanentError, match="opened in another event loop"):
+                    await use()
+
+        await asyncio.to_thread(asyncio.run, use_elsewhere())
+        assert await a.store.get_latest_version(ALICE, fresh=True) == 1
+        async with asyncio.timeout(WAIT_S):
+            await anext(subscription)
 
 
 async def test_a_live_vm_takes_over_what_a_program_saved(nats_server: EmbeddedServer) -> None:

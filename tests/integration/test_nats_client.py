@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from aether_api.errors import InvalidName, NoResponders, OutcomeUnknown, PermissionDenied, Reason
+from aether_api.errors import InvalidName, NoResponders, OutcomeUnknown, PermanentError, PermissionDenied, Reason
 from aether_api.identity import parse_actor_id
 from aether_api.messages import Command, Reply, build_error, encode_reply, parse_command
 from aether_api.subjects import call_wildcard, command_wildcard, find_wildcard, parse_command_subject
@@ -193,6 +193,23 @@ async def pod_and(user: str) -> AsyncGenerator[tuple[NatsConnection, str]]:
         async with connected(f"nats://all:p@{address}") as pod:
             await ensure_streams(pod, "bank", StreamPlan(partitions=1))
             yield pod, f"nats://{user}:p@{address}"
+
+
+async def test_a_command_of_another_event_loop_is_refused_before_it_is_sent() -> None:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
+        await ensure_streams(outside, "bank", StreamPlan(1))
+        vm = await serve(pod, command_wildcard(ALICE), accept)
+        client = CommandClient(outside)
+
+        async def use_elsewhere() -> None:
+            for send in (client.send, client.send_durable):
+                with pytest.raises(PermanentError, match="opened in another event loop"):
+                    await send(ALICE, "Deposit")
+
+        await asyncio.to_thread(asyncio.run, use_elsewhere())
+        await client.send(ALICE, "Deposit", command_id="own")
+        assert [command.id for command in vm.seen] == ["own"]
+        assert (await client.send_durable(ALICE, "Deposit")).sequence == 1
 
 
 async def test_who_may_hear_no_answer_does_not_know_whether_the_command_ran() -> None:
