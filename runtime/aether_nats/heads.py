@@ -17,6 +17,7 @@ from aether_api.identity import ActorId
 from aether_api.subjects import event_stream, event_subject, parse_event_subject, partition_of
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage
+from aether_nats.streams import check_layout
 
 _COMMIT: Final = headers.marker(headers.COMMIT)
 
@@ -56,11 +57,13 @@ class HeadComparison:
 
         Raises:
             RetryableError: the log cannot be read now; ask again later.
+            SettingsInvalid: the streams were made anew with another number of partitions; nobody can go on with the old one.
         """
         shares: dict[int, dict[ActorId, Head]] = {}
         for actor, head in known:
             shares.setdefault(partition_of(actor, self._partitions), {})[actor] = head
         moved: list[ActorId] = []
+        await check_layout(self._js.connection, self._namespace, self._partitions)
         for partition, share in shares.items():
             moved += await self._compare(partition, share, some=some)
         return moved

@@ -2,7 +2,7 @@
 
 Whoever comes first makes them, operator or runtime; a race between two is harmless. The number of partitions is decided
 once, by the first event stream that exists: it is written into that stream's metadata, every client reads it from there, and
-it never changes, since it decides where each actor's history lies. The first event stream is therefore made first.
+it never changes, since it decides where each actor's history lies; who finds another one later stops (`check_layout`). The first event stream is therefore made first.
 
 Streams are not shared between namespaces: a Direct Get by sequence cannot be limited by subject, and quotas and removal are
 per stream.
@@ -144,6 +144,21 @@ async def read_layout(connection: NatsConnection, namespace: str) -> StreamLayou
     """
     info = await JetStream(connection).stream_info(subjects.event_stream(namespace, 0))
     return None if info is None else _read_layout(namespace, info)
+
+
+async def check_layout(connection: NatsConnection, namespace: str, partitions: int) -> None:
+    """Refuse to go on where the streams were made anew with another number of partitions: commits would lie where nobody else looks for them.
+
+    Raises:
+        SettingsInvalid: that has happened, or a stream of our name is not ours.
+        RetryableError: the streams cannot be looked at now.
+    """
+    layout = await read_layout(connection, namespace)
+    if layout is not None and layout.partitions != partitions:
+        raise SettingsInvalid(
+            f"the streams of namespace {namespace} were made anew with {layout.partitions} partitions, {partitions} when this was started, "
+            "so actors would be written and sought in the wrong stream: start the runtime, or open the store, anew"
+        )
 
 
 async def delete_streams(connection: NatsConnection, namespace: str) -> int:

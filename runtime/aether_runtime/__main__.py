@@ -12,7 +12,7 @@ from typing import Final
 import uvloop
 
 from aether_api import logs
-from aether_api.errors import AetherError
+from aether_api.errors import AetherError, SettingsInvalid
 from aether_api.logs import configure_logging
 from aether_runtime.process import run_process
 from aether_runtime.settings import read_settings
@@ -40,6 +40,12 @@ def run(arguments: Sequence[str]) -> int:
     except AetherError as exc:
         configure_logging()
         logger.error("the runtime cannot start", extra={logs.REASON: str(exc)})
+        return 1
+    except ExceptionGroup as group:
+        refusals = group.subgroup(SettingsInvalid)
+        if refusals is None:
+            raise
+        logger.error("the runtime cannot go on", extra={logs.REASON: str(refusals.exceptions[0])})
         return 1
     return 0
 

@@ -23,9 +23,10 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -42,7 +43,7 @@ from aether_nats.deliveries import Delivery, EventStored, Gap, Reset
 from aether_nats.event_subscription import EventSubscription
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
-from aether_nats.streams import ensure_streams
+from aether_nats.streams import check_layout, ensure_streams
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.core.group import Now
 from aether_runtime.core.history import History, Position
@@ -61,6 +62,13 @@ PAUSE_FIRST_S: Final = 0.001
 
 PAUSE_MAX_S: Final = 0.05
 """Seconds at most between such tries: an actor that many write takes hundreds of commits a second."""
+
+LAYOUT_CHECK_S: Final = 5.0
+"""Seconds between looks whether the streams were made anew with another number of partitions, in a store that is used: what is saved meanwhile may be lost, and a look is one request."""
+
+
+async def _accept_layout() -> None:
+    """Find nothing wrong, where the log knows no partitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +120,17 @@ class EventStore:
         models: Iterable[ActorModel | Model] = (),
         settings: EventStoreSettings | None = None,
         is_closed: Callable[[], bool] = lambda: False,
+        check_layout: Callable[[], Awaitable[None]] = _accept_layout,
     ) -> None:
-        """Use `log`, until `is_closed`; with `models`, only events that the actor's model can apply are saved, and only for actors of these models."""
+        """Use `log`, until `is_closed` or `check_layout` raises; with `models`, only events that the actor's model can apply are saved, and only for actors of these models."""
         self._log = log
         self._snapshots = snapshots
         self._namespace = namespace
         self._models = take_models(models)
         self._settings = settings or EventStoreSettings()
         self._is_closed = is_closed
+        self._check_layout = check_layout
+        self._layout_until_s = time.monotonic() + LAYOUT_CHECK_S
         self._writer = check_id(self._settings.writer)
         self._cache = VersionCache(self._settings.actors_max)
         self._locks: WeakValueDictionary[ActorId, asyncio.Lock] = WeakValueDictionary()
@@ -136,7 +147,15 @@ class EventStore:
         taken = take_models(models).values()
         layout = await ensure_streams(connection, check_name("namespace", namespace))
         js = JetStream(connection)
-        store = cls(Journal(js, layout.partitions), JetStreamSnapshotStore(js), namespace, models=taken, settings=settings, is_closed=lambda: connection.is_closed)
+        store = cls(
+            Journal(js, layout.partitions),
+            JetStreamSnapshotStore(js),
+            namespace,
+            models=taken,
+            settings=settings,
+            is_closed=lambda: connection.is_closed,
+            check_layout=partial(check_layout, connection, namespace, layout.partitions),
+        )
         connection.on_disconnect(store._cache.doubt)
         return store
 
@@ -208,7 +227,7 @@ class EventStore:
             is_stored = save.may_be_saved = tail.holds(planned.commit.id)
             known.epoch = tail.head.epoch if tail.head is not None else known.epoch
             if tail.end == "other":
-                self._cache.forget(actor)
+                self._forget_past(actor)
                 return is_stored
         known.version = max(known.version, history.position.version)
         self._cache.put(actor, known)
@@ -227,7 +246,7 @@ class EventStore:
                 known.version = known.history.position.version if known.version == told else known.version  # unless it was told more meanwhile
                 known.epoch = tail.head.epoch if tail.head is not None else known.epoch
                 return known, known.history
-            self._cache.forget(actor)
+            self._forget_past(actor)
         known, history = await self._load(actor)
         known.proven = doubts
         self._cache.put(actor, known)
@@ -238,6 +257,7 @@ class EventStore:
         model = self._find_model(actor)
         while True:
             try:
+                await self._confirm_layout()
                 if model is ANY_EVENTS:
                     history, epoch = await self._read_end(actor)
                 else:
@@ -254,6 +274,22 @@ class EventStore:
         if tail.end == "unread":
             self._check_open()
         return tail
+
+    def _forget_past(self, actor: ActorId) -> None:
+        """Know nothing of an actor whose log is another one, and look at the streams before it is read."""
+        self._cache.forget(actor)
+        self._layout_until_s = 0.0
+
+    async def _confirm_layout(self) -> None:
+        """Look at the streams if that is due.
+
+        Raises:
+            SettingsInvalid: they were made anew with another number of partitions.
+            RetryableError: they cannot be looked at now.
+        """
+        if time.monotonic() >= self._layout_until_s:
+            await self._check_layout()
+            self._layout_until_s = time.monotonic() + LAYOUT_CHECK_S
 
     def _check_open(self) -> None:
         if self._is_closed():
@@ -316,6 +352,7 @@ class EventStore:
         self._check_namespace(actor)
         from_version = check_version("from_version", from_version)
         reader = ReplayReader(actor, from_version)
+        await self._confirm_layout()
         try:
             head = await self._log.read_head(actor)
             if head is None or head.last_version < from_version:
@@ -338,6 +375,7 @@ class EventStore:
         known = self._cache.get(actor)
         if known is not None and not fresh:
             return known.version
+        await self._confirm_layout()
         head = await self._log.read_head(actor)
         version = 0 if head is None else head.last_version
         if known is not None and version < known.version:

@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from aether_api import logs
-from aether_api.errors import AetherError, InvalidEnvelope
+from aether_api.errors import AetherError, InvalidEnvelope, SettingsInvalid
 from aether_api.identity import ActorId
 from aether_api.subjects import stored_subject
 from aether_nats.announcement import decode_announced, read_place
@@ -133,8 +133,16 @@ class Followers:
         if self._find(vm) is not None:
             self._unfollow(vm.get_actor_id())
 
+    def check_log(self) -> None:
+        """Look at the log as a whole soon: a VM met another one than it knew."""
+        self._due.set()
+
     async def run(self) -> None:
-        """Compare heads until cancelled."""
+        """Compare heads until cancelled.
+
+        Raises:
+            SettingsInvalid: the log is laid out anew; this process has to start again.
+        """
         while self._heads is not None:
             try:
                 async with asyncio.timeout_at(self._compare_at):
@@ -151,6 +159,8 @@ class Followers:
                 self._heads.forget()
             try:
                 moved = await self._heads.find_moved(self._list_heads(self._registry.vms if is_all else fresh), some=not is_all)
+            except SettingsInvalid:
+                raise  # ends the runtime: what it goes on to write nobody would find
             except AetherError as exc:
                 logger.debug("heads cannot be compared now", extra={logs.REASON: str(exc)})
                 self._fresh += fresh

@@ -54,7 +54,12 @@ class Heads(Protocol):
     """Compares many actors with the log at once; `aether_nats.heads` states the rules."""
 
     async def find_moved(self, known: Iterable[tuple[ActorId, Head]], *, some: bool = False) -> list[ActorId]:
-        """Return the actors whose last commit is another than is known; `some` where others are watched, too."""
+        """Return the actors whose last commit is another than is known; `some` where others are watched, too.
+
+        Raises:
+            RetryableError: the log cannot be read now.
+            SettingsInvalid: the log is laid out anew, and whoever reads and writes it has to begin anew, too.
+        """
         ...
 
     def forget(self) -> None:

@@ -215,9 +215,7 @@ class Runtime(VmListener):
         """
         desired = actor if isinstance(actor, DesiredActor) else DesiredActor(actor)
         check_home(desired.actor, self.config.namespace)
-        vm = self.registry.get(desired.actor)
-        if vm is None:
-            vm = self._make_vm(desired)
+        vm = self.registry.get(desired.actor) or self._make_vm(desired)
         self.registry.want(desired)
         return vm
 
@@ -441,6 +439,7 @@ class Runtime(VmListener):
 
     def on_stale(self, vm: VirtualMachine) -> None:
         """Start another VM from what the log holds now."""
+        self.followers.check_log()
         self._drop(vm)
         self._touch(vm.get_actor_id())
 
@@ -448,6 +447,7 @@ class Runtime(VmListener):
         """Throw the VM away and start another from the log, later and later."""
         actor = vm.get_actor_id()
         logger.error("a VM failed and is started again", extra={logs.ACTOR_ID: str(actor)}, exc_info=error)
+        self.followers.check_log()
         self._drop(vm)
         failures = self._failures[actor] = count_failure(self._failures.get(actor), repr(error), self._loop.time())
         self._paused.add(actor)

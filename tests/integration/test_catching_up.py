@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
-from aether_api.errors import Reason
+from aether_api.errors import Reason, SettingsInvalid
 from aether_api.identity import ActorId, Epoch, PodUid, parse_actor_id
 from aether_api.messages import Reply
 from aether_api.subjects import event_subject
@@ -288,6 +288,18 @@ async def test_a_head_of_the_same_sequence_and_another_id_has_moved(nats_server:
         assert await heads.find_moved([(ALICE, Head(head.sequence, "another"))]) == []
         heads.forget()
         assert await heads.find_moved([(ALICE, Head(head.sequence, "another"))]) == [ALICE]
+
+
+async def test_streams_with_another_number_of_partitions_are_refused_also_where_no_actor_is_compared(nats_server: EmbeddedServer) -> None:
+    async with connected(nats_server.url) as connection:
+        await open_journal(connection)
+        heads = HeadComparison(JetStream(connection), NAMESPACE, PARTITIONS)
+        assert await heads.find_moved([]) == []
+        await delete_streams(connection, NAMESPACE)
+        assert await heads.find_moved([]) == []
+        await ensure_streams(connection, NAMESPACE, StreamPlan(PARTITIONS + 1))
+        with pytest.raises(SettingsInvalid, match=f"made anew with {PARTITIONS + 1} partitions, {PARTITIONS} when"):
+            await heads.find_moved([])
 
 
 async def test_a_host_may_supply_the_vms_that_answer_calls(nats_server: EmbeddedServer) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, PermanentError, VersionConflictError
+from aether_api.errors import AetherError, Disconnected, InvalidEnvelope, PermanentError, SettingsInvalid, VersionConflictError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_api.subjects import event_stream, event_subject
 from aether_model.model import Model
@@ -195,6 +195,32 @@ async def test_another_event_loop_neither_saves_nor_follows(nats_server: Embedde
         assert await a.store.get_latest_version(ALICE, fresh=True) == 1
         async with asyncio.timeout(WAIT_S):
             await anext(subscription)
+
+
+async def remake_with_more_partitions(connection: NatsConnection) -> None:
+    await delete_streams(connection, NAMESPACE)
+    await ensure_streams(connection, NAMESPACE, StreamPlan(PARTITIONS + 1))
+
+
+async def test_a_store_whose_actor_has_another_past_looks_how_many_partitions_there_are(nats_server: EmbeddedServer) -> None:
+    async with node(nats_server.url) as a, connected(nats_server.url) as elsewhere:
+        await a.store.save_event(ALICE, OPENED)
+        await remake_with_more_partitions(elsewhere)
+        with pytest.raises(SettingsInvalid, match=f"made anew with {PARTITIONS + 1} partitions"):
+            await a.store.save_event(ALICE, DEPOSITED)
+        assert await (await EventStore.open(elsewhere, NAMESPACE)).get_events(ALICE) == []
+
+
+async def test_a_store_looks_again_and_again_how_many_partitions_there_are(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.event_store.LAYOUT_CHECK_S", 0.0)
+    async with connected(nats_server.url) as connection:
+        await ensure_streams(connection, NAMESPACE, StreamPlan(PARTITIONS))
+        store = await EventStore.open(connection, NAMESPACE)
+        await store.save_event(ALICE, OPENED)
+        await remake_with_more_partitions(connection)
+        for use in (lambda: store.save_event(BOB, OPENED), lambda: store.get_events(ALICE), lambda: store.get_latest_version(ALICE, fresh=True)):
+            with pytest.raises(SettingsInvalid, match="open the store, anew"):
+                await use()
 
 
 async def test_a_live_vm_takes_over_what_a_program_saved(nats_server: EmbeddedServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import sys
@@ -19,7 +20,7 @@ from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
-from aether_nats.streams import read_layout
+from aether_nats.streams import PARTITIONS_DEFAULT, StreamPlan, delete_streams, ensure_streams, read_layout
 from tests.histories.bank import FOLDER
 from tests.histories.cluster import WAIT_S, Load, RuntimeProcess, connected, open_journal, running_pod, until
 from tests.histories.commits import append_broken
@@ -110,6 +111,22 @@ async def test_sigterm_ends_a_runtime_whose_nats_is_away(nats_server: EmbeddedSe
         await Load(CommandClient(connection), ACTORS).open()
         await nats_server.kill()
         assert await runtime.end(signal.SIGTERM, timeout_s=15) == 0
+
+
+async def test_a_runtime_whose_streams_were_made_anew_with_other_partitions_says_so_and_ends(nats_server: EmbeddedServer, tmp_path: Path) -> None:
+    log, partitions = tmp_path / "log", 2 * PARTITIONS_DEFAULT
+    async with connected(nats_server.url) as connection, RuntimeProcess(FOLDER, nats_server.url, log=log) as runtime:
+        load = Load(CommandClient(connection), ACTORS)
+        await load.open()
+        await delete_streams(connection, "default")
+        await ensure_streams(connection, "default", StreamPlan(partitions))
+        with contextlib.suppress(OutcomeUnknown, NoResponders):
+            await load.client.send(ALICE, "Deposit", {"amount": 1}, timeout_s=1)
+        async with asyncio.timeout(WAIT_S):
+            assert await runtime.process.wait() == 1
+    last = log.read_text().splitlines()[-1]
+    assert "the runtime cannot go on" in last
+    assert f"made anew with {partitions} partitions, {PARTITIONS_DEFAULT} when" in last
 
 
 @pytest.mark.slow
