@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from functools import lru_cache
 from math import inf
 from operator import index
@@ -340,7 +340,17 @@ def parse_time(text: str) -> datetime:
         raise InvalidEnvelope(f"{text!r} is not an RFC 3339 time such as 2026-01-31T12:00:00Z") from exc
     if moment.tzinfo is None:
         raise InvalidEnvelope(f"{text!r} has no time zone; end it with Z or an offset")
+    if not MINYEAR < moment.year < MAXYEAR and not _is_in_utc(moment):
+        raise InvalidEnvelope(f"{text!r} lies outside of the years {MINYEAR} to {MAXYEAR} in UTC")
     return moment
+
+
+def _is_in_utc(moment: datetime) -> bool:
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        return False
+    return True
 
 
 class _Rest(msgspec.Struct, frozen=True):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
-from aether_api.errors import SettingsInvalid
+from aether_api.errors import SettingsInvalid, describe_value
 from aether_api.identity import ActorId
 from aether_nats.deliveries import ActorVersion
+from aether_nats.settings import check_count, check_seconds, is_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,8 @@ class BusSettings:
             SettingsInvalid: names the setting and what is allowed.
         """
         for name in ("queue_max", "queue_bytes_max", "actors_max"):
-            _check_count(name, getattr(self, name))
-        _check_seconds("compare_every_s", self.compare_every_s)
+            check_count(f"{name} of BusSettings", getattr(self, name))
+        check_seconds("compare_every_s of BusSettings", self.compare_every_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +51,21 @@ class Start:
     from_beginning: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse bare numbers.
+        """Refuse bare numbers, and what maps nothing.
 
         Raises:
             SettingsInvalid: says what to write.
         """
-        for actor, version in self.known.items():
-            _check_known(actor, version)
+        _check_known(self.known)
 
 
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SettingsInvalid(f"{name} of BusSettings must be a whole number, 1 or more, not {value!r}")
+def _check_known(known: object) -> None:
+    if not isinstance(known, Mapping):
+        raise SettingsInvalid(f"known must map an ActorId to an ActorVersion, as in {{actor: ActorVersion(5)}}, not be {describe_value(known)}")
+    for actor, version in cast("Mapping[object, object]", known).items():
+        if not isinstance(actor, ActorId) or not isinstance(version, ActorVersion) or not _is_position(version):
+            raise SettingsInvalid(f"known must map an ActorId to an ActorVersion, as in {{actor: ActorVersion(5)}}, not {actor!r} to {version!r}")
 
 
-def _check_seconds(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise SettingsInvalid(f"{name} of BusSettings must be seconds, more than 0, not {value!r}")
-
-
-def _check_known(actor: object, version: object) -> None:
-    if not isinstance(actor, ActorId) or not isinstance(version, ActorVersion) or version.version < 0:
-        raise SettingsInvalid(f"known must map an ActorId to an ActorVersion, as in {{actor: ActorVersion(5)}}, not {actor!r} to {version!r}")
+def _is_position(version: ActorVersion) -> bool:
+    return all(map(is_count, (version.version, version.sequence, version.incarnation)))

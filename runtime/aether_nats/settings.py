@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, cast
 from urllib.parse import SplitResult, urlsplit
 
-from aether_api.errors import SettingsInvalid
+from aether_api.errors import SettingsInvalid, describe_value
 
 PING_INTERVAL_S: Final = 5
 """Seconds between pings: with two missed ones a dead server is noticed in about 15 s; the default of 120 s would leave callers hanging."""
@@ -51,11 +51,11 @@ class NatsSettings:
     user: str = ""
     password: str = ""
     token: str = ""
-    credentials_path: Path | None = None
-    nkey_seed_path: Path | None = None
-    tls_ca_path: Path | None = None
-    tls_certificate_path: Path | None = None
-    tls_key_path: Path | None = None
+    credentials_path: Path | str | None = None
+    nkey_seed_path: Path | str | None = None
+    tls_ca_path: Path | str | None = None
+    tls_certificate_path: Path | str | None = None
+    tls_key_path: Path | str | None = None
     tls_hostname: str = ""
     tls_first: bool = False
     connect_timeout_s: float = CONNECT_TIMEOUT_S
@@ -63,12 +63,16 @@ class NatsSettings:
     fast: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse URLs that could never be reached, before anybody waits for them.
+        """Refuse what cannot work, such as URLs that could never be reached, before anybody waits for it.
 
         Raises:
-            SettingsInvalid: a URL is malformed, or `servers` is no collection of URLs.
+            SettingsInvalid: a URL is malformed, `servers` is no collection of URLs, or a path, a time or a bound is none.
         """
         _check_servers(self.servers)
+        for name in ("credentials_path", "nkey_seed_path", "tls_ca_path", "tls_certificate_path", "tls_key_path"):
+            _check_path(name, getattr(self, name))
+        check_seconds("connect_timeout_s of NatsSettings", self.connect_timeout_s)
+        check_count("pending_bytes_max of NatsSettings", self.pending_bytes_max)
 
     @property
     def demands_tls(self) -> bool:
@@ -112,9 +116,9 @@ def read_login(settings: NatsSettings) -> Login:
     Raises:
         SettingsInvalid: the credentials file cannot be read.
     """
-    path = settings.credentials_path
-    if path is None:
+    if settings.credentials_path is None:
         return Login(settings.user, settings.password)
+    path = Path(settings.credentials_path)
     try:
         lines = path.read_text().split()
     except (OSError, UnicodeDecodeError) as exc:
@@ -138,6 +142,28 @@ def build_tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as exc:
         raise SettingsInvalid(f"the TLS files for NATS cannot be used: {exc}") from exc
     return context
+
+
+def is_count(value: object) -> bool:
+    """Whether something is a whole number, 0 or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def check_count(setting: str, value: object) -> None:
+    """Raise `SettingsInvalid` for a bound that is no whole number above 0; `setting` names it and what it belongs to."""
+    if not is_count(value) or not value:
+        raise SettingsInvalid(f"{setting} must be a whole number, 1 or more, not {describe_value(value)}")
+
+
+def check_seconds(setting: str, value: object) -> None:
+    """Raise `SettingsInvalid` for what is no time above 0, as `check_count`."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise SettingsInvalid(f"{setting} must be seconds, more than 0, not {describe_value(value)}")
+
+
+def _check_path(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, Path | str):
+        raise SettingsInvalid(f"{name} of NatsSettings must be the path of a file, not {describe_value(value)}")
 
 
 def _check_servers(servers: object) -> None:

@@ -43,6 +43,7 @@ from aether_nats.deliveries import Delivery, EventStored, Gap, Reset
 from aether_nats.event_subscription import EventSubscription
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
+from aether_nats.settings import check_count, check_seconds
 from aether_nats.streams import check_layout, ensure_streams
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.core.group import Now
@@ -84,6 +85,15 @@ class EventStoreSettings:
     writer: str = "event-store"
     timeout_s: float = 30.0
     actors_max: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work here, since it would come out with the first save.
+
+        Raises:
+            SettingsInvalid: names the setting and what is allowed.
+        """
+        check_seconds("timeout_s of EventStoreSettings", self.timeout_s)
+        check_count("actors_max of EventStoreSettings", self.actors_max)
 
 
 @dataclass(slots=True)

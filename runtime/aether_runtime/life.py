@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
 
-from aether_api.errors import PermanentError
+from aether_api.errors import PermanentError, SettingsInvalid, describe_value
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,12 @@ class Life:
         task.add_done_callback(_report_failure)
 
     async def stop(self, request_stop: Callable[[], None], *, timeout_s: float) -> None:
-        """Let the life end in order, cut it short after `timeout_s`, and raise what it failed with; harmless to repeat."""
+        """Let the life end in order, cut it short after `timeout_s`, and raise what it failed with; harmless to repeat.
+
+        Raises:
+            SettingsInvalid: `timeout_s` is no time; nothing happened.
+        """
+        _check_timeout(timeout_s)
         task = self._task
         if task is None:
             if not self.is_over:
@@ -89,6 +94,11 @@ class Life:
             await _end(task)
         if not task.cancelled():
             task.result()
+
+
+def _check_timeout(timeout_s: object) -> None:
+    if not isinstance(timeout_s, int | float) or isinstance(timeout_s, bool) or not timeout_s >= 0:
+        raise SettingsInvalid(f"timeout_s must be seconds, 0 or more, not {describe_value(timeout_s)}")
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -21,7 +21,7 @@ FACE = PROJECT / "runtime" / "aether_runtime" / "__init__.py"
 
 PUBLIC = [
     "ActorId", "ActorModel", "ActorVersion", "AetherError", "BusSettings", "Busy", "CommandClient", "CommitLog", "CommitTooLarge", "DesiredActor", "Disconnected", "Event",
-    "EventBus", "EventInvalid", "EventStore", "EventStoreSettings", "EventStored", "EventSubscription", "Gap", "InvalidEnvelope", "InvalidName", "Model", "ModelInvalid",
+    "EventBus", "EventInvalid", "EventStore", "EventStoreSettings", "EventStored", "EventSubscription", "Gap", "InvalidEnvelope", "InvalidName", "JetStreamError", "Model", "ModelInvalid",
     "NatsConnection", "NatsSettings", "NewEvent", "NoResponders", "OutcomeUnknown", "Overflow", "PayloadTooLarge", "PermanentError", "PermissionDenied", "PythonModel", "ReplayResult",
     "Reply", "ReplyEvent", "RequestTimeout", "Reset", "RetryableError", "Runtime", "RuntimeConfig", "RuntimeMessage", "RuntimePorts", "RuntimeSettings", "SettingsInvalid",
     "SnapshotStore", "Unreadable", "VMRegistry", "VersionConflictError", "VirtualMachine", "VmProvider", "build_model", "compile_python", "open_runtime", "parse_actor_id",

@@ -20,7 +20,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from aether_api.envelope import Commit, encode_event, join_events
-from aether_api.errors import Disconnected, EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, RetryableError, VersionConflictError
+from aether_api.errors import Disconnected, EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, RetryableError, SettingsInvalid, VersionConflictError
 from aether_api.identity import Epoch, parse_actor_id
 from aether_api.messages import format_time
 from aether_api.v1alpha1 import ActorModel
@@ -339,6 +339,12 @@ async def test_a_text_is_no_actor(rig: Rig) -> None:
             await call
 
 
+@pytest.mark.parametrize("setting", [{"timeout_s": "3"}, {"timeout_s": 0}, {"timeout_s": None}, {"timeout_s": math.nan}, {"actors_max": "10"}, {"actors_max": 0}])
+def test_a_setting_that_cannot_work_is_refused_before_there_is_a_store(setting: dict[str, Any]) -> None:
+    with pytest.raises(SettingsInvalid, match=f"{next(iter(setting))} of EventStoreSettings must be"):
+        EventStoreSettings(**setting)
+
+
 async def test_events_keep_their_own_times_in_order(rig: Rig) -> None:
     store = rig.build()
     await store.save_events(ALICE, [NewEvent("Opened", {}, time="2020-01-01T01:00:00+01:00"), NewEvent("Deposited", {}, time="2020-01-02T00:00:00Z")])
@@ -348,6 +354,9 @@ async def test_events_keep_their_own_times_in_order(rig: Rig) -> None:
         await store.save_event(ALICE, NewEvent("Deposited", {}, time="2999-01-01T12:00:00Z"))
     with pytest.raises(EventInvalid, match="RFC 3339"):
         await store.save_event(ALICE, NewEvent("Deposited", {}, time="yesterday"))
+    for moment in ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"):
+        with pytest.raises(EventInvalid, match="outside of the years 1 to 9999 in UTC"):
+            await store.save_event(ALICE, NewEvent("Deposited", {}, time=moment))
     before = format_time(time.time())
     await store.save_event(ALICE, deposited(1))
     times = [event.time for event in await store.get_events(ALICE)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -155,6 +156,14 @@ async def test_another_event_loop_is_refused_before_anything_happens(nats_server
         await asyncio.to_thread(asyncio.run, use_elsewhere())
         reply = await runtime.send_message(message("Deposit", {"amount": 5}))
         assert (reply.outcome, reply.version, runtime.is_leaving) == ("accepted", 2, False)
+
+
+async def test_a_stop_within_what_is_no_time_is_refused_and_stops_nothing(nats_server: EmbeddedServer) -> None:
+    async with opened(nats_server) as runtime, runtime:
+        for wrong in (cast("Any", "5"), -1, math.nan):
+            with pytest.raises(SettingsInvalid, match="timeout_s must be seconds, 0 or more"):
+                await runtime.stop(timeout_s=wrong)
+        assert (runtime.is_running, runtime.is_leaving) == (True, False)
 
 
 async def test_nodes_of_two_namespaces_share_a_server_and_nothing_else(nats_server: EmbeddedServer) -> None:

@@ -32,7 +32,14 @@ def test_what_can_work_is_taken() -> None:
     assert BusSettings(queue_max=1, queue_bytes_max=1, actors_max=1, compare_every_s=math.inf) != BusSettings()
 
 
-@pytest.mark.parametrize("known", [{ALICE: 1}, {"shop/account/alice": ActorVersion(1)}, {ALICE: ActorVersion(-3)}])
+@pytest.mark.parametrize("known", [{ALICE: 1}, {"shop/account/alice": ActorVersion(1)}, {ALICE: ActorVersion(-3)}, [ALICE], ALICE, {ALICE: None}])
 def test_what_is_known_is_known_as_versions_of_actors(known: Any) -> None:
     with pytest.raises(SettingsInvalid, match="known must map"):
         Start(known)
+
+
+@pytest.mark.parametrize("part", ["version", "sequence", "incarnation"])
+@pytest.mark.parametrize("value", ["1", 1.5, True, None, -2])
+def test_each_part_of_what_is_known_is_a_whole_number(part: str, value: Any) -> None:
+    with pytest.raises(SettingsInvalid, match="known must map"):
+        Start({ALICE: ActorVersion(**{"version": 1, part: value})})

@@ -47,6 +47,28 @@ def test_a_credentials_file_holds_a_user_with_a_password_or_what_the_nats_tools_
         read_login(NatsSettings(credentials_path=tmp_path / "nowhere"))
 
 
+def test_a_file_may_be_named_by_a_text(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.write_text("-----BEGIN NATS USER JWT-----\nabc\n")
+    assert read_login(NatsSettings(credentials_path=str(made))) == Login(credentials_path=made)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("credentials_path", 5, "the path of a file"),
+        ("tls_ca_path", b"ca.pem", "the path of a file"),
+        ("connect_timeout_s", "1", "seconds, more than 0"),
+        ("connect_timeout_s", 0, "seconds, more than 0"),
+        ("pending_bytes_max", "1", "a whole number, 1 or more"),
+        ("pending_bytes_max", 0, "a whole number, 1 or more"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_with_what_is_allowed(name: str, value: object, allowed: str) -> None:
+    with pytest.raises(SettingsInvalid, match=f"{name} of NatsSettings must be {allowed}"):
+        NatsSettings(**{name: value})  # type: ignore[arg-type]  # that is the point
+
+
 def test_an_unreadable_certificate_is_a_wrong_setting() -> None:
     with pytest.raises(SettingsInvalid, match="TLS files"):
         build_tls_context(NatsSettings(tls_ca_path=Path("/nowhere/ca.pem")))
