@@ -101,9 +101,9 @@ class CommandClient:
             InvalidName: `command` cannot be a subject's token, or `actor` is no `ActorId`.
             InvalidEnvelope: another argument is nothing that a command can carry; the message names it.
         """
-        self._connection.check_loop()
         id = choose_command_id(command_id)
         message = build_command(actor, command, payload, command_id=id, now_s=time.time(), timeout_s=timeout_s, expected_version=expected_version, dry_run=dry_run)
+        self._connection.check_loop()
         return await self._send_until(message, _Progress(time.monotonic() + timeout_s))
 
     async def send_durable(
@@ -127,9 +127,9 @@ class CommandClient:
             PermissionDenied: the server does not let the user store it, or hear answers; it is not stored.
             PermanentError, InvalidName, InvalidEnvelope: as `send`.
         """
-        self._connection.check_loop()
         id = choose_command_id(command_id)
         message = build_command(actor, command, payload, command_id=id, now_s=time.time(), timeout_s=timeout_s, expected_version=expected_version)
+        self._connection.check_loop()
         return await self._store(message, _Progress(time.monotonic() + timeout_s))
 
     async def _store(self, command: Command, progress: _Progress) -> DurableReceipt:

@@ -53,6 +53,9 @@ class ScriptedConnection:
         self.sent: list[tuple[str, bytes, bytes]] = []
         self.is_closed = False
 
+    def check_loop(self) -> None:
+        """There is one loop here."""
+
     def begin(self, exchange: Exchange, payload: bytes, headers: bytes, timeout_s: float) -> None:
         if self.at_once is not None:
             error, self.at_once = self.at_once, None
