@@ -182,8 +182,8 @@ def _check_arguments(actor: object, command_id: object, timeout_s: object) -> No
 
 
 def choose_command_id(command_id: str | None) -> str:
-    """Return the id that a caller chose, or a fresh one where he chose none; what is no id at all is refused with the command."""
-    return secrets.token_hex(16) if command_id is None or command_id == "" else command_id
+    """Return the id that a caller chose, or a fresh one for None; what is no id is refused with the command, an empty one, too: it is a variable that was not set."""
+    return secrets.token_hex(16) if command_id is None else command_id
 
 
 def check_version(argument: str, version: object) -> int:

@@ -51,7 +51,7 @@ class RuntimeMessage:
 
         Args:
             fields: the command's fields, or the JSON object that they are.
-            command_id: choose it yourself to repeat a command safely later; None or empty for a fresh one.
+            command_id: choose it yourself to repeat a command safely later; by default a fresh one.
 
         Raises:
             InvalidName: `command` could not be a subject's token, or `actor` is no `ActorId`.

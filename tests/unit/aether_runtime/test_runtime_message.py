@@ -55,6 +55,7 @@ WRONG_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"command_id": 0}, InvalidEnvelope, "command_id must be a text"),
     ({"command_id": UUID(int=7)}, InvalidEnvelope, "command_id must be a text, not UUID.*; write command_id='00000000-"),
     ({"command_id": "a\r\nAether-Dry-Run: true"}, InvalidEnvelope, "command_id must be 1 to 128 printable characters"),
+    ({"command_id": ""}, InvalidEnvelope, "command_id must be 1 to 128 printable characters, not ''"),
     ({"command_id": "x" * 129}, InvalidEnvelope, "command_id must be 1 to 128 printable characters"),
     ({"timeout_s": 0}, InvalidEnvelope, "timeout_s must be a number of seconds above 0, not 0"),
     ({"timeout_s": math.nan}, InvalidEnvelope, "timeout_s must be a number of seconds above 0, not nan"),
