@@ -14,7 +14,8 @@ import uvloop
 from aether_api.durable import DeadLetter
 from aether_api.errors import AetherError, InvalidEnvelope
 from aether_api.identity import ActorId
-from aether_cli.link import add_link_options, explain, open_link, parse_actor
+from aether_cli.link import EXIT_CODES, add_link_options, explain, open_link, parse_actor, read_options
+from aether_cli.output import write_line
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 
@@ -28,7 +29,7 @@ HELP = {
 
 def run(arguments: Sequence[str]) -> int:
     """Do one thing with dead letters; the exit code is 1 when it cannot be done."""
-    options = _build_parser().parse_args(arguments)
+    options = read_options(_build_parser(), arguments)
     try:
         lines = uvloop.run(_do(options))
     except AetherError as exc:
@@ -37,12 +38,12 @@ def run(arguments: Sequence[str]) -> int:
     if not lines:
         print(f"aether dead: {options.actor} has no dead letters in namespace {options.namespace}", file=sys.stderr)
     for line in lines:
-        print(line)
+        write_line(line)
     return 0
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="aether dead", description="Durable commands that were given up: look at them, run them again, or remove them.")
+    parser = argparse.ArgumentParser(prog="aether dead", description=f"Durable commands that were given up: look at them, run them again, or remove them. {EXIT_CODES}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|show|retry|drop")
     for verb, text in HELP.items():
         sub = verbs.add_parser(verb, help=text, description=text)

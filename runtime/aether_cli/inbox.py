@@ -13,7 +13,8 @@ import uvloop
 from aether_api.durable import InboxPosition, parse_durable
 from aether_api.errors import AetherError, InvalidEnvelope
 from aether_api.identity import ActorId
-from aether_cli.link import add_link_options, explain, open_link, parse_actor
+from aether_cli.link import EXIT_CODES, add_link_options, explain, open_link, parse_actor, read_options
+from aether_cli.output import write_line
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage
@@ -28,11 +29,12 @@ Line = dict[str, object]
 def run(arguments: Sequence[str]) -> int:
     """Print what waits, one JSON object a line; the exit code is 1 when it cannot be read."""
     parser = argparse.ArgumentParser(
-        prog="aether inbox", description="Print the durable commands that wait for an actor, and its reminders; without an actor, how many wait for whom. One JSON object a line."
+        prog="aether inbox",
+        description=f"Print the durable commands that wait for an actor, and its reminders; without an actor, how many wait for whom. One JSON object a line. {EXIT_CODES}",
     )
     parser.add_argument("actor", nargs="?", metavar="MODEL/ID", help="the actor, such as account/alice (default: all actors)")
     add_link_options(parser)
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
     try:
         lines = uvloop.run(_read(options))
     except AetherError as exc:
@@ -41,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     if not lines:
         print(f"aether inbox: nothing waits for {options.actor or 'any actor'} in namespace {options.namespace}", file=sys.stderr)
     for line in lines:
-        print(orjson.dumps(line).decode())
+        write_line(orjson.dumps(line).decode())
     return 0
 
 

@@ -14,7 +14,8 @@ import uvloop
 from aether_api.errors import AetherError
 from aether_api.identity import ActorId
 from aether_api.subjects import actor_status_subject, pods_status_subject
-from aether_cli.link import add_link_options, explain, open_link, parse_actor
+from aether_cli.link import EXIT_CODES, add_link_options, explain, open_link, parse_actor, read_options
+from aether_cli.output import write_line
 from aether_nats.pod_status import ask_pods
 
 if TYPE_CHECKING:
@@ -29,18 +30,18 @@ def run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="aether status",
         description="Ask the runtime pods what they do for an actor, and the log what it holds; without an actor, how the pods are and which actors "
-        "they hold that are neither ready nor asleep. Wakes no actor. One JSON object a line.",
+        f"they hold that are neither ready nor asleep. Wakes no actor. One JSON object a line. {EXIT_CODES}",
     )
     parser.add_argument("actor", nargs="?", metavar="MODEL/ID", help="the actor, such as account/alice (default: all pods)")
     add_link_options(parser)
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
     try:
         lines = uvloop.run(_read(options))
     except AetherError as exc:
         print(f"aether status: {explain(exc, options)}", file=sys.stderr)
         return 1
     for line in lines:
-        print(orjson.dumps(line).decode())
+        write_line(orjson.dumps(line).decode())
     if options.actor and not any("phase" in line for line in lines):
         print(f"aether status: no pod of namespace {options.namespace} holds {options.actor} now; if it may run, its next command activates it", file=sys.stderr)
     return 0

@@ -44,8 +44,39 @@ def test_a_field_without_name_or_value_is_wrong_usage(field: str, capsys: pytest
 
 
 def test_a_url_that_is_none_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    assert send.run(["account/alice", "Deposit", "--nats", "foo://bar"]) == 1
+    with pytest.raises(SystemExit) as ended:
+        send.run(["account/alice", "Deposit", "--nats", "foo://bar"])
+    assert ended.value.code == 2
     assert "'foo://bar' is not the URL of a NATS server" in capsys.readouterr().err
+
+
+WRONG_USAGE = [
+    ("send", ("alice", "Deposit"), "write MODEL/ID"),
+    ("send", ("account/a.b", "Deposit"), "id 'a.b' must be"),
+    ("send", ("account/alice", "Bad-Name"), "command 'Bad-Name' must"),
+    ("send", ("account/alice", "Deposit", "--id", ""), "command_id must be 1 to 128 printable characters, not ''"),
+    ("send", ("account/alice", "Deposit", "--durable", "--id", ""), "command_id must be 1 to 128 printable characters, not ''"),
+    ("send", ("account/alice", "Deposit", "--timeout", "-1"), "timeout_s must be a number of seconds above 0"),
+    ("send", ("account/alice", "Deposit", "--expect-version", "-1"), "expected_version must be a whole number"),
+    ("history", ("Account/alice",), "model 'Account' must be"),
+    ("history", ("account/alice", "--namespace", "a.b"), "namespace 'a.b' must be"),
+    ("inbox", ("alice",), "write MODEL/ID"),
+    ("inbox", ("--namespace", "a.b"), "namespace 'a.b' must be"),
+    ("status", ("account/",), "id '' must be"),
+    ("status", ("--namespace", "a.b"), "namespace 'a.b' must be"),
+    ("dead", ("list", "alice"), "write MODEL/ID"),
+    ("dead", ("retry", "account/alice", "--all", "--nats", "foo://bar"), "'foo://bar' is not the URL"),
+    ("demo", ("--commands", "-1"), "--commands must be at least 1, not -1"),
+    ("demo", ("--commands", "0"), "--commands must be at least 1, not 0"),
+]
+
+
+@pytest.mark.parametrize(("command", "arguments", "why"), WRONG_USAGE)
+def test_what_can_be_no_name_or_value_is_wrong_usage_of_any_command(command: str, arguments: Sequence[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main([command, *arguments])
+    assert ended.value.code == 2
+    assert why in capsys.readouterr().err
 
 
 def test_the_demo_names_a_folder_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
