@@ -26,10 +26,12 @@ from aether_api.errors import AetherError, InternalError
 from aether_api.identity import ActorId, parse_actor_id
 from aether_api.messages import Reply
 from aether_cli.main import EXIT_INTERRUPTED
+from aether_cli.output import write_line
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.settings import NatsSettings
+from aether_nats.streams import StreamLayout, read_layout
 
 NAMESPACE: Final = "default"
 OWNERS: Final = ("alice", "bob", "carol", "dave")
@@ -63,11 +65,16 @@ class Row:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the demo; the exit code is 0 only if every actor agrees with the log."""
-    parser = argparse.ArgumentParser(prog="aether demo", description="Run the bank example on this machine, kill the runtime, show that nothing is lost.")
+    parser = argparse.ArgumentParser(
+        prog="aether demo",
+        description="Run the bank example on this machine, kill the runtime, show that nothing is lost. Exit code: 0 if every actor agrees with the log, 1 if not, 2 wrong usage.",
+    )
     parser.add_argument("--folder", type=Path, default=Path("examples/bank"), help="folder of manifests (default: examples/bank)")
     parser.add_argument("--commands", type=int, default=400, help="how many deposits to send (default: 400)")
     parser.add_argument("--store", type=Path, help="keep JetStream's files in this folder")
     options = parser.parse_args(arguments)
+    if options.commands < 1:
+        parser.error(f"--commands must be at least 1, not {options.commands}")
     if not options.folder.is_dir():
         parser.error(f"--folder: {options.folder} is not a folder; run the demo where Aether's examples/ is, or name a folder with its manifests")
     try:
@@ -78,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("aether demo: interrupted; everything it started is ended", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print(build_table(rows))
+    write_line(build_table(rows))
     return 0 if all(row.agrees for row in rows) else 1
 
 
@@ -121,7 +128,10 @@ async def _play(options: argparse.Namespace, url: str, connection: NatsConnectio
             group.create_task(_kill_later(first), name="kill")
             second = await group.create_task(_start_again(runtime, first), name="second runtime")
         _say(f"the second runtime (process {second.pid}) has replayed; all {options.commands} deposits are acknowledged")
-        return [await _read_row(client, url, owner) for owner in OWNERS]
+        layout = await read_layout(connection, NAMESPACE)
+        if layout is None:
+            raise InternalError(f"namespace {NAMESPACE} has no streams after all these commands")
+        return [await _read_row(client, url, layout, owner) for owner in OWNERS]
 
 
 async def _start_again(runtime: _RuntimeProcess, first: asyncio.subprocess.Process) -> asyncio.subprocess.Process:
@@ -156,22 +166,21 @@ async def _send(client: CommandClient, owner: str, command: str, fields: dict[st
     return reply
 
 
-async def _read_row(client: CommandClient, url: str, owner: str) -> Row:
+async def _read_row(client: CommandClient, url: str, layout: StreamLayout, owner: str) -> Row:
     asked = await client.send(_actor(owner), "Open", {"owner": owner}, dry_run=True, timeout_s=START_TIMEOUT_S)
     balance = asked.state.get("balance", -1) if asked.state else -1
-    log_version, log_balance = await read_log(url, owner)
+    log_version, log_balance = await read_log(url, layout, owner)
     return Row(owner, asked.version, balance, log_version, log_balance)
 
 
-async def read_log(url: str, owner: str) -> tuple[int, int]:
-    """Return version and balance from the stream alone: plain nats-py, plain JSON, no code of the runtime."""
+async def read_log(url: str, layout: StreamLayout, owner: str) -> tuple[int, int]:
+    """Return version and balance from the stream alone, of which the layout only says which one it is: plain nats-py, plain JSON, no code of the runtime."""
     import nats
 
     client = await nats.connect(url)  # pyright: ignore[reportUnknownMemberType]  # nats-py leaves its options untyped
     try:
         js = client.jetstream()  # pyright: ignore[reportUnknownMemberType]  # likewise
-        subject = f"aether.{NAMESPACE}.evt.*.account.{owner}"
-        subscription = await js.subscribe(subject, stream=await js.find_stream_name_by_subject(subject.replace("*", str(_partition(owner)))), ordered_consumer=True)
+        subscription = await js.subscribe(layout.event_subject(_actor(owner)), stream=layout.event_stream(_actor(owner)), ordered_consumer=True)
         version = balance = 0
         while True:
             message = await subscription.next_msg(timeout=5)
@@ -182,13 +191,6 @@ async def read_log(url: str, owner: str) -> tuple[int, int]:
                 return version, balance
     finally:
         await client.close()
-
-
-def _partition(owner: str) -> int:
-    from aether_api.subjects import partition_of
-    from aether_nats.streams import PARTITIONS_DEFAULT
-
-    return partition_of(_actor(owner), PARTITIONS_DEFAULT)
 
 
 def _actor(owner: str) -> ActorId:
