@@ -28,7 +28,7 @@ from aether_runtime.background import Background
 from aether_runtime.backlog import Backlog
 from aether_runtime.clock import LoopClock
 from aether_runtime.command_feeds import CommandFeeds
-from aether_runtime.core.restarts import Failures, count_failure, note_ready
+from aether_runtime.core.restarts import Failures, count_failure, name_error, note_ready
 from aether_runtime.departure import Departure
 from aether_runtime.followers import Followers
 from aether_runtime.held import HeldActors
@@ -449,7 +449,7 @@ class Runtime(VmListener):
         logger.error("a VM failed and is started again", extra={logs.ACTOR_ID: str(actor)}, exc_info=error)
         self.followers.check_log()
         self._drop(vm)
-        failures = self._failures[actor] = count_failure(self._failures.get(actor), repr(error), self._loop.time())
+        failures = self._failures[actor] = count_failure(self._failures.get(actor), name_error(error), self._loop.time())
         self._paused.add(actor)
         self._loop.call_later(failures.pause_s, self._end_pause, actor, failures.count)
         if actor in self.registry.desired:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aether_runtime.core.restarts import RESTART_MAX_S, RESTART_MIN_S, SERVED_S, Failures, count_failure, note_ready
+from aether_runtime.core.restarts import RESTART_MAX_S, RESTART_MIN_S, SERVED_S, Failures, count_failure, name_error, note_ready
 
 
 def fail(times: int, *, served_s: float | None) -> list[float]:
@@ -32,3 +32,20 @@ def test_a_person_is_told_what_happened_and_when_it_goes_on() -> None:
     first = count_failure(None, "KeyError('x')", 0.0)
     assert first.describe() == "it failed: KeyError('x'); it is started again 1 s after that, and the log of its pod says more"
     assert ", 2 times in a row: " in count_failure(first, "KeyError('x')", 1.0).describe()
+
+
+def test_an_actor_may_fail_for_ever_without_an_end_of_its_pod() -> None:
+    failures = Failures(10**6, "broken")
+    assert (failures.pause_s, count_failure(failures, "broken", 0.0).count) == (RESTART_MAX_S, 10**6 + 1)
+
+
+def test_an_error_that_cannot_be_written_is_called_by_its_class() -> None:
+    class SpeechlessError(Exception):
+        def __repr__(self) -> str:
+            raise TypeError("no words")
+
+    class StrangeError(Exception):
+        def __repr__(self) -> str:
+            return "a lone \ud800"
+
+    assert [name_error(error) for error in (SpeechlessError(), StrangeError(), ValueError("x"))] == ["SpeechlessError", "a lone ?", "ValueError('x')"]
