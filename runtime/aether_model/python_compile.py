@@ -133,6 +133,11 @@ def _read_state_type(definition: type[PythonModel[Any]], findings: _Findings) ->
     if required:
         findings.problems.append(f"state {found.__name__}: {', '.join(required)} must have defaults: all defaults together are the initial state")
         return None
+    try:
+        found()
+    except Exception as exc:  # noqa: BLE001  # its `__post_init__` is the author's
+        findings.problems.append(f"state {found.__name__}: the initial state cannot be made of its defaults: {type(exc).__name__}: {exc}")
+        return None
     return found
 
 

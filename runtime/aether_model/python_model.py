@@ -99,7 +99,7 @@ class PythonRuntimeModel:
         """Say what a command does.
 
         Raises:
-            CommandFailed: the handler raised, or returned what no model may.
+            CommandFailed: the handler or the command's struct raised, or what was returned is what no model may.
         """
         handler = self.handlers.get(command.name)
         if handler is None:
@@ -108,6 +108,8 @@ class PythonRuntimeModel:
             fields = handler.decode(command.payload)
         except MALFORMED as exc:
             return Rejected(Reason.INVALID_COMMAND.value, _explain_payload(handler, exc))
+        except Exception as exc:  # a root, too: reading fields runs the author's `__post_init__`, of which msgspec takes ValueError and TypeError for a refusal
+            raise CommandFailed(f"command {command.name}: reading its fields raised {type(exc).__name__}: {exc}") from exc
         try:
             answer = handler.run(state, fields, _context_of(command)) if handler.wants_context else handler.run(state, fields)
             named = self.event_names.get(type(answer))
@@ -186,6 +188,8 @@ class PythonRuntimeModel:
             return self._decode_state(encoded)
         except MALFORMED as exc:
             raise InvalidEnvelope(f"not a state of model {self.name}: {exc}") from exc
+        except Exception as exc:  # a root, as in `decide`: a snapshot that the class refuses may be dropped, since the log holds everything
+            raise InvalidEnvelope(f"not a state of model {self.name}: reading it raised {type(exc).__name__}: {exc}") from exc
 
     def _read_answer(self, command: str, answer: object) -> Decision:
         """Read whatever is not one event, which is what most commands make."""

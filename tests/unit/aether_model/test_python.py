@@ -205,6 +205,77 @@ def test_an_event_that_cannot_be_read_is_invalid(counter: Model, data: bytes, sc
     assert str(caught.value).removeprefix("event Added, version 1: ").removeprefix("added ").startswith(words)
 
 
+class Below(StateFields, frozen=True):
+    total: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.total < 10, "ten is too much"
+
+
+class Reach(CommandFields, frozen=True):
+    total: int
+
+    def __post_init__(self) -> None:
+        if self.total < 0:
+            raise ValueError("it must not be negative")
+        {0: 1, 5: 6}[self.total]
+
+
+class Reached(EventFields, frozen=True):
+    total: int
+
+
+class Careful(PythonModel[Below]):
+    """Its structs look at themselves."""
+
+    name = "careful"
+
+    @handles
+    def reach(self, state: Below, command: Reach) -> Reached:
+        return Reached(command.total)
+
+    @applies
+    def reached(self, state: Below, event: Reached) -> Below:
+        return Below(event.total)
+
+
+def test_a_state_that_its_class_refuses_is_none_whatever_the_class_raises() -> None:
+    model = compile_python(Careful)
+    assert model.decode_state(b'{"total":9}') == Below(9)
+    with pytest.raises(InvalidEnvelope, match=r"^not a state of model careful: reading it raised AssertionError: ten is too much"):
+        model.decode_state(b'{"total":10}')
+
+
+def test_a_command_whose_struct_raises_fails_and_one_that_its_struct_refuses_is_rejected() -> None:
+    model = compile_python(Careful)
+    assert ask(model, "Reach", b'{"total":5}') == Emitted((DomainEvent("Reached", b'{"total":5}'),))
+    assert ask(model, "Reach", b'{"total":-1}') == Rejected("InvalidCommand", "Reach: it must not be negative")
+    with pytest.raises(CommandFailed, match=r"^command Reach: reading its fields raised KeyError: 1$"):
+        ask(model, "Reach", b'{"total":1}')
+
+
+class Void(StateFields, frozen=True):
+    total: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.total:
+            raise AssertionError("nothing is too little")
+
+
+class Hollow(PythonModel[Void]):
+    name = "hollow"
+
+    @handles
+    def ring(self, state: Void, command: Ring) -> None:
+        return None
+
+
+def test_a_class_whose_initial_state_cannot_be_made_is_refused() -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        compile_python(Hollow)
+    assert caught.value.problems == ("state Void: the initial state cannot be made of its defaults: AssertionError: nothing is too little",)
+
+
 class Sloppy(PythonModel[Count]):
     name = "sloppy"
 
