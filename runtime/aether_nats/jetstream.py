@@ -56,6 +56,9 @@ BATCH_BYTES_MAX: Final = 2 << 20
 SUBJECTS_IN_REQUEST_MAX: Final = 512
 """Subjects in one `multi_last`: the server refuses above 1,024 matches."""
 
+GONE_CURE: Final = "restore it from a backup, or let a runtime or the operator start, which makes it anew without what it held"
+"""What to do where a stream is gone that was there."""
+
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 _info_decoder = msgspec.json.Decoder(StreamInfo)
@@ -277,6 +280,8 @@ class JetStream:
         except JetStreamError as exc:
             if exc.error_code == ERROR_NO_MESSAGE:
                 return None
+            if exc.error_code == ERROR_STREAM_NOT_FOUND:  # as a Direct Get of it says: it may be restored, or made anew
+                raise StreamUnavailable(f"there is no stream {stream}; {GONE_CURE}") from exc
             raise
         return answer.stored()
 

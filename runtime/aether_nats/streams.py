@@ -11,17 +11,21 @@ per stream.
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from msgspec import structs
 
-from aether_api import subjects
+from aether_api import logs, subjects
 from aether_api.errors import JetStreamError, RetryableError, SettingsInvalid, StreamUnavailable
 from aether_api.identity import ActorId, ModelName, Namespace, check_name
 from aether_nats.connection import NatsConnection
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import ERROR_STREAM_EXISTS, ERROR_STREAM_NOT_FOUND, OWN_METADATA, Republish, StreamConfig, StreamInfo
+
+logger = logging.getLogger(__name__)
 
 PARTITIONS_DEFAULT: Final = 4
 """Event streams of a namespace: a replicated log is written four times in parallel, at little cost for a small tenant."""
@@ -102,6 +106,8 @@ class StreamLayout:
 async def ensure_streams(connection: NatsConnection, namespace: str, plan: StreamPlan | None = None) -> StreamLayout:
     """Make the streams of a namespace that are missing, and return the layout that is in force.
 
+    An event stream that is missing beside streams that are made after it was lost with its histories: it is made anew, and that is told as an error.
+
     Raises:
         SettingsInvalid: the plan cannot work, or a stream of our name is not ours.
         JetStreamError: the server refuses, for example for more replicas than it has nodes.
@@ -116,7 +122,7 @@ async def ensure_streams(connection: NatsConnection, namespace: str, plan: Strea
     layout = await _ensure_first(js, namespace, wanted)
     in_force = replace(wanted, partitions=layout.partitions)
     for partition in range(1, layout.partitions):
-        await _ensure(js, build_event_config(namespace, partition, in_force))
+        await _ensure(js, build_event_config(namespace, partition, in_force), namespace)
     await _ensure(js, build_snapshot_config(namespace, in_force))
     await _ensure_inbox(js, build_inbox_config(namespace, in_force))
     return layout
@@ -128,11 +134,23 @@ async def remake_inbox(connection: NatsConnection, namespace: str) -> bool:
     Raises:
         JetStreamError, RetryableError: as `ensure_streams`.
     """
+    return await _remake(connection, namespace, build_inbox_config)
+
+
+async def remake_snapshots(connection: NatsConnection, namespace: str) -> bool:
+    """Make the stream of snapshots anew, as `remake_inbox` does that of durable commands."""
+    return await _remake(connection, namespace, build_snapshot_config)
+
+
+async def _remake(connection: NatsConnection, namespace: str, build: Callable[[str, StreamPlan], StreamConfig]) -> bool:
     js = JetStream(connection, timeout_s=CREATE_TRY_S)
     events = await js.stream_info(subjects.event_stream(namespace, 0))
-    if events is None or await js.stream_info(subjects.inbox_stream(namespace)) is not None:
+    if events is None:
         return False
-    await _ensure(js, build_inbox_config(namespace, StreamPlan(replicas=events.config.num_replicas)))
+    config = build(namespace, StreamPlan(replicas=events.config.num_replicas))
+    if await js.stream_info(config.name) is not None:
+        return False
+    await _ensure(js, config)
     return True
 
 
@@ -220,19 +238,23 @@ async def _ensure_first(js: JetStream, namespace: str, plan: StreamPlan) -> Stre
     """Make or read the first event stream and return the layout that it fixes."""
     config = build_event_config(namespace, 0, plan)
     # Somebody else may have made it with another plan between our look and our try.
-    info = await _ensure(js, config) or await js.stream_info(config.name)
+    info = await _ensure(js, config, namespace) or await js.stream_info(config.name)
     if info is None:
         raise JetStreamError(404, ERROR_STREAM_NOT_FOUND, f"stream {config.name} was deleted while it was being made")
     return _read_layout(namespace, info)
 
 
-async def _ensure(js: JetStream, config: StreamConfig) -> StreamInfo | None:
-    """Make a stream unless it exists, with whatever configuration; returns what is there, None where somebody else makes it meanwhile."""
+async def _ensure(js: JetStream, config: StreamConfig, events_of: str = "") -> StreamInfo | None:
+    """Make a stream unless it exists, with whatever configuration; returns what is there, None where somebody else makes it meanwhile.
+
+    Args:
+        events_of: the namespace of an event stream, whose loss is told.
+    """
     connection, loop = js.connection, asyncio.get_running_loop()
     began_s = loop.time()
     while True:
         try:
-            return await _try_to_ensure(js, config)
+            return await _try_to_ensure(js, config, events_of)
         except RetryableError as exc:
             is_off = isinstance(exc, StreamUnavailable) and not connection.has_jetstream
             if is_off and loop.time() > began_s + NO_JETSTREAM_TIMEOUT_S:
@@ -242,17 +264,31 @@ async def _ensure(js: JetStream, config: StreamConfig) -> StreamInfo | None:
         await asyncio.sleep(CREATE_AGAIN_S)
 
 
-async def _try_to_ensure(js: JetStream, config: StreamConfig) -> StreamInfo | None:
+async def _try_to_ensure(js: JetStream, config: StreamConfig, events_of: str) -> StreamInfo | None:
     """Look first, since a stream that is there answers itself; making one takes the leader of all JetStream, without which a runtime must start."""
     info = await js.stream_info(config.name)
     if info is not None:
         return info
+    is_lost = bool(events_of) and await _is_lost(js, config.name, events_of)
+    if is_lost and (other := await js.stream_info(subjects.event_stream(events_of, 1))) is not None:
+        config = structs.replace(config, metadata={PARTITIONS_KEY: other.config.metadata.get(PARTITIONS_KEY, "")})  # the first one may have been lost, and another plan be ours
     try:
-        return await js.create_stream(config)
+        made = await js.create_stream(config)
     except JetStreamError as exc:
         if exc.error_code != ERROR_STREAM_EXISTS:
             raise
         return None
+    if is_lost:
+        logger.error(
+            "an event stream was gone and is made anew; the histories that it held are lost, and its actors begin anew", extra={logs.NAME: config.name, logs.NAMESPACE: events_of}
+        )
+    return made
+
+
+async def _is_lost(js: JetStream, stream: str, namespace: str) -> bool:
+    """Tell whether an event stream that is missing was there before: what is made after it is there, and after that was seen it still is missing."""
+    later = (subjects.snapshot_stream(namespace), subjects.inbox_stream(namespace))
+    return any([await js.stream_info(name) is not None for name in later]) and await js.stream_info(stream) is None
 
 
 async def _ensure_inbox(js: JetStream, config: StreamConfig) -> None:

@@ -73,6 +73,20 @@ async def test_streams_that_were_half_made_are_completed() -> None:
         assert len(await js.stream_names("aether.bank.>")) == 5
 
 
+@pytest.mark.parametrize("partition", [0, 1])
+async def test_an_event_stream_that_was_lost_is_not_made_anew_without_a_word(partition: int, caplog: pytest.LogCaptureFixture) -> None:
+    async with EmbeddedServer.start() as server, connected(server.url) as connection:
+        layout = await ensure_streams(connection, "bank", StreamPlan(partitions=2))
+        js = JetStream(connection)
+        assert not caplog.records
+        await js.delete_stream(layout.snapshot_stream)
+        await js.delete_stream(layout.event_streams[partition])
+        assert (await ensure_streams(connection, "bank", StreamPlan(partitions=5))).partitions == 2, "histories that are left stay where they are looked for"
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("ERROR", "an event stream was gone and is made anew; the histories that it held are lost, and its actors begin anew")
+    ]
+
+
 async def test_streams_that_are_there_are_only_read() -> None:
     """Making a stream takes the leader of all JetStream, and one that is there needs none: a runtime starts while that leader is away."""
     async with EmbeddedServer.start() as server, connected(server.url) as connection:
