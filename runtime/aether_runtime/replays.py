@@ -52,6 +52,11 @@ class ReplayWatch:
         return self._now().monotonic_s - self._began_s
 
     @property
+    def applying_s(self) -> float:
+        """Seconds since the try under way knew where to begin: what was spent on snapshots and on what could not be read is no measure of a replay."""
+        return self._now().monotonic_s - self._tried_s
+
+    @property
     def to_go(self) -> int:
         """Events that are not applied yet, as far as that is known."""
         return max(0, (self.target or 0) - self.version)
@@ -82,7 +87,7 @@ class ReplayWatch:
             return f"the log cannot be read now, trying again: {self.problem}"
         if self.target is None:
             return "reading the log"
-        return describe_progress(self.version - self.first, self.target - self.first, self._now().monotonic_s - self._tried_s)
+        return describe_progress(self.version - self.first, self.target - self.first, self.applying_s)
 
     def _show_now_and_then(self) -> None:
         now_s = self._now().monotonic_s

@@ -79,7 +79,7 @@ class VirtualMachine(Activation):
         self._history = replayed.history
         self.snapshot = SnapshotMark(replayed.snapshot_version, replayed.snapshot_n, replayed.snapshot_version, is_first=0 == replayed.snapshot_version < self.get_version())
         self.touched_s = self._services.now().monotonic_s
-        self._services.snapshotter.rate.note(self.snapshot.tail(self._history), took_s)
+        self._services.snapshotter.rate.note(self.snapshot.tail(self._history), watch.applying_s)
         self._tally.note_replay(replayed.events, took_s)
         self.took_over = replayed.writer not in ("", self._services.writer)
         if replayed.epoch > self.desired.epoch:

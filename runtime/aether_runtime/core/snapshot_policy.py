@@ -21,7 +21,8 @@ UNIT_DEFAULT_S: Final = 10e-6
 """Seconds of a unit before anything was measured."""
 
 NOTED_MIN: Final = 200
-"""Units of the smallest replay that is measured: below, round trips are all that would be seen."""
+"""Units of the smallest replay that is measured: below, round trips are all that would be seen. One that was faster than the average all the same tells that
+this is too slow, and counts as one of so many: with it snapshots come so often that no larger replay might ever correct it."""
 
 WEIGHT_UNITS: Final = 5_000
 """Units at which a replay counts for as much as everything before it."""
@@ -73,9 +74,9 @@ class ReplayRate:
 
     def note(self, replayed: Tail, took_s: float) -> None:
         """Take a replay into the average."""
-        if replayed.units < NOTED_MIN:
+        if replayed.units < NOTED_MIN and took_s >= self.estimate_s(replayed):
             return
-        weight = min(WEIGHT_MAX, replayed.units / WEIGHT_UNITS)
+        weight = min(WEIGHT_MAX, max(NOTED_MIN, replayed.units) / WEIGHT_UNITS)
         self.unit_s += weight * (took_s / replayed.units - self.unit_s)
 
     def estimate_s(self, tail: Tail) -> float:

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from aether_api.envelope import StoredCommit
-from aether_api.errors import Disconnected, PermissionDenied
+from aether_api.errors import Disconnected, PermissionDenied, RequestTimeout
 from aether_api.identity import ActorId
 from aether_api.v1alpha1 import ActorPhase
-from aether_runtime.adapters.memory import MemoryCommitLog
+from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
 from aether_runtime.core.group import Now
+from aether_runtime.core.snapshot_policy import UNIT_DEFAULT_S
+from aether_runtime.core.snapshots import SnapshotBody
 from aether_runtime.replays import SHOW_AFTER_S, SHOW_EVERY_S, Replays, ReplayWatch, describe_progress
 from tests.histories.bank import build_command
 from tests.histories.faults import FaultyCommitLog
@@ -137,6 +139,29 @@ async def test_a_replay_whose_log_may_not_be_read_waits_says_why_and_warns_seldo
     assert any("does not let this user publish" in message for message in told)
     assert told[-1] == "replayed 40 events"
     assert (tries, len([record for record in caplog.records if record.levelname == "WARNING" and record.name == "aether_runtime.vm_reading"])) == (20, 2)
+
+
+class SlowSnapshotStore(MemorySnapshotStore):
+    """Takes the time-out of a request for every question, and has no answer."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    async def read_kept(self, actor: ActorId, fold: str) -> AsyncGenerator[SnapshotBody]:
+        self.clock.elapsed_s += 5.0
+        raise RequestTimeout("no answer in 5 s")
+        yield
+
+
+async def test_time_that_was_spent_on_snapshots_is_none_of_the_rate_of_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.vm_reading.RETRY_S", 0.0)
+    events, clock = MemoryCommitLog(), Clock()
+    await fill(events)
+    pod = Pod("a", events, SlowSnapshotStore(clock), clock=clock)
+    await pod.start()
+    assert (pod.reports[-1].message, clock.elapsed_s) == ("replayed 40 events", 15.0)
+    assert pod.snapshotter.rate.unit_s <= UNIT_DEFAULT_S
 
 
 async def test_an_actor_whose_log_cannot_be_read_at_all_has_no_version() -> None:

@@ -58,6 +58,15 @@ def test_a_short_replay_says_nothing_of_the_rate_and_one_outlier_not_all() -> No
     assert rate.unit_s == pytest.approx(before * 5)
 
 
+def test_short_replays_mend_a_rate_that_is_far_too_slow() -> None:
+    rate = rate_of(0.02)
+    for _ in range(300):
+        rate.note(Tail(5, 5), 0.002)
+    assert rate.unit_s == pytest.approx(0.002 / 25, rel=0.1)
+    rate.note(Tail(0, 0), 0.0)
+    assert rate.unit_s == pytest.approx(0.002 / 25, rel=0.1)
+
+
 def test_tries_of_a_snapshot_that_is_too_large_get_rare() -> None:
     version, tries, rule = 500, 0, SnapshotRule(500, 1)
     while version < 1_000_000:
