@@ -29,6 +29,10 @@ _NEVER_S: Final = float("-inf")
 """One object for all VMs, of which a pod may hold 100,000."""
 
 
+WAITS_FOR_PERMIT: Final = "waits for a permit to replay"
+"""What is said of an actor before its replay begins."""
+
+
 def measure(waiting: Sequence[Waiting]) -> int:
     """Return how many bytes commands take while they wait for their answers."""
     return sum([len(item.command.payload) + COMMAND_BYTES for item in waiting])
@@ -55,7 +59,7 @@ class Activation:
         self.phase = ActorPhase.REPLAYING
         self.reason = "Replaying"
         self.replaying: ReplayWatch | None = None
-        self.message = ""
+        self.message = WAITS_FOR_PERMIT
         self.snapshot = SnapshotMark()
         self.took_over = False
         self.uses = UNUSED
@@ -133,6 +137,13 @@ class Activation:
         return self.phase is ActorPhase.QUARANTINED
 
     @property
+    def shown_version(self) -> int | None:
+        """The version that is told: during a replay, and where that ended in quarantine, the log's last; None while nobody knows."""
+        if self.replaying is not None:
+            return self.replaying.target
+        return None if self.phase is ActorPhase.REPLAYING else self.get_version()
+
+    @property
     def mailbox_depth(self) -> int:
         """How many commands wait to be decided."""
         return len(self._mailbox)
@@ -149,8 +160,9 @@ class Activation:
 
     def build_report(self, *, fenced_by: Epoch = NO_EPOCH) -> ActorReport:
         """Return how the actor is now."""
-        version = self.get_version() if self.replaying is None else self.replaying.target
-        return ActorReport(self.desired, self.phase, version, self.snapshot.version, build_label(self.model), self.reason, self.message, fenced_by, self.snapshot.problem)
+        return ActorReport(
+            self.desired, self.phase, self.shown_version, self.snapshot.version, build_label(self.model), self.reason, self.message, fenced_by, self.snapshot.problem
+        )
 
     # What it tells.
 

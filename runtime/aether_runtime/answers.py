@@ -47,6 +47,11 @@ def build_conflict(item: Waiting, version: int) -> Reply:
     return build_error(Reason.CONFLICT, message, command_id=item.command.id, version=version, retry_after_ms=MOVING_RETRY_MS)
 
 
+def build_quarantined(command_id: str, message: str, version: int | None) -> Reply:
+    """Return the answer to a command for an actor in quarantine, with the version that its status shows, if that is known."""
+    return build_error(Reason.QUARANTINED, message, command_id=command_id, version=-1 if version is None else version)
+
+
 def build_unknown(item: Waiting) -> Reply:
     """Return the answer to a command that may have been stored."""
     return build_late(item.command.id)

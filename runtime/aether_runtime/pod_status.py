@@ -84,8 +84,8 @@ class StatusAnswers:
 
     def _view_vm(self, vm: VirtualMachine) -> ActorView:
         report, message = vm.build_report(), vm.message
-        if vm.phase is ActorPhase.REPLAYING:
-            message = "waits for a permit to replay" if vm.replaying is None else vm.replaying.describe()
+        if vm.replaying is not None and vm.phase is ActorPhase.REPLAYING:
+            message = vm.replaying.describe()
         return _build_view(report, message, vm.mailbox_depth)
 
 

@@ -29,7 +29,7 @@ from aether_api.messages import build_error
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
 from aether_runtime.activation import Activation, measure
-from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_unknown, describe_quarantine, describe_replay, send
+from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_quarantined, build_unknown, describe_quarantine, describe_replay, send
 from aether_runtime.backlog import BACKLOG_BYTES_MAX
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
 from aether_runtime.core.history import Position
@@ -69,6 +69,7 @@ class VirtualMachine(Activation):
         Ends in Ready, Quarantined or (fenced) `on_ended`; after any other error `fail` is to be called. Cancel it to give up.
         """
         watch = self.replaying = ReplayWatch(self._services.now, self._show_replay)
+        self.message = watch.describe()
         try:
             with self._services.replays.following(watch):
                 replayed, took_s = await read_history(self.desired.actor, self.model, self._services, watch, permit)
@@ -98,7 +99,7 @@ class VirtualMachine(Activation):
         if self._stopping:
             send(waiting, build_moving(waiting.command.id))
         elif self.phase is ActorPhase.QUARANTINED:
-            send(waiting, build_error(Reason.QUARANTINED, self.message, command_id=waiting.command.id, version=self.get_version()))
+            send(waiting, build_quarantined(waiting.command.id, self.message, self.shown_version))
         elif len(self._mailbox) >= MAILBOX_MAX or (size > LARGE_BYTES and self._is_too_much(waiting)):
             self._refuse_busy(waiting, f"{len(self._mailbox)} commands wait for this actor already")
         elif not self._services.backlog.admit(size) and waiting.inbox is None:

@@ -98,7 +98,7 @@ async def test_what_is_not_there_is_none_and_a_missing_stream_an_error(fast: boo
         assert await js.multi_last("S", ["s.none"]) == []
         assert await js.stream_info("NONE") is None
         assert await js.delete_stream("NONE") is False
-        with pytest.raises(JetStreamError, match="10059"):
+        with pytest.raises(StreamUnavailable, match="there is no stream NONE; restore it from a backup"):
             await js.message_by_last("NONE", "s.a")
 
 

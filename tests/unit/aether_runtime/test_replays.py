@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -139,6 +140,18 @@ async def test_a_replay_whose_log_may_not_be_read_waits_says_why_and_warns_seldo
     assert any("does not let this user publish" in message for message in told)
     assert told[-1] == "replayed 40 events"
     assert (tries, len([record for record in caplog.records if record.levelname == "WARNING" and record.name == "aether_runtime.vm_reading"])) == (20, 2)
+
+
+async def test_an_actor_that_waits_for_a_permit_says_so_and_has_no_version() -> None:
+    events = MemoryCommitLog()
+    await fill(events)
+    pod = Pod("a", events)
+    vm = pod.build()
+    vm.take_model(vm.model)
+    vm.take_placement(replace(vm.desired, snapshot_every=7))
+    assert [(report.phase, report.version, report.message) for report in pod.reports] == [(ActorPhase.REPLAYING, None, "waits for a permit to replay")] * 2
+    await vm.start()
+    assert pod.reports[-1].version == EVENTS
 
 
 class SlowSnapshotStore(MemorySnapshotStore):

@@ -414,7 +414,8 @@ async def test_a_poison_event_quarantines_the_actor_and_names_it() -> None:
     assert "Stolen" in pod.reports[-1].message
     assert "sequence 2" in pod.reports[-1].message
     call = pod.send(vm, deposit("d1"))
-    assert (call.reply.outcome, call.reply.reason) == ("error", Reason.QUARANTINED)
+    assert (call.reply.outcome, call.reply.reason, call.reply.version) == ("error", Reason.QUARANTINED, pod.reports[-1].version)
+    assert call.reply.version == 2, "what the log holds, not how much of it could be applied"
     await vm.stop()
 
 
