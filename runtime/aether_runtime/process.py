@@ -1,6 +1,6 @@
 """Assembles one runtime process: connections, streams, adapters, probes; and ends it in order.
 
-SIGTERM and SIGINT say `leaving`, stop every VM (finish, snapshot), and close the connections. A second signal ends at once.
+SIGTERM and SIGINT say `leaving`, stop every VM (finish, snapshot), and close the connections. A second signal, of either kind, ends at once.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ from aether_runtime.settings import RuntimeSettings
 
 logger = logging.getLogger(__name__)
 
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+"""What ends the process in order, and at once when it comes again."""
+
 COLLECT_AFTER: Final = 50_000
 """Objects more than before at which the collector looks at the young ones: a second of commands instead of a hundredth."""
 
@@ -55,8 +58,8 @@ async def run_process(settings: RuntimeSettings, *, started: Callable[[Runtime],
     """
     async with open_runtime(settings) as runtime:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _on_signal, loop, number, runtime)
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, _on_signal, loop, runtime)
         logger.info("the runtime is up", extra={logs.POD: settings.pod_name, logs.NAMESPACE: settings.namespace, logs.POOL: settings.pool})
         calm_collector()
         await runtime.run(started=lambda: started(runtime))
@@ -153,11 +156,12 @@ def calm_collector() -> None:
     gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
 
 
-def _on_signal(loop: asyncio.AbstractEventLoop, number: int, runtime: Runtime) -> None:
-    """Stop in order; the next signal of this kind ends the process at once."""
+def _on_signal(loop: asyncio.AbstractEventLoop, runtime: Runtime) -> None:
+    """Stop in order; the next signal of either kind ends the process at once."""
     runtime.request_stop()
-    loop.remove_signal_handler(number)
-    signal.signal(number, _end_at_once)
+    for number in STOP_SIGNALS:
+        loop.remove_signal_handler(number)
+        signal.signal(number, _end_at_once)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:

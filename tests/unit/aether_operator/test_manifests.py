@@ -66,7 +66,8 @@ def test_the_runtime_is_told_who_and_where_it_is() -> None:
 
 def test_a_pod_leaves_within_its_grace_whatever_the_template_says_of_it() -> None:
     assert object_at(deployment(), "spec", "template", "spec")["terminationGracePeriodSeconds"] == 120
-    assert environment(deployment(podTemplate={"spec": {"terminationGracePeriodSeconds": 30}}))["AETHER_STOP_TIMEOUT"] == "25s"
+    leaving = {grace: environment(deployment(podTemplate={"spec": {"terminationGracePeriodSeconds": grace}}))["AETHER_STOP_TIMEOUT"] for grace in (1, 2, 3, 5, 6, 10, 12, 20, 30)}
+    assert leaving == {1: "250ms", 2: "500ms", 3: "1s", 5: "3s", 6: "4s", 10: "8s", 12: "10s", 20: "16s", 30: "25s"}, "two seconds are left for the rest where there are that many"
     named = {"spec": {"containers": [{"name": "runtime", "env": [{"name": "AETHER_STOP_TIMEOUT", "value": "5s"}]}]}}
     assert environment(deployment(podTemplate=named))["AETHER_STOP_TIMEOUT"] == "5s"
 

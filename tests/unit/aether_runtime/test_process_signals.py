@@ -21,6 +21,31 @@ time.sleep(30)
 """
 
 
+LEAVING: Final = """
+import asyncio, os, signal, sys
+from types import SimpleNamespace
+import uvloop
+from aether_runtime.process import STOP_SIGNALS, _on_signal
+
+async def leave():
+    loop, first = asyncio.get_running_loop(), asyncio.Event()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, _on_signal, loop, SimpleNamespace(request_stop=first.set))
+    os.kill(os.getpid(), int(sys.argv[1]))
+    await first.wait()
+    os.kill(os.getpid(), int(sys.argv[2]))
+    await asyncio.sleep(30)
+
+uvloop.run(leave())
+"""
+
+
+@pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)])
+def test_it_ends_a_process_that_leaves_whichever_of_both_came_first(first: signal.Signals, second: signal.Signals) -> None:
+    program = [sys.executable, "-c", LEAVING, str(int(first)), str(int(second))]
+    assert subprocess.run(program, timeout=20, check=False).returncode == -second
+
+
 def test_it_ends_the_process_by_that_signal() -> None:
     assert subprocess.run([sys.executable, "-c", PROGRAM], timeout=20, check=False).returncode == -signal.SIGTERM
 
