@@ -385,7 +385,7 @@ async def test_a_namespace_that_announces_nothing_is_compared(nats_server: Embed
 
 async def test_a_comparison_finds_what_no_announcement_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A route between servers may lose announcements without any sign; here the user is not allowed to hear them."""
-    monkeypatch.setattr("aether_nats.event_subscription.SETTLE_S", 0.01)
+    monkeypatch.setattr("aether_nats.stream_watch.SETTLE_S", 0.01)
     users = 'authorization { users = [ {user: all, password: p}, {user: deaf, password: p, permissions: {publish: ">", subscribe: {allow: ">", deny: "aether.shop.stored.account.alice"}}} ] }'
     async with EmbeddedServer.start(extra_config=users) as server:
         address = server.url.removeprefix("nats://")
@@ -399,7 +399,7 @@ async def test_a_comparison_finds_what_no_announcement_told(monkeypatch: pytest.
 @pytest.mark.parametrize("pattern", ["*", "account", "account/b*", "account/bob"])
 async def test_a_comparison_finds_an_actor_of_which_nothing_was_ever_heard(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
     """A route between servers may lose all announcements of an actor; here they are dropped as they come."""
-    monkeypatch.setattr("aether_nats.event_subscription.SETTLE_S", 0.01)
+    monkeypatch.setattr("aether_nats.stream_watch.SETTLE_S", 0.01)
     hear = NatsConnection.subscribe
 
     def hear_badly(self: NatsConnection, subject: str, callback: Callback, queue: str = "") -> Subscription:
@@ -420,7 +420,7 @@ async def test_a_comparison_finds_an_actor_of_which_nothing_was_ever_heard(monke
 
 
 async def test_a_comparison_tells_nothing_of_actors_that_were_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aether_nats.event_subscription.SETTLE_S", 0.01)
+    monkeypatch.setattr("aether_nats.stream_watch.SETTLE_S", 0.01)
     async with EmbeddedServer.start() as server, writing(server, plan=StreamPlan(partitions=1)) as journal, connected(server.url) as here:
         asked: list[bytes] = []
         journal.connection.subscribe("$JS.API.DIRECT.GET.>", lambda message: asked.append(message.payload))

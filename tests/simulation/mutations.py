@@ -24,6 +24,7 @@ from aether_nats.event_subscription import EventSubscription
 from aether_nats.inbox import Inbox
 from aether_nats.journal import Journal
 from aether_nats.schedules import Schedules
+from aether_nats.stream_watch import StreamWatch
 from aether_runtime import inbox as inboxes
 from aether_runtime.core.group import Group
 from aether_runtime.core.history import History
@@ -137,10 +138,11 @@ def _make_no_schedules(patch: MonkeyPatch) -> None:
 
 def _sweep_nothing_after_a_loss(patch: MonkeyPatch) -> None:
     patch.setattr(EventSubscription, "note_loss", lambda self: None)
-    patch.setattr(EventSubscription, "_plan", _plan_nothing)
+    patch.setattr(StreamWatch, "note_loss", lambda self: None)
+    patch.setattr(StreamWatch, "_plan", _plan_nothing)
 
 
-async def _plan_nothing(self: EventSubscription) -> None:
+async def _plan_nothing(self: StreamWatch) -> None:
     self._compare_at = self._loop.time() + 1000.0
 
 
