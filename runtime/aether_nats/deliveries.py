@@ -7,6 +7,7 @@ announcement is not newer: drop it; else a `Gap`. Nothing is dropped without a w
 - of an actor that was never heard of, the first announcement begins its position, if the commit before it is from before the
   subscription began (`begin`); else commits of it were missed, and that is a `Gap`, too;
 - a tombstone, or a commit of another incarnation, is a `Reset`: the versions before it are of a life that was purged;
+- an actor in another stream than before is a `Reset`, too: the streams were made anew with another number of partitions;
 - bytes that are no commit, or a commit whose versions do not follow, are `Unreadable`, as their actor is quarantined.
 
 The table of positions is bounded: beyond `actors_max` the actor that was quiet longest is forgotten, and the begin of its
@@ -71,7 +72,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The actor's history was purged or its stream was made anew: what was known of it is void, and versions count from 1 again."""
+    """The actor's history was purged, or its stream was made anew or restored from a backup: what was known of it is void, and versions count from 1 again."""
 
     actor: ActorId
     incarnation: int
@@ -117,8 +118,10 @@ class StreamMark:
         created: when it was made; another time means another stream of the same name.
         begin: the last sequence from before the subscription.
         forgotten_to: the highest position of an actor that was forgotten.
-        seen: the highest sequence that was announced or read.
-        announced_to: the highest sequence that was announced.
+        seen: the highest sequence that it is known to have had; stays while announcements may have been lost, as the proof that it is the same stream still.
+        seen_time: when that was stored, RFC 3339; empty if nobody said.
+        announced_to: the sequence that was announced last.
+        doubted: an announcement denied what is known of it, so what is announced waits until the log was asked.
         read_to: everything up to here was read, or is known to have been heard.
         lost: whether announcements may have been lost since; of a stream that came later all may.
         announced: whether the server announces what it stores.
@@ -134,7 +137,9 @@ class StreamMark:
     begin: int = 0
     forgotten_to: int = 0
     seen: int = 0
+    seen_time: str = ""
     announced_to: int = 0
+    doubted: bool = False
     read_to: int = 0
     lost: bool = True
     announced: bool = True
@@ -149,6 +154,11 @@ class StreamMark:
     def told_to(self) -> int:
         """Return the sequence up to which an actor that is not known was told of and forgotten, or is none of the subscription's."""
         return max(self.begin, min(self.forgotten_to, self.known_to()))
+
+    def note_seen(self, sequence: int, time: str) -> None:
+        """Note what stands in the stream and when it was stored, if nothing newer is known; what comes after a loss may be of another stream."""
+        if sequence >= self.seen and not self.lost:
+            self.seen, self.seen_time = sequence, time
 
     def note_read(self, first: int, last: int) -> None:
         """Note that everything from `first` to `last` was read, or heard; it counts where what lies before it was."""
@@ -171,6 +181,11 @@ class Position(NamedTuple):
     incarnation: int
     stream: StreamMark
 
+    @property
+    def is_reset(self) -> bool:
+        """Whether nothing is known of the actor any more."""
+        return not self.sequence and not self.version
+
 
 Step = Taken | Gap | Reset | Unreadable
 
@@ -189,19 +204,24 @@ class Positions:
         """Return the actor's position, if it was heard of."""
         return self._positions.get(actor)
 
-    def actors_of(self, stream: StreamMark) -> list[ActorId]:
-        """Return the actors of one stream that were heard of."""
-        return [actor for actor, position in self._positions.items() if position.stream is stream]
+    def actors_by_stream(self) -> dict[str, list[ActorId]]:
+        """Return the actors that were heard of, by the name of their stream."""
+        found: dict[str, list[ActorId]] = {}
+        for actor, position in self._positions.items():
+            found.setdefault(position.stream.name, []).append(actor)
+        return found
 
-    def is_newer(self, actor: ActorId, sequence: int) -> bool:
+    def is_newer(self, stream: StreamMark, actor: ActorId, sequence: int) -> bool:
         """Tell whether something at `sequence` moves the actor's position."""
         position = self._positions.get(actor)
-        return position is None or sequence > position.sequence
+        return position is None or position.stream is not stream or sequence > position.sequence
 
-    def contradicts(self, actor: ActorId, last_sequence: int, sequence: int) -> bool:
+    def contradicts(self, stream: StreamMark, actor: ActorId, last_sequence: int, sequence: int) -> bool:
         """Tell whether an announcement denies the actor's position, which only another log can."""
         position = self._positions.get(actor)
-        return position is not None and last_sequence < position.sequence < sequence
+        if position is None or position.is_reset:
+            return False
+        return position.stream is not stream or last_sequence < position.sequence < sequence
 
     def take(self, stream: StreamMark, actor: ActorId, last_sequence: int, commit: StoredCommit) -> list[Step]:
         """Decide what an announced commit means, in order, and move the position.
@@ -209,13 +229,12 @@ class Positions:
         Args:
             last_sequence: of the actor's commit before it, 0 for none.
         """
-        position = self._positions.get(actor)
+        position, steps = self._find(stream, actor, commit.incarnation)
         if position is not None and (commit.sequence <= position.sequence or last_sequence < position.sequence):
             return []
         self._move(actor, Position(commit.sequence, commit.last_version, commit.incarnation, stream))
         if commit.tombstone:
             return [Reset(actor, commit.incarnation)]
-        steps: list[Step] = []
         if position is not None and commit.incarnation != position.incarnation:
             steps.append(Reset(actor, commit.incarnation))
             position = position._replace(version=0)
@@ -226,15 +245,15 @@ class Positions:
 
     def take_unreadable(self, stream: StreamMark, actor: ActorId, sequence: int, reason: str) -> list[Step]:
         """Tell of something that is no commit, once."""
-        position = self._positions.get(actor)
+        position, steps = self._find(stream, actor, 0)
         if position is not None and sequence <= position.sequence:
             return []
         self._move(actor, Position(sequence, position.version if position else UNKNOWN_VERSION, position.incarnation if position else 0, stream))
-        return [Unreadable(actor, sequence, reason)]
+        return [*steps, Unreadable(actor, sequence, reason)]
 
     def take_head(self, stream: StreamMark, actor: ActorId, head: StoredCommit) -> list[Step]:
         """Decide what the actor's last commit, read from the log, means for what was announced so far."""
-        position = self._positions.get(actor)
+        position, steps = self._find(stream, actor, head.incarnation)
         if position is None:
             told_to = stream.told_to()
             if head.sequence <= told_to:
@@ -244,7 +263,6 @@ class Positions:
         if head.sequence <= position.sequence:
             return []
         self._move(actor, Position(head.sequence, head.last_version, head.incarnation, stream))
-        steps: list[Step] = []
         first = position.version + 1
         if head.incarnation != position.incarnation:
             steps.append(Reset(actor, head.incarnation))
@@ -267,10 +285,17 @@ class Positions:
 
     def reset_stream(self, stream: StreamMark) -> list[Step]:
         """Forget all positions of a stream that was made anew."""
-        forgotten = self.actors_of(stream)
+        forgotten = [actor for actor, position in self._positions.items() if position.stream is stream and not position.is_reset]
         for actor in forgotten:
             self._positions[actor] = Position(0, 0, 0, stream)
         return [Reset(actor, 0) for actor in forgotten]
+
+    def _find(self, stream: StreamMark, actor: ActorId, incarnation: int) -> tuple[Position | None, list[Step]]:
+        """Return the actor's position in a stream; one in another stream is void, which is told, since each actor lives in one alone."""
+        position = self._positions.get(actor)
+        if position is None or position.stream is stream:
+            return position, []
+        return Position(0, 0, incarnation, stream), [] if position.is_reset else [Reset(actor, incarnation)]
 
     def _move(self, actor: ActorId, position: Position) -> None:
         self._positions[actor] = position

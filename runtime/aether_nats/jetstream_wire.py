@@ -110,7 +110,7 @@ class StreamConfig(msgspec.Struct, frozen=True):
 
 
 class StreamState(msgspec.Struct, frozen=True):
-    """What a stream holds. `subjects` counts messages by subject, if it was asked for."""
+    """What a stream holds; `last_ts` is when its last message was stored. `subjects` counts messages by subject, if it was asked for."""
 
     messages: int = 0
     bytes: int = 0

@@ -92,8 +92,9 @@ class StreamWatch:
             if start.from_beginning:
                 self._sweeps.append(_Sweep(mark, 1, info.state.last_seq, mark.replicated))
             else:
-                mark.begin = mark.seen = mark.read_to = info.state.last_seq
+                mark.begin = mark.read_to = info.state.last_seq
             mark.lost = False
+            mark.note_seen(info.state.last_seq, info.state.last_ts)
             mark.hearing.begin(info.state.last_seq, self._loop.time())
         for actor, known in start.known.items():
             if self._pattern.matches(actor):
@@ -116,13 +117,15 @@ class StreamWatch:
 
     def take(self, actor: ActorId, message: Message) -> bool:
         """Take an announcement, or raise `InvalidEnvelope`; returns whether the log is to be asked what it means."""
-        stream, sequence, last_sequence = read_place(message)
+        stream, sequence, last_sequence, time = read_place(message)
         mark = self._mark_of(stream)
-        is_doubtful = sequence <= mark.announced_to or self.positions.contradicts(actor, last_sequence, sequence)
-        if is_doubtful:
-            self._suspect(mark, sequence)
-        mark.announced_to = max(mark.announced_to, sequence)
-        mark.seen = max(mark.seen, sequence)
+        is_denial = sequence <= mark.announced_to or self.positions.contradicts(mark, actor, last_sequence, sequence)
+        if is_denial and not mark.doubted:
+            self._doubt(mark, sequence)
+        mark.announced_to = sequence
+        if mark.doubted:
+            return True
+        mark.note_seen(sequence, time)
         mark.hearing.note(sequence)
         try:
             commit = decode_announced(sequence, message)
@@ -130,13 +133,14 @@ class StreamWatch:
             self._push(self.positions.take_unreadable(mark, actor, sequence, str(exc)))
         else:
             self._push(self.positions.take(mark, actor, last_sequence, commit))
-        return is_doubtful
+        return False
 
-    def _suspect(self, mark: StreamMark, sequence: int) -> None:
-        """The server announces a stream in order; one that goes back was perhaps made anew."""
+    def _doubt(self, mark: StreamMark, sequence: int) -> None:
+        """Leave what is announced of a stream to the log: the server announces in order, so one that goes back was perhaps made anew, or restored."""
+        logger.debug("a stream seems to have gone back", extra={logs.NAME: mark.name, logs.SEQUENCE: sequence})
         if not self._lost:
-            logger.debug("a stream seems to have gone back", extra={logs.NAME: mark.name, logs.SEQUENCE: sequence})
             self.note_loss()
+        mark.lost = mark.doubted = True
 
     def _mark_of(self, name: str) -> StreamMark:
         mark = self._marks.get(name)
@@ -161,7 +165,7 @@ class StreamWatch:
         if info is not None and mark.created in ("", info.created):
             return False
         self._begin_anew(mark)
-        mark.created = "" if info is None else info.created
+        mark.created, mark.announced_to = "" if info is None else info.created, 0
         self.note_loss()
         return True
 
@@ -190,8 +194,10 @@ class StreamWatch:
             await self._check(*self._checks[0])
             self._checks.popleft()
         elif self._stretches:
-            await self._judge(*self._stretches[0])
-            self._stretches.popleft()
+            stretch = self._stretches[0]
+            await self._judge(*stretch)
+            if self._stretches and self._stretches[0] is stretch:
+                self._stretches.popleft()
         elif self._suspects and self._suspects[0][2] <= now_s:
             mark, message, _ = self._suspects.popleft()
             self._take_heads(mark, [message])
@@ -204,16 +210,20 @@ class StreamWatch:
         except BaseException:
             self._lost = True
             raise
+        if self._lost:  # again, so what was read may be too old
+            return
         self._compare_at = self._loop.time() + self._settings.compare_every_s
         unfinished = {sweep.mark.name for sweep in self._sweeps}
         self._sweeps.clear()
         self._checks.clear()
+        known = self.positions.actors_by_stream()
         for mark, info in found:
             if mark.lost or not mark.announced or mark.name in unfinished:
                 self._sweep_anew(mark, info)
             else:
                 self._compare(mark, info.state.last_seq)
-            actors = self.positions.actors_of(mark)
+            mark.note_seen(info.state.last_seq, info.state.last_ts)
+            actors = known.get(mark.name, [])
             self._checks.extend((mark, actors[start : start + SUBJECTS_IN_REQUEST_MAX]) for start in range(0, len(actors), SUBJECTS_IN_REQUEST_MAX))
 
     def _compare(self, mark: StreamMark, last_sequence: int) -> None:
@@ -231,42 +241,61 @@ class StreamWatch:
     def _sweep_anew(self, mark: StreamMark, info: StreamInfo) -> None:
         """Read a stream from where something may be missing to its end, instead of all that was still to be read or judged of it."""
         first, end = mark.known_to() + 1, max(info.state.last_seq, mark.announced_to)
-        mark.read_to, mark.lost, mark.doubtful = first - 1, False, None
+        mark.read_to, mark.lost, mark.doubted, mark.doubtful = first - 1, False, False, None
         mark.hearing.begin(end, self._loop.time())
         self._stretches = deque(item for item in self._stretches if item[0] is not mark)
         if first <= end:
             self._sweeps.append(_Sweep(mark, first, end, mark.replicated))
 
     async def _read_streams(self) -> list[tuple[StreamMark, StreamInfo]]:
-        """Read how the streams are that the pattern covers; one that was made anew begins again."""
+        """Read how the streams are that the pattern covers; what is known of one that was made anew, or is gone, begins again."""
         found: list[tuple[StreamMark, StreamInfo]] = []
-        for name in await self._js.stream_names(event_streams_filter(self._pattern.tokens[0])):
+        listed = await self._js.stream_names(event_streams_filter(self._pattern.tokens[0]))
+        for name in dict.fromkeys([*listed, *self._marks]):
             with suppress(InvalidName):
-                if not matches_part(self._pattern.namespace, parse_event_stream(name)[0]):
-                    continue
-                seen = self._mark_of(name).seen  # before the question: what is announced meanwhile may be newer than the answer
-                info = await self._js.stream_info(name)
-                if info is not None:
-                    found.append((self._meet(name, info, seen), info))
+                if matches_part(self._pattern.namespace, parse_event_stream(name)[0]):
+                    mark = self._mark_of(name)
+                    info = await self._meet(mark)
+                    if info is not None:
+                        found.append((mark, info))
         return found
 
-    def _meet(self, name: str, info: StreamInfo, seen: int) -> StreamMark:
-        mark = self._mark_of(name)
+    async def _meet(self, mark: StreamMark) -> StreamInfo | None:
+        seen, announced_to = mark.seen, mark.announced_to  # before the question: what is announced meanwhile may be newer than the answer
+        info = await self._js.stream_info(mark.name)
+        if info is None:
+            self._begin_anew(mark)
+            self._marks.pop(mark.name, None)
+            return None
         mark.announced, mark.replicated = info.config.republish is not None, info.config.num_replicas > 1
         if not mark.announced and not mark.created:
             logger.warning("a namespace does not announce its events; they are found by comparison only", extra={logs.NAMESPACE: mark.namespace})
-        if mark.created not in ("", info.created) or info.state.last_seq < seen:
+        if mark.created not in ("", info.created) or info.state.last_seq < seen or await self._is_another(mark, info):
+            if mark.announced_to == announced_to and not mark.doubted:
+                mark.announced_to = 0
             self._begin_anew(mark)
         mark.created = info.created
-        return mark
+        return info
+
+    async def _is_another(self, mark: StreamMark, info: StreamInfo) -> bool:
+        """Tell whether a stream was restored from an older backup, and has grown beyond what was seen of it since: something else stands there then.
+
+        Asked after a loss alone: as long as everything is heard, a stream that goes back is heard to do so.
+        """
+        if not mark.lost or (info.state.last_seq == mark.seen and info.state.last_ts == mark.seen_time):
+            return False
+        found = await self._js.leader_message(mark.name, mark.seen) if mark.seen and mark.seen_time else None
+        return mark.doubted if found is None else found.time != mark.seen_time
 
     def _begin_anew(self, mark: StreamMark) -> None:
         """Reset what is known of a stream that is no longer there, or is another one."""
         logger.warning("a stream is gone, was made anew, or goes back", extra={logs.NAME: mark.name})
         self._missed.forget(mark.namespace)
-        mark.begin = mark.forgotten_to = mark.seen = mark.announced_to = mark.read_to = 0
-        mark.lost, mark.doubtful = True, None
+        mark.begin = mark.forgotten_to = mark.seen = mark.read_to = 0
+        mark.lost, mark.doubtful, mark.seen_time = True, None, ""
         mark.hearing.begin(0, self._loop.time())
+        self._suspects = deque(item for item in self._suspects if item[0] is not mark)
+        self._stretches = deque(item for item in self._stretches if item[0] is not mark)
         self._push(self.positions.reset_stream(mark))
 
     async def _take_sweep(self, sweep: _Sweep) -> None:
@@ -276,11 +305,13 @@ class StreamWatch:
             batch, pending = await self._js.read_batch(sweep.mark.name, subject, sweep.next_sequence, SWEEP_BATCH)
         else:
             batch = await self._js.multi_last(sweep.mark.name, [subject])  # one actor's last commit is known without a walk
+        if sweep.mark.lost:  # meanwhile, so it is planned anew, and this may be of a stream that is gone
+            return
         messages = [message for message in batch if message.sequence <= sweep.end]
         self._take_heads(sweep.mark, messages)
         if messages:
             sweep.next_sequence = messages[-1].sequence + 1
-            sweep.mark.seen = max(sweep.mark.seen, messages[-1].sequence)
+            sweep.mark.note_seen(messages[-1].sequence, messages[-1].time)
             sweep.mark.note_read(sweep.first, messages[-1].sequence)
         if not messages or not pending or sweep.next_sequence > sweep.end:
             self._end_sweep(sweep)
@@ -300,7 +331,10 @@ class StreamWatch:
 
     async def _judge(self, mark: StreamMark, stretch: Stretch) -> None:
         """Read a stretch of a stream unless everything in it was heard; what is known of it is passed over."""
-        if stretch.heard != await self._count_stored(mark, stretch):
+        stored = await self._count_stored(mark, stretch)
+        if mark.lost:  # meanwhile, so all that was not heard is read
+            return
+        if stretch.heard != stored:
             logger.warning("announcements were lost between servers; they are read from the log", extra={logs.NAME: mark.name, logs.SEQUENCE: stretch.end})
             self._sweeps.append(_Sweep(mark, stretch.start + 1, stretch.end))
         else:
@@ -318,9 +352,10 @@ class StreamWatch:
         """Compare the heads of some actors; what is newer may be on its way, so it is believed a moment later."""
         subjects = [event_filter(actor.namespace, mark.partition, actor.model, actor.id) for actor in actors]
         settled_s = self._loop.time() + SETTLE_S
-        for message in await self._js.multi_last(mark.name, subjects):
+        heads = await self._js.multi_last(mark.name, subjects)
+        for message in () if mark.lost else heads:  # meanwhile, so all are compared anew
             actor, _ = parse_event_subject(message.subject)
-            if self.positions.is_newer(actor, message.sequence):
+            if self.positions.is_newer(mark, actor, message.sequence):
                 self._suspects.append((mark, message, settled_s))
 
     def _take_heads(self, mark: StreamMark, messages: Sequence[StoredMessage]) -> None:
@@ -329,7 +364,7 @@ class StreamWatch:
         for message in messages:
             with suppress(InvalidName):
                 actor, _ = parse_event_subject(message.subject)
-                if self._pattern.matches(actor) and self.positions.is_newer(actor, message.sequence):
+                if self._pattern.matches(actor) and self.positions.is_newer(mark, actor, message.sequence):
                     self._take_head(mark, actor, message, heads)
         for actor, head in heads.items():
             self._push(self.positions.take_head(mark, actor, head))

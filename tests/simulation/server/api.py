@@ -163,6 +163,7 @@ def _describe(stream: Stream, subjects_filter: str) -> dict[str, Any]:
         "bytes": sum(len(message.payload) + len(message.lines) for message in messages),
         "first_seq": stream.first_sequence,
         "last_seq": stream.last_sequence,
+        "last_ts": messages[-1].time if messages else "",
         "num_subjects": len(stream.subjects),
     }
     if subjects_filter:

@@ -138,7 +138,7 @@ def test_after_something_unreadable_a_stranger_s_next_commit_is_taken() -> None:
 def test_an_announcement_that_denies_what_is_known_is_another_log_s() -> None:
     positions, mark = Positions(10), build_mark()
     positions.take(mark, A, 0, build_commit(5, 1, 5))
-    assert positions.contradicts(A, 3, 6)
+    assert positions.contradicts(mark, A, 3, 6)
     assert positions.take(mark, A, 3, build_commit(6, 4, 4)) == []
     assert positions.reset_stream(mark) == [Reset(A, 0)]
     assert positions.take(mark, A, 3, build_commit(6, 4, 4))[0] == Gap(A, 1, 3, 0, 3)
@@ -211,3 +211,39 @@ def test_with_too_few_positions_a_sweep_beside_live_announcements_still_tells_ev
     for actor in ACTORS:
         head = log.head(actor)
         assert told[actor] == set(range(1, head.last_version + 1 if head else 1))
+
+
+def test_an_actor_in_another_stream_than_before_begins_anew() -> None:
+    positions, old, new = Positions(10), build_mark(), StreamMark("AETHER_shop_EVT_1", "shop", 1)
+    positions.take(old, A, 9, build_commit(10, 5, 5))
+    assert positions.contradicts(new, A, 0, 1)
+    assert positions.is_newer(new, A, 3)
+    assert positions.take_head(new, A, build_commit(3, 3, 3)) == [Reset(A, 0), Gap(A, 1, 3, 0, 3)]
+    assert positions.take(new, A, 3, build_commit(4, 4, 4)) == [Taken(A, build_commit(4, 4, 4))]
+
+
+def test_what_was_reset_with_its_stream_is_not_reset_again_in_another() -> None:
+    positions, old, new = Positions(10), build_mark(), StreamMark("AETHER_shop_EVT_1", "shop", 1)
+    positions.take(old, A, 0, build_commit(10, 1, 1))
+    assert positions.reset_stream(old) == [Reset(A, 0)]
+    assert positions.reset_stream(old) == []
+    assert not positions.contradicts(new, A, 0, 1)
+    assert positions.take(new, A, 0, build_commit(1, 1, 1)) == [Taken(A, build_commit(1, 1, 1))]
+
+
+def test_actors_are_told_apart_by_their_streams_in_one_pass() -> None:
+    positions, marks = Positions(10), [StreamMark(f"AETHER_shop_EVT_{number}", "shop", number) for number in range(2)]
+    for number, actor in enumerate(ACTORS):
+        positions.take(marks[number % 2], actor, 0, build_commit(number + 1, 1, 1))
+    assert positions.actors_by_stream() == {"AETHER_shop_EVT_0": [ACTORS[0], ACTORS[2]], "AETHER_shop_EVT_1": [ACTORS[1]]}
+
+
+def test_what_comes_after_a_loss_does_not_take_the_place_of_what_was_seen_before() -> None:
+    mark = StreamMark("AETHER_shop_EVT_0", "shop", 0, lost=False)
+    mark.note_seen(5, "before")
+    mark.lost = True
+    mark.note_seen(7, "after")
+    assert (mark.seen, mark.seen_time) == (5, "before")
+    mark.lost = False
+    mark.note_seen(4, "older")
+    assert (mark.seen, mark.seen_time) == (5, "before")
