@@ -283,6 +283,11 @@ class Positions:
             self._move(actor, Position(sequence, known.version, known.incarnation, stream))
         return self.take_head(stream, actor, head)
 
+    def begin_known(self, stream: StreamMark, actor: ActorId, known: ActorVersion) -> list[Step]:
+        """Begin with what the caller knows of an actor whose log says nothing of it."""
+        self._move(actor, Position(known.sequence, known.version, known.incarnation, stream))
+        return []
+
     def reset_stream(self, stream: StreamMark) -> list[Step]:
         """Forget all positions of a stream that was made anew."""
         forgotten = [actor for actor, position in self._positions.items() if position.stream is stream and not position.is_reset]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,7 +21,7 @@ from aether_api.identity import ActorId, ModelName, Namespace
 from aether_api.subjects import event_filter, event_stream, event_streams_filter, parse_event_stream, parse_event_subject, partition_of
 from aether_nats.announcement import decode_announced, read_place
 from aether_nats.bus_settings import BusSettings, Start
-from aether_nats.deliveries import ActorVersion, Positions, Step, StreamMark
+from aether_nats.deliveries import ActorVersion, Positions, Step, StreamMark, Unreadable
 from aether_nats.hearing import Stretch
 from aether_nats.jetstream import SUBJECTS_IN_REQUEST_MAX, JetStream
 from aether_nats.jetstream_wire import StoredMessage, StreamInfo
@@ -383,4 +383,20 @@ class StreamWatch:
         journal = await self._missed.find_journal(actor.namespace)
         if journal is not None:
             mark = self._mark_of(event_stream(actor.namespace, partition_of(actor, journal.partitions)))
-            self._push(self.positions.take_known(mark, actor, known, await journal.read_head(actor)))
+            try:
+                self._push(self.positions.take_known(mark, actor, known, await journal.read_head(actor)))
+            except InvalidEnvelope:
+                await self._take_known_broken(mark, actor, known, journal.scan(actor, after_sequence=max(0, known.sequence - 1)))
+
+    async def _take_known_broken(self, mark: StreamMark, actor: ActorId, known: ActorVersion, found: AsyncIterator[Sequence[StoredCommit | Unreadable]]) -> None:
+        """Tell the same where the log ends with something that is no commit: the last that is one, and what stands behind it."""
+        head, behind = None, list[Unreadable]()
+        async for items in found:
+            for item in items:
+                if isinstance(item, Unreadable):
+                    behind.append(item)
+                else:
+                    head, behind = item, []
+        self._push(self.positions.take_known(mark, actor, known, head) if head is not None else self.positions.begin_known(mark, actor, known))
+        for item in behind:
+            self._push(self.positions.take_unreadable(mark, actor, item.sequence, item.reason))

@@ -371,6 +371,20 @@ async def test_what_cannot_be_read_is_told_with_its_place(nats_server: EmbeddedS
         assert [(item.actor, item.sequence) for item in items if isinstance(item, Unreadable)] == [(ALICE, 2), (BOB, 3)]
 
 
+@pytest.mark.parametrize("sequence", [0, 1])
+async def test_what_cannot_be_read_of_an_actor_that_is_known_is_told_as_well(nats_server: EmbeddedServer, sequence: int) -> None:
+    async with writing(nats_server, plan=StreamPlan(partitions=1)) as journal, connected(nats_server.url) as here:
+        await append_events(journal, ALICE, 3)
+        await journal.connection.request("aether.shop.evt.0.account.alice", b"no commit")
+        await journal.connection.request("aether.shop.evt.0.account.bob", b"no commit")
+        await append_events(journal, CAROL, 2)
+        known = {ALICE: ActorVersion(1, sequence), BOB: ActorVersion(1), CAROL: ActorVersion(1)}
+        async with EventBus(here).subscribe_to_event_stored("shop", known=known) as subscription:
+            items = await read(subscription, 4)
+            assert [(item.actor, item.from_version, item.to_version) for item in items if isinstance(item, Gap)] == [(ALICE, 2, 3), (CAROL, 2, 2)]
+            assert [(item.actor, item.sequence) for item in items if isinstance(item, Unreadable)] == [(ALICE, 4), (BOB, 5)]
+
+
 async def test_a_namespace_that_announces_nothing_is_compared(nats_server: EmbeddedServer) -> None:
     async with (
         writing(nats_server, plan=StreamPlan(partitions=1, broadcast=False)) as journal,
