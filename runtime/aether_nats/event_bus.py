@@ -11,7 +11,8 @@ the log where announcements cannot tell:
   was stored (`hearing`), which finds what was lost within the server's cluster, also of actors of which nothing was ever heard; a
   namespace that announces nothing (`broadcast: off`) is swept then.
 
-Both happen only while the subscriber asks for the next item: there is no task, and nothing runs for one that went away.
+Both happen only while the subscriber asks for the next item. One step that is under way when it gives up its wait goes on to its end (`errand`), and ends with
+the subscription at the latest; beyond that nothing runs for one that went away.
 
     bus = EventBus(connection)
     async with bus.subscribe_to_event_stored("shop", ["Deposited"], "account/*") as subscription:
@@ -80,7 +81,7 @@ class EventBus:
             yield subscription
         finally:
             self._subscriptions.discard(subscription)
-            subscription.close()
+            await subscription.end()
 
     def fetch_missed(self, gap: Gap) -> AsyncIterator[EventStored | Unreadable]:
         """Read the events of a gap from the log, in order, of all types."""

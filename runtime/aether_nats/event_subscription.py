@@ -1,7 +1,7 @@
 """One subscription to stored events: a bounded queue that announcements fill, and the looks into the log (`stream_watch`) that mend it.
 
 Announcements are taken in the connection's read loop: a position is compared, and the commit is queued undecoded. All that
-waits happens in `__anext__`, on behalf of the subscriber. When the queue is full, commits are counted and left where they
+waits happens on behalf of the subscriber, while `__anext__` waits or in a task that outlives a wait which is given up. When the queue is full, commits are counted and left where they
 are, positions stay, and the subscriber is told `Overflow`, then what it missed, as gaps.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from functools import lru_cache
 from math import inf
 from typing import Final
@@ -22,6 +23,7 @@ from aether_api.subjects import parse_stored_subject, stored_filter
 from aether_nats.bus_settings import BusSettings, Start
 from aether_nats.connection import Subscription
 from aether_nats.deliveries import Delivery, EventStored, Gap, Overflow, Step, Taken, Unreadable, read_events
+from aether_nats.errand import Errand
 from aether_nats.jetstream import JetStream
 from aether_nats.message import Message
 from aether_nats.missed import GapReading, MissedReader
@@ -65,6 +67,8 @@ class EventSubscription:
         self._retry_at = 0.0
         self._warn_at: float | None = None
         self._closed = False
+        self._looking = Errand("look into the log", self._wake)
+        self._reading: GapReading | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = 0.0
@@ -84,10 +88,20 @@ class EventSubscription:
     def close(self) -> None:
         """End the subscription; a subscriber that waits is released."""
         self._closed = True
+        self._looking.cancel()
         if self._subscription is not None:
             self._subscription.unsubscribe()
         self._stop_alarm()
         self._wake()
+
+    async def end(self) -> None:
+        """Close it, and end what is under way for a subscriber that gave up its wait; `EventBus` calls it."""
+        self.close()
+        await self._looking.end()
+        if self._reading is not None:  # what follows comes after what is not read any more
+            self._ready.clear()
+            self._queue.clear()
+        await self.end_reading()
 
     def note_loss(self) -> None:
         """Look into the log soon: from here on announcements may have been lost, whatever is announced until then."""
@@ -102,29 +116,48 @@ class EventSubscription:
         """Return what yields every event in order, those of gaps read from the log, with resets and what is unreadable; see `CompleteEvents`."""
         return CompleteEvents(self)
 
-    async def read_gap(self, gap: Gap, reading: GapReading | None) -> tuple[EventStored | Unreadable | None, GapReading | None]:
-        """Return the next of the gap that was told last, for `CompleteEvents`, and what reads on; nothing where there is no more, or where the log had to be waited for.
+    async def read_gap(self, gap: Gap) -> EventStored | Unreadable | None:
+        """Return the next of the gap that was told last, for `CompleteEvents`; None where there is no more, or where the log had to be waited for.
 
-        What is left of the gap stands before all other items, so that whoever goes on, in whatever way, goes on there.
+        What is left of the gap stands before all other items, so that whoever goes on, in whatever way, goes on there. It is read in a task, which goes on
+        where the wait is given up.
         """
         self._ready.appendleft(gap)
-        if reading is None or reading.rest is not gap:
-            reading = GapReading(gap, self._missed.read(gap, self._types))
+        if self._reading is None or self._reading.rest is not gap or self._reading.has_failed:
+            await self.end_reading()
+            self._reading = GapReading(gap, self._read_missed(gap), self._wake)
+        reading = self._reading
         try:
-            found = await anext(reading.items, None)
+            while not reading.is_ready():
+                await self._wait()
         except RetryableError as exc:
-            if isinstance(exc, StreamUnavailable) and await self._watch.is_void(gap.actor):
-                self._ready.popleft()
-            else:
-                await self._wait_for_log(gap, exc)
-            return None, None
+            await self._wait_for_log(gap, exc)
+            return None
+        if not self._ready or self._ready[0] is not gap:
+            return None
         self._ready.popleft()
         self._warn_at = None
-        if found is None:
-            return None, None
-        if (rest := reading.pass_over(found)) is not None:
+        found = reading.take()
+        if found is not None and (rest := reading.pass_over(found)) is not None:
             self._ready.appendleft(rest)
-        return found, reading
+        return found
+
+    async def end_reading(self) -> None:
+        """End the reading of the gap that was told last; what is left of it is told to whoever goes on."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            await reading.aclose()
+
+    async def _read_missed(self, gap: Gap) -> AsyncGenerator[EventStored | Unreadable]:
+        """Read a gap; where its stream is gone, or another one has its name, all goes on without the rest of it."""
+        try:
+            async with aclosing(self._missed.read(gap, self._types)) as items:
+                async for item in items:
+                    yield item
+        except StreamUnavailable:
+            if not await self._watch.is_void(gap.actor):
+                raise
+            self._look_soon()
 
     async def _wait_for_log(self, gap: Gap, error: RetryableError) -> None:
         """Wait until the log may be tried again; who closes the subscription meanwhile waits for nothing more."""
@@ -160,8 +193,8 @@ class EventSubscription:
                 dropped, self._dropped = self._dropped, 0
                 self.note_loss()
                 return Overflow(dropped)
-            elif not await self._look():
-                await self._wait(max(self._watch.find_next(), self._retry_at))
+            else:
+                await self._wait_or_look()
 
     def _unpack(self, step: Step) -> None:
         if isinstance(step, Taken):
@@ -203,11 +236,18 @@ class EventSubscription:
         self._retry_at = 0.0
         self._wake()
 
-    async def _look(self) -> bool:
-        """Take one step of what is to be looked for in the log; returns whether there was one."""
-        now_s = self._loop.time()
-        if now_s < self._retry_at or not self._watch.is_due(now_s):
-            return False
+    async def _wait_or_look(self) -> None:
+        """Wait for an announcement, or for what is found in the log, if a look is due or under way."""
+        if not self._looking.is_over():
+            return await self._wait()
+        at_s = max(self._watch.find_next(), self._retry_at)
+        if at_s > self._loop.time():
+            return await self._wait(at_s)
+        self._looking.begin(self._look())
+        return await self._wait()
+
+    async def _look(self) -> None:
+        """Take one step of what is to be looked for in the log."""
         try:
             await self._watch.step()
         except RetryableError as exc:
@@ -215,16 +255,15 @@ class EventSubscription:
                 raise
             logger.debug("the log cannot be compared now", extra={logs.REASON: str(exc)})
             self._retry_at = self._loop.time() + max(RETRY_S, exc.retry_after_s)
-        return True
 
-    async def _wait(self, at_s: float) -> None:
-        """Wait for an announcement, a loss, the end, or a time.
+    async def _wait(self, at_s: float | None = None) -> None:
+        """Wait for an announcement, a loss, something from the log, the end, or a time.
 
         The alarm stays from one wait to the next: most end with an announcement, and the next look is as far away as before.
         """
         if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("another task waits for this subscription already")
-        if self._alarm is None or self._alarm_s != at_s:
+        if at_s is not None and (self._alarm is None or self._alarm_s != at_s):
             self._stop_alarm()
             self._alarm, self._alarm_s = self._loop.call_at(at_s, self._ring), at_s
         self._waiter = self._loop.create_future()
@@ -248,7 +287,7 @@ class CompleteEvents(AsyncIterator[Delivery]):
     """Every event in order, those of gaps read from the log, with resets and what is unreadable; `EventSubscription.complete` makes it.
 
     Nothing is yielded twice or skipped, whatever ends a wait: `anext` may be cancelled and called again, a loop may be left and another one begun, and while
-    NATS does not answer it waits, as a plain subscription does. Of a gap whose commits a purge takes meanwhile the rest is left out, and a `Reset` follows.
+    NATS does not answer it waits, as a plain subscription does. Of a gap whose commits a purge takes meanwhile, what was not read yet is left out, and a `Reset` follows.
 
     Raises:
         Disconnected: the connection was closed.
@@ -257,7 +296,6 @@ class CompleteEvents(AsyncIterator[Delivery]):
 
     def __init__(self, subscription: EventSubscription) -> None:
         self._subscription = subscription
-        self._reading: GapReading | None = None
 
     async def __anext__(self) -> Delivery:
         """Return the next item; waits for it."""
@@ -266,8 +304,7 @@ class CompleteEvents(AsyncIterator[Delivery]):
             if isinstance(item, EventStored):
                 return item
             if isinstance(item, Gap):
-                reading, self._reading = self._reading, None  # one whose wait is cancelled has ended
-                found, self._reading = await self._subscription.read_gap(item, reading)
+                found = await self._subscription.read_gap(item)
                 if found is not None:
                     return found
             elif not isinstance(item, Overflow):
@@ -275,9 +312,7 @@ class CompleteEvents(AsyncIterator[Delivery]):
 
     async def aclose(self) -> None:
         """End the reading of the gap that was told last, as `contextlib.aclosing` does; what is left of it is told to whoever goes on."""
-        reading, self._reading = self._reading, None
-        if reading is not None:
-            await reading.items.aclose()
+        await self._subscription.end_reading()
 
 
 @lru_cache(ACTORS_CACHED)

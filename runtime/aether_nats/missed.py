@@ -7,18 +7,24 @@ commit after the known sequence.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Final
 
 from aether_api.commit_index import inner_blocks
 from aether_api.envelope import StoredCommit
 from aether_api.errors import InvalidEnvelope
 from aether_api.identity import ActorId
 from aether_nats.deliveries import EventStored, Gap, Unreadable, read_events
+from aether_nats.errand import Errand
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_nats.streams import read_layout
+
+READ_AHEAD_MAX: Final = 32
+"""Events of a gap that are read before they are asked for: few enough to be held, and a task for so many costs little."""
 
 
 class MissedReader:
@@ -65,18 +71,59 @@ class MissedReader:
 
 
 class GapReading:
-    """A gap that is being read from the log.
+    """A gap that is being read from the log, a little ahead of who asks for it.
 
     Attributes:
-        rest: what of it was not yielded yet.
-        items: yields that.
+        rest: what of it was not taken yet.
+        has_failed: it cannot go on; another one may.
     """
 
-    __slots__ = ("items", "rest")
+    def __init__(self, gap: Gap, items: AsyncGenerator[EventStored | Unreadable], wake: Callable[[], None]) -> None:
+        """Make one that begins when it is asked for the first time.
 
-    def __init__(self, gap: Gap, items: AsyncGenerator[EventStored | Unreadable]) -> None:
+        Args:
+            items: yields what lies in the gap.
+            wake: called when there is something to take.
+        """
         self.rest = gap
-        self.items = items
+        self.has_failed = False
+        self._items = items
+        self._wake = wake
+        self._found: deque[EventStored | Unreadable] = deque()
+        self._has_all = False
+        self._errand = Errand(f"gap of {gap.actor}", wake)
+
+    def is_ready(self) -> bool:
+        """Tell whether there is something to take, or nothing more; reads on where neither is known.
+
+        Raises:
+            AetherError: the gap cannot be read further, see `MissedReader.read`.
+        """
+        if self._found:
+            return True
+        self.has_failed = True
+        is_over = self._errand.is_over()
+        self.has_failed = False
+        if is_over and not self._found and not self._has_all:
+            self._errand.begin(self._read_on())
+        return bool(self._found) or (is_over and self._has_all)
+
+    def take(self) -> EventStored | Unreadable | None:
+        """Return the next item, None after the last; it must be ready."""
+        return self._found.popleft() if self._found else None
+
+    async def aclose(self) -> None:
+        """End it."""
+        await self._errand.end()
+        await self._items.aclose()
+
+    async def _read_on(self) -> None:
+        async for item in self._items:
+            self._found.append(item)
+            self._wake()
+            if len(self._found) >= READ_AHEAD_MAX:
+                return
+        self._has_all = True
 
     def pass_over(self, found: EventStored | Unreadable) -> Gap | None:
         """Move the rest on behind what was found, and return it; None if nothing can follow."""

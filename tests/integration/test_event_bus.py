@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from msgspec.structs import replace
@@ -296,6 +296,33 @@ async def test_what_a_replica_that_is_behind_does_not_have_is_read_once_more(nat
             seen = await read_complete(subscription, {parse_actor_id("shop", "account", f"old{number}"): 1 for number in range(6)})
     assert all(versions == [1] for versions in seen.values()), "and only that"
     assert answers == [1, 3]
+
+
+async def test_looks_into_the_log_that_take_longer_than_each_wait_are_taken_all_the_same(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Far(JetStream):
+        """Each question takes longer than a poll."""
+
+        async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int, **bounds: int) -> tuple[list[StoredMessage], int]:
+            await asyncio.sleep(0.05)
+            return await super().read_batch(stream, subject, first_sequence, count, **bounds)
+
+        async def stream_info(self, stream: str, *, subjects_filter: str = "") -> StreamInfo | None:
+            await asyncio.sleep(0.05)
+            return await super().stream_info(stream, subjects_filter=subjects_filter)
+
+    monkeypatch.setattr("aether_nats.event_bus.JetStream", Far)
+    async with writing(nats_server, plan=StreamPlan(partitions=1)) as journal, connected(nats_server.url) as here:
+        actors = await append_to_many(journal, "old", 6)
+        async with EventBus(here).subscribe_to_event_stored("shop", from_beginning=True) as subscription:
+            subscription.note_loss()
+            told: set[ActorId] = set()
+            async with asyncio.timeout(PATIENCE_S):
+                while len(told) < len(actors):
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(0.01):
+                            item = await anext(subscription)
+                            assert isinstance(item, Gap)
+                            told.add(item.actor)
 
 
 async def test_who_was_forgotten_is_told_of_once_while_all_is_heard(nats_server: EmbeddedServer) -> None:

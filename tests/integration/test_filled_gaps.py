@@ -17,7 +17,7 @@ from aether_nats.event_bus import EventBus
 from aether_nats.event_subscription import EventSubscription
 from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
-from aether_nats.missed import MissedReader
+from aether_nats.missed import READ_AHEAD_MAX, MissedReader
 from aether_nats.streams import StreamPlan, ensure_streams
 from tests.histories.cluster import connected
 from tests.histories.commits import append_broken, append_events
@@ -38,6 +38,12 @@ async def writing(server: EmbeddedServer) -> AsyncGenerator[Journal]:
     async with connected(server.url) as connection:
         layout = await ensure_streams(connection, "shop", StreamPlan(partitions=1))
         yield Journal(JetStream(connection), layout.partitions)
+
+
+async def take_and_close(subscription: EventSubscription, count: int) -> list[Delivery]:
+    """Return so many items, and end the reading of the gap that they are from."""
+    async with aclosing(subscription.complete()) as events, asyncio.timeout(PATIENCE_S):
+        return [await anext(events) for _ in range(count)]
 
 
 async def take(subscription: EventSubscription, count: int) -> list[Delivery]:
@@ -101,7 +107,7 @@ async def test_of_a_gap_that_is_purged_meanwhile_the_rest_is_left_out_and_a_rese
     async with writing(nats_server) as journal, connected(nats_server.url) as here:
         await append_events(journal, ALICE, 10)
         async with EventBus(here).subscribe_to_event_stored("shop", known=KNOWN) as subscription:
-            assert versions_of(await take(subscription, 5)) == [1, 2, 3, 4, 5]
+            assert versions_of(await take_and_close(subscription, 5)) == [1, 2, 3, 4, 5]
             await journal.purge(ALICE, epoch=Epoch(2), writer="operator")
             await append_events(journal, ALICE)
             items = await take(subscription, 2)
@@ -131,7 +137,7 @@ async def test_a_stream_that_is_deleted_holds_up_no_other_namespace_and_is_told_
         await append_events(journal, ALICE, 3)
         await append_events(zoo, zoe, 2)
         async with EventBus(here).subscribe_to_event_stored(from_beginning=True) as subscription:
-            assert versions_of(await take(subscription, 1)) == [1]
+            assert versions_of(await take_and_close(subscription, 1)) == [1]
             await js.delete_stream("AETHER_shop_EVT_0")
             items = await take(subscription, 3)
             assert {(item.actor, item.version) for item in items if isinstance(item, EventStored)} == {(zoe, 1), (zoe, 2)}
@@ -166,8 +172,10 @@ async def test_what_fails_in_the_middle_of_a_gap_is_read_again_from_there(nats_s
             assert versions_of(await take(subscription, 1)) == [16]
 
 
-async def test_a_wait_for_the_next_item_may_be_given_up_and_taken_up_again(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    hang_after(monkeypatch, 2)
+@pytest.mark.parametrize("one_loop", [True, False])
+async def test_a_wait_for_the_next_item_may_be_given_up_and_taken_up_again(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, one_loop: bool) -> None:
+    """What is read takes longer than any of the waits, as on a link to a server that is far away."""
+    begun = slow_down(monkeypatch, 0.05)
     async with writing(nats_server) as journal, connected(nats_server.url) as here:
         await append_events(journal, ALICE, 10)
         async with EventBus(here).subscribe_to_event_stored("shop", known=KNOWN) as subscription:
@@ -175,18 +183,41 @@ async def test_a_wait_for_the_next_item_may_be_given_up_and_taken_up_again(nats_
             async with asyncio.timeout(PATIENCE_S):
                 while len(seen) < 10:
                     try:
-                        async with asyncio.timeout(0.05):
-                            seen.append(await anext(events))
+                        async with asyncio.timeout(0.01):
+                            seen.append(await anext(events if one_loop else subscription.complete()))
                     except TimeoutError:
                         given_up += 1
             assert versions_of(seen) == list(range(1, 11))
-            assert given_up >= 4
+            assert given_up
+            assert begun == [1], "nothing is read twice"
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):
                     await anext(events)
             await append_events(journal, ALICE)
             async with asyncio.timeout(PATIENCE_S):
                 assert versions_of([await anext(events)]) == [11], "a wait for what is stored later may be given up, too"
+
+
+async def test_what_is_under_way_for_who_gave_up_ends_with_the_subscription(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_down(monkeypatch, 600.0)
+    async with writing(nats_server) as journal, connected(nats_server.url) as here:
+        await append_events(journal, ALICE, 10)
+        before = asyncio.all_tasks()
+        async with EventBus(here).subscribe_to_event_stored("shop", known=KNOWN) as subscription, asyncio.TaskGroup() as tasks:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await anext(subscription.complete())
+            assert len(asyncio.all_tasks() - before) == 1
+            waiting = tasks.create_task(end_of(subscription))
+            await asyncio.sleep(0.05)
+            await subscription.end()
+            assert await waiting == []
+        assert asyncio.all_tasks() - before == set()
+
+
+async def end_of(subscription: EventSubscription) -> list[Delivery]:
+    """Return what is told until the subscription ends."""
+    return [item async for item in subscription.complete()]
 
 
 async def test_closing_ends_who_waits_for_a_log_that_does_not_answer(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -226,7 +257,7 @@ async def test_closing_a_loop_ends_the_reading_of_its_gap_and_another_loop_goes_
 
     monkeypatch.setattr(Journal, "read_commits", read_watched)
     async with writing(nats_server) as journal, connected(nats_server.url) as here:
-        await append_events(journal, ALICE, 3)
+        await append_events(journal, ALICE, READ_AHEAD_MAX + 8)
         async with EventBus(here).subscribe_to_event_stored("shop", known=KNOWN) as subscription:
             async with aclosing(subscription.complete()) as events, asyncio.timeout(PATIENCE_S):
                 assert versions_of([await anext(events)]) == [1]
@@ -244,13 +275,18 @@ def fail_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     stop_after(monkeypatch, count, fail)
 
 
-def hang_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """Let each reading of a gap find so many items, and wait in vain for the next."""
+def slow_down(monkeypatch: pytest.MonkeyPatch, pause_s: float) -> list[int]:
+    """Let each event of a gap take so long; returns with which version each reading began."""
+    read, begun = MissedReader.read, list[int]()
 
-    async def hang() -> None:
-        await asyncio.Event().wait()
+    async def read_slowly(self: MissedReader, gap: Gap, types: frozenset[str] = frozenset()) -> AsyncGenerator[EventStored | Unreadable]:
+        begun.append(gap.from_version)
+        async for item in read(self, gap, types):
+            await asyncio.sleep(pause_s)
+            yield item
 
-    stop_after(monkeypatch, count, hang)
+    monkeypatch.setattr(MissedReader, "read", read_slowly)
+    return begun
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, count: int, stop: Callable[[], Awaitable[None]]) -> None:
