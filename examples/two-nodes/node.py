@@ -20,6 +20,7 @@ from aether_runtime import (
     NatsSettings,
     Reply,
     Reset,
+    RetryableError,
     Runtime,
     RuntimeMessage,
     RuntimeSettings,
@@ -30,6 +31,9 @@ NAMESPACE = "shop"
 
 PATIENCE_S = 30.0
 """Seconds after which something that the example waits for has failed."""
+
+RETRY_S = 0.5
+"""Seconds between tries to read what was missed."""
 
 EFFECTS = {"Deposited": 1, "Withdrawn": -1}
 
@@ -85,11 +89,20 @@ class Node:
                 self.projection.apply(item)
             elif isinstance(item, Gap):
                 self.projection.gaps.append(item)
-                async for missed in subscription.fetch_missed(item):
-                    if isinstance(missed, EventStored):
-                        self.projection.apply(missed)
+                await self.fill(subscription, item)
             elif isinstance(item, Reset):
                 self.projection.forget(item.actor)
+
+    async def fill(self, subscription: EventSubscription, gap: Gap) -> None:
+        """Read what was missed; while the log cannot be read, try again from the beginning: the projection passes over what it has. `complete()` does this by itself."""
+        while True:
+            try:
+                async for missed in subscription.fetch_missed(gap):
+                    if isinstance(missed, EventStored):
+                        self.projection.apply(missed)
+                return
+            except RetryableError as error:
+                await asyncio.sleep(max(RETRY_S, error.retry_after_s))
 
 
 @asynccontextmanager
@@ -114,8 +127,9 @@ async def running_node(name: str, url: str, model: ActorModel, *, known: Mapping
         runtime.load_model(model)
         async with runtime, EventBus(connection).subscribe_to_event_stored(NAMESPACE, known=known) as subscription:
             node = Node(name, runtime, await EventStore.open(connection, NAMESPACE), Balances())
-            tasks.create_task(node.follow(subscription), name=f"events for {name}")
+            following = tasks.create_task(node.follow(subscription), name=f"events for {name}")
             yield node
+            following.cancel()  # it may wait for a log that nobody reads any more
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

@@ -13,9 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from aether_api.errors import RetryableError
 from aether_api.identity import parse_actor_id
-from aether_nats.deliveries import EventStored
+from aether_nats.deliveries import ActorVersion, EventStored, Gap, Unreadable
+from aether_nats.embedded import EmbeddedServer
+from aether_nats.event_bus import EventBus
+from aether_nats.missed import MissedReader
+from aether_runtime.event_store import EventStore, NewEvent
+from tests.histories.cluster import connected
 from tests.histories.commits import build_events
+from tests.integration.links import CutLink
 
 PROJECT = Path(__file__).parents[2]
 
@@ -90,3 +97,37 @@ def test_the_projection_counts_an_event_that_comes_twice_once(monkeypatch: pytes
     for stored in [*told, *told[:2]]:
         projection.apply(stored)
     assert (projection.balances[account], projection.versions[account]) == (6, 3)
+
+
+async def test_a_node_whose_link_is_cut_while_it_reads_a_gap_goes_on_when_it_is_back(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PROJECT / "examples" / "two-nodes")
+    node = importlib.import_module("node")
+    alice = parse_actor_id("shop", "account", "alice")
+    async with asyncio.timeout(PATIENCE_S), connected(nats_server.url) as writer, CutLink.to(nats_server.port) as link:
+        store = await EventStore.open(writer, "shop")
+        await store.save_events(alice, [NewEvent("Opened", {"owner": "Alice"}), *(NewEvent("Deposited", {"amount": 1}) for _ in range(5))])
+        refused = asyncio.Event()
+        read = MissedReader.read
+
+        async def read_noted(self: MissedReader, gap: Gap, types: frozenset[str] = frozenset()) -> AsyncGenerator[EventStored | Unreadable]:
+            try:
+                async for item in read(self, gap, types):
+                    yield item
+            except RetryableError:
+                refused.set()
+                raise
+
+        async with connected(link.url) as here, EventBus(here).subscribe_to_event_stored("shop", known={alice: ActorVersion(1)}) as subscription, asyncio.TaskGroup() as tasks:
+            lost = asyncio.Event()
+            here.on_disconnect(lost.set)
+            await link.cut()
+            await lost.wait()
+            monkeypatch.setattr(MissedReader, "read", read_noted)
+            follower = node.Node("x", None, await EventStore.open(writer, "shop"), node.Balances())
+            following = tasks.create_task(follower.follow(subscription))
+            await refused.wait()
+            link.mend()
+            while follower.projection.versions.get(alice) != 6:
+                await asyncio.sleep(0.02)
+            assert follower.projection.balances[alice] == 5
+            following.cancel()
