@@ -41,6 +41,13 @@ REFUSALS_MAX: Final = 3
 REFUSED_S: Final = 2.0
 """Seconds for which we must have been refused, too: several servers refuse within milliseconds, and those that are being told of their users know them by then."""
 
+NEVER_ANSWERED: Final = (b"aether.", b"$")
+"""Beginnings of subjects that nobody is answered on: the server lets everybody name any subject as the reply, and our answer would be taken for a commit, or for an order
+to JetStream, of somebody who may not publish there himself."""
+
+REFUSED_REPLY_WARN_S: Final = 60.0
+"""Seconds without another warning of such a reply: whoever means harm sends them by the thousand."""
+
 CLOSE_TIMEOUT_S: Final = 2.0
 """Seconds for the last bytes at closing; a pod's grace period is much longer."""
 
@@ -107,6 +114,7 @@ class NatsConnection:
         self._opening: asyncio.Timeout | None = None
         self._refusals = 0
         self._refused_since = 0.0
+        self._reply_warned_s = float("-inf")
         self._close_told = False
 
     @classmethod
@@ -228,9 +236,11 @@ class NatsConnection:
         self._publish(subject, reply, headers, payload)
 
     def respond(self, reply: bytes, payload: bytes) -> None:
-        """Answer a message by its reply subject, and raise as `publish`; nothing is done for one whose sender awaits nothing."""
+        """Answer a message by its reply subject, and raise as `publish`; nothing is done for one whose sender awaits nothing, or wants the answer on a subject of ours."""
         if not reply:
             return
+        if reply.startswith(NEVER_ANSWERED):
+            return self._refuse_reply(reply)
         if self._connected_since is None:
             raise self._build_disconnected()
         if len(payload) > self._link.client.max_payload:
@@ -376,6 +386,12 @@ class NatsConnection:
         except AetherError:
             self._requests.discard(reply or subject)
             raise
+
+    def _refuse_reply(self, reply: bytes) -> None:
+        now_s = self._loop.time()
+        if now_s - self._reply_warned_s >= REFUSED_REPLY_WARN_S:
+            self._reply_warned_s = now_s
+            logger.warning("a message wants its answer on a subject of Aether or of the server, and gets none", extra={logs.NAME: reply.decode(errors="replace")})
 
     async def _flush_quietly(self, timeout_s: float) -> None:
         try:

@@ -61,21 +61,21 @@ class Assignments:
             logger.warning("an assignment cannot be read", extra={logs.REASON: str(exc)})
             return
         reply = self.take(assignment)
-        if not message.reply:
+        if not message.raw_reply:
             return
         going = self._find_going(assignment, reply)
         if going:
-            self._spawn(self._answer_when_gone(message.reply, reply, going), "answer to a release")
+            self._spawn(self._answer_when_gone(message.raw_reply, reply, going), "answer to a release")
         else:
-            self._answer(message.reply, reply)
+            self._answer(message.raw_reply, reply)
 
-    def _answer(self, subject: str, reply: AssignmentReply) -> None:
+    def _answer(self, subject: bytes, reply: AssignmentReply) -> None:
         try:
-            self._connection.publish(subject, encode(reply))
+            self._connection.respond(subject, encode(reply))
         except AetherError as exc:
             logger.debug("the answer to an assignment could not be sent; the operator asks again", extra={logs.REASON: str(exc)})
 
-    async def _answer_when_gone(self, subject: str, reply: AssignmentReply, going: Mapping[str, ActorId]) -> None:
+    async def _answer_when_gone(self, subject: bytes, reply: AssignmentReply, going: Mapping[str, ActorId]) -> None:
         """Answer when these actors have stopped, when the time for it is over, or when this process ends."""
         try:
             waits = [self._registry.wait_let_go(actor) for actor in going.values() if self._registry.is_going(actor)]

@@ -44,10 +44,10 @@ class HeldActors:
         return HeldPage(self._pod.uid, self._pod.boot_id, self._assignments.term, actors, more=len(found) > PAGE_ACTORS)
 
     def _on_message(self, message: Message) -> None:
-        if not message.reply:
+        if not message.raw_reply:
             return
         try:
-            self._connection.publish(message.reply, encode(self.build_page(decode_held_question(message.payload))))
+            self._connection.respond(message.raw_reply, encode(self.build_page(decode_held_question(message.payload))))
         except InvalidEnvelope as exc:
             logger.warning("a question for held actors cannot be read", extra={logs.REASON: str(exc)})
         except AetherError as exc:

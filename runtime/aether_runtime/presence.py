@@ -102,8 +102,8 @@ class Presence:
         return Heartbeat(self._pod.uid, self._pod.boot_id, self._pod_name, self.state, self._held())
 
     def _on_ping(self, message: Message) -> None:
-        if message.reply:
-            self._connection.publish(message.reply, encode(self._build()))
+        if message.raw_reply:
+            self._connection.respond(message.raw_reply, encode(self._build()))
 
     def _on_heartbeat(self, message: Message) -> None:
         try:

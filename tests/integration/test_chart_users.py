@@ -22,11 +22,12 @@ from aether_nats.connection import NatsConnection
 from aether_nats.deliveries import EventStored
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.event_bus import EventBus
+from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
 from aether_nats.message import Message
 from aether_nats.pod_status import ask_pods
 from aether_nats.settings import NatsSettings
-from aether_nats.streams import StreamPlan, ensure_streams
+from aether_nats.streams import StreamLayout, StreamPlan, ensure_streams
 from tests.histories.bank import ALICE
 from tests.histories.cluster import NAMESPACE, PARTITIONS, WAIT_S, Placements, connected, open_journal, running_pod
 from tests.histories.invariants import read_history
@@ -107,6 +108,8 @@ async def test_everything_works_for_those_who_are_meant_to_do_it(users: Users) -
             assert [pod.pod_uid for pod in await ask_pods(client, f"aether.{NAMESPACE}.status.pods")] == ["pod-a"]
             journal = await open_journal(client)
             assert [commit.epoch for commit in await read_history(journal, ALICE)] == [5, 5], "a client may read the log"
+            inbox = Inbox(JetStream(client), NAMESPACE)
+            assert (await inbox.read_backlog(), await inbox.read_dead(ALICE)) == ({}, [])
         await (await open_journal(operator)).purge(ALICE, epoch=Epoch(6), writer="operator")
 
 
@@ -120,8 +123,17 @@ async def test_a_client_without_credentials_changes_nothing_that_is_not_a_comman
             assert await is_denied(client, f"aether.{NAMESPACE}.{kind}", b"x"), kind
         for kind in ("stored.account.x", "wake.account.x", "assign.default.pod", "hb.default.pod", "report.pod", "pod.uid.held", "operator.p.ping"):
             client.publish(f"aether.{NAMESPACE}.{kind}", b"x")
-        for api in ("CREATE.X", f"PURGE.{layout.inbox_stream}", f"DELETE.{layout.event_streams[0]}", f"UPDATE.{layout.snapshot_stream}", f"MSG.DELETE.{layout.inbox_stream}"):
+        for api in (
+            "CREATE.X",
+            f"PURGE.{layout.inbox_stream}",
+            f"DELETE.{layout.event_streams[0]}",
+            f"UPDATE.{layout.snapshot_stream}",
+            f"MSG.DELETE.{layout.inbox_stream}",
+            f"SNAPSHOT.{layout.event_streams[0]}",
+        ):
             assert await is_denied(client, f"$JS.API.STREAM.{api}", b"{}"), api
+        for api in (f"CREATE.{layout.inbox_stream}", f"DURABLE.CREATE.{layout.inbox_stream}.x", f"DELETE.{layout.event_streams[0]}.x", f"MSG.NEXT.{layout.event_streams[0]}.x"):
+            assert await is_denied(client, f"$JS.API.CONSUMER.{api}", b"{}"), api
         client.publish(f"aether.{NAMESPACE}.cmd.account.x.Open", b"{}")
         async with asyncio.timeout(WAIT_S):
             while not heard:
@@ -145,6 +157,42 @@ async def test_a_client_without_credentials_takes_nobodys_commands_and_sees_noth
             while not heard:
                 await asyncio.sleep(0.01)
         assert [message.subject for message in heard] == [stored_subject(ALICE)]
+
+
+async def test_no_runtime_writes_for_a_client_by_answering_where_that_may_not_publish(users: Users) -> None:
+    async with connected(users.settings(users.operator)) as operator, as_client(users) as client:
+        layout = await ensure_streams(operator, NAMESPACE, StreamPlan(PARTITIONS))
+        placements = Placements()
+        placements.place(ALICE, PodUid("pod-a"), 5)
+        async with running_pod(users.settings(users.runtime), "pod-a", placements):
+            sender = CommandClient(client)
+            assert (await sender.send(ALICE, "Open", {"owner": "alice"}, timeout_s=WAIT_S)).version == 1
+            for kind in ("cmd.account.alice.Nonsense", "call.account.alice.Nonsense", "find.account.alice.Nonsense", "status.pods", "status.account.alice"):
+                client.publish(f"aether.{NAMESPACE}.{kind}", b"{}", reply=event_subject(ALICE, PARTITIONS))
+            await client.flush()
+            assert (await sender.send(ALICE, "Deposit", {"amount": 5}, timeout_s=WAIT_S)).version == 2
+            assert await ask_pods(client, f"aether.{NAMESPACE}.status.pods"), "its questions are answered by now"
+        assert await count_stored(client, layout) == 2
+
+
+async def test_users_protect_against_mistakes_and_not_against_malice(users: Users) -> None:
+    """The server stores its own answer wherever the reply says: the README says so, and has to be corrected once this fails."""
+    async with connected(users.settings(users.operator)) as operator, as_client(users) as client:
+        layout = await ensure_streams(operator, NAMESPACE, StreamPlan(PARTITIONS))
+        stored, chosen = event_subject(ALICE, PARTITIONS), f"aether.{NAMESPACE}.inbox.nobody.x"
+        await client.request(chosen, b"chosen", timeout_s=WAIT_S)
+        client.publish("$JS.API.INFO", b"", reply=stored)
+        client.publish(f"$JS.API.DIRECT.GET.{layout.inbox_stream}", b'{"last_by_subj":"%s"}' % chosen.encode(), reply=stored)
+        async with asyncio.timeout(WAIT_S):
+            while await count_stored(client, layout) < 2:
+                await asyncio.sleep(0.01)
+
+
+async def count_stored(connection: NatsConnection, layout: StreamLayout) -> int:
+    """Return how many messages the event streams hold."""
+    js = JetStream(connection)
+    found = [await js.stream_info(stream) for stream in layout.event_streams]
+    return sum(info.state.messages for info in found if info is not None)
 
 
 @pytest.mark.parametrize("user", ["operator", "runtime"])

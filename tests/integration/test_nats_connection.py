@@ -365,6 +365,20 @@ async def test_a_request_that_the_server_drops_fails_at_once_and_names_the_permi
         assert 'does not let this user publish to "secret.door"' in caplog.text
 
 
+async def test_nobody_is_answered_on_a_subject_that_he_may_not_publish_to_himself(nats_server: EmbeddedServer, fast: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async with connected(nats_server, fast=fast) as connection:
+        heard, asked = Inbox(), Inbox()
+        connection.subscribe("aether.>", heard)
+        connection.subscribe("$test.>", heard)
+        connection.subscribe("echo", lambda message: (connection.respond(message.raw_reply, message.payload), asked(message))[1])
+        for reply in ("aether.default.evt.0.account.alice", "$test.door", "aether.default.assign.default.pod"):
+            connection.publish("echo", b"forged", reply=reply)
+        await asked.wait_for(3)
+        assert (await connection.request("echo", b"1", timeout_s=PATIENCE_S)).payload == b"1"
+        assert heard.messages == []
+        assert sum("gets none" in record.getMessage() for record in caplog.records) == 1, "many of them must not fill the log"
+
+
 async def test_a_subscription_that_is_denied_knows_it_after_a_flush(fast: bool) -> None:
     async with denied("u", fast=fast) as connection:
         subscriptions = [connection.subscribe(subject, lambda message: None) for subject in ("private.door", "public.door")]

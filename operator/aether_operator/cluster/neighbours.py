@@ -71,8 +71,8 @@ class Neighbours:
 
     def _on_ping(self, message: Message) -> None:
         try:
-            if message.reply:
-                self._connection.publish(message.reply, encode(OperatorPulse(self._me, self.find_term())))
+            if message.raw_reply:
+                self._connection.respond(message.raw_reply, encode(OperatorPulse(self._me, self.find_term())))
         except AetherError as exc:
             logger.debug("a ping could not be answered", extra={logs.REASON: str(exc)})
 

@@ -86,12 +86,12 @@ class Connection:
     """Keeps what is subscribed and published."""
 
     def __init__(self) -> None:
-        self.published: list[str] = []
+        self.published: list[bytes] = []
 
     def subscribe(self, subject: str, take: Callable[[Message], None]) -> None:
         self.take = take
 
-    def publish(self, subject: str, payload: bytes) -> None:
+    def respond(self, subject: bytes, payload: bytes) -> None:
         self.published.append(subject)
 
 
@@ -114,7 +114,7 @@ async def test_the_answer_to_a_release_waits_for_nobody_who_has_gone_before_it_b
     registry.remove(vm)
     async with asyncio.timeout(RELEASE_WAIT_S / 2):
         await spawned.pop()
-    assert connection.published == ["answer"]
+    assert connection.published == [b"answer"]
 
 
 def test_an_older_leader_is_refused_whatever_it_says() -> None:
