@@ -40,6 +40,9 @@ MANAGER: Final = "aether-runtime"
 FORBIDDEN_RETRY_S: Final = 1.0
 """Seconds until a forbidden status is tried again: the operator's writes lag by a few seconds when it moves thousands."""
 
+DUPLICATE_IDENTITY: Final = "DuplicateIdentity"
+"""Why the operator does not place an Actor whose model and id an older one has."""
+
 MESSAGE_MAX: Final = 2_000
 """Characters of a condition's message: some twenty lines for `kubectl describe`, a sixteenth of what the API server takes."""
 
@@ -68,9 +71,10 @@ class KubernetesSource:
             listener.on_synced()
 
     async def find(self, actor: ActorId) -> Home | None:
-        """Look the actor's resource up: by its name, which is the id of most actors, else by its spec."""
+        """Look the actor's resource up: by its name, which is the id of most actors, and by its spec unless the operator has said that the first is it."""
         async with self._lookups:
-            found = await self._read_by_name(actor) or await self._read_by_spec(actor)
+            named = await self._read_by_name(actor)
+            found = named if named is not None and _is_known_owner(named) else _find_owner([*await self._read_by_spec(actor), *filter(None, [named])])
         if found is None:
             return None
         placement = found.status.placement
@@ -83,11 +87,10 @@ class KubernetesSource:
             return None
         return found if found.identity == actor else None
 
-    async def _read_by_spec(self, actor: ActorId) -> Actor | None:
+    async def _read_by_spec(self, actor: ActorId) -> list[Actor]:
         escaped = actor.id.replace("=", "\\=")
         documents = await self._client.list_all(ACTORS.path(actor.namespace), query={"fieldSelector": f"spec.model={actor.model},spec.id={escaped}"})
-        found = [parsed for document in documents if (parsed := _parse_actor(document)) is not None]
-        return min(found, key=lambda one: (one.metadata.creation_timestamp, one.metadata.name), default=None)
+        return [parsed for document in documents if (parsed := _parse_actor(document)) is not None]
 
 
 class _Told:
@@ -247,6 +250,23 @@ def _parse_actor(document: JsonObject) -> Actor | None:
     except ValidationError as exc:
         logger.warning("a resource cannot be read and is ignored", extra={logs.REASON: describe_invalid(exc)})
         return None
+
+
+def _find_owner(found: Iterable[Actor]) -> Actor | None:
+    """Return which of several resources of one identity has it, as the operator decides: the oldest, then the first by name, of those that are not being deleted.
+
+    One that is being deleted is returned where there is no other, so that its actor does not start without a resource while its events are purged.
+    """
+    return min(found, key=lambda one: (one.metadata.deletion_timestamp is not None, one.metadata.creation_timestamp, one.metadata.name), default=None)
+
+
+def _is_known_owner(actor: Actor) -> bool:
+    """Tell whether the operator has found that a resource has its identity: it has placed it, or named another reason why not. Spares most actors a list."""
+    if actor.metadata.deletion_timestamp is not None:
+        return False
+    if actor.status.placement is not None and actor.status.placement.pod_uid:
+        return True
+    return any(condition.type == "Scheduled" and condition.reason != DUPLICATE_IDENTITY for condition in actor.status.conditions)
 
 
 def tell_model(listener: DesiredListener, change: Change[ActorModel]) -> None:

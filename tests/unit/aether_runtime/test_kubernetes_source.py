@@ -248,6 +248,53 @@ async def test_of_several_resources_with_one_identity_the_oldest_counts() -> Non
     assert home.pod_uid == "older"
 
 
+@asynccontextmanager
+async def looking() -> AsyncGenerator[tuple[FakeApiServer, KubernetesSource]]:
+    async with FakeApiServer() as server, KubeClient(anonymous_connection(server.url)) as client:
+        yield server, KubernetesSource(client, "default", PodUid("pod-b"))
+
+
+async def apply(server: FakeApiServer, name: str, created: str, *, pod: str = "", reason: str = "", **more: Any) -> None:
+    """Put an Actor with the identity of alice; `more` goes into its metadata."""
+    conditions = [{"type": "Scheduled", "status": "False", "reason": reason, "message": "", "observedGeneration": 1, "lastTransitionTime": ""}] if reason else []
+    status = {"conditions": conditions, **({"placement": {"pod": pod, "podUID": pod, "epoch": 7}} if pod else {})}
+    spec = {"model": "account", "suspend": not pod, **({"id": "alice"} if name != "alice" else {})}
+    metadata = {"name": name, "namespace": "default", "uid": f"uid-{name}", "creationTimestamp": f"2026-{created}T00:00:00Z", **more}
+    await server.put(ACTORS.path("default", name), cast("JsonObject", {"metadata": metadata, "spec": spec, "status": status}))
+
+
+@pytest.mark.parametrize("reason", ["", "DuplicateIdentity"], ids=["not judged yet", "refused"])
+async def test_a_duplicate_whose_name_is_the_id_does_not_hide_the_older_actor(reason: str) -> None:
+    async with looking() as (server, source):
+        await apply(server, "acct-0001", "01-01", pod="pod-a")
+        await apply(server, "alice", "02-01", reason=reason)
+        home = await source.find(ALICE)
+        assert home is not None
+        assert (home.pod_uid, home.desired.name, home.suspended) == ("pod-a", "acct-0001", False)
+
+
+async def test_an_actor_that_is_being_deleted_has_no_identity_where_another_one_lives() -> None:
+    async with looking() as (server, source):
+        await apply(server, "alice", "01-01", pod="pod-a", deletionTimestamp="2026-03-01T00:00:00Z")
+        await apply(server, "acct-0000", "01-02", deletionTimestamp="2026-03-01T00:00:00Z")
+        home = await source.find(ALICE)
+        assert home is not None, "else its actor could start without a resource while it is purged"
+        assert home.desired.name == "alice"
+        await apply(server, "acct-0001", "02-01", pod="pod-b")
+        home = await source.find(ALICE)
+        assert home is not None
+        assert home.desired.name == "acct-0001"
+
+
+@pytest.mark.parametrize("known", [{"pod": "pod-a"}, {"reason": "Suspended"}], ids=["placed", "suspended"])
+async def test_an_actor_that_the_operator_has_judged_costs_one_read(known: dict[str, str]) -> None:
+    async with looking() as (server, source):
+        await apply(server, "alice", "01-01", **known)
+        home = await source.find(ALICE)
+        assert home is not None
+        assert len(server.requests) == 1
+
+
 def test_a_model_is_told_when_its_spec_changes_and_not_when_the_operator_counts_its_actors() -> None:
     told: list[ActorModel] = []
 
