@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from aether_api.durable import DeadLetter, InboxPosition, build_dead_forms, build_durable_headers, build_retry_headers, read_dead_letter
-from aether_api.errors import MALFORMED, InvalidEnvelope, InvalidName, JetStreamError, PayloadTooLarge, PermanentError, StreamUnavailable
+from aether_api.errors import MALFORMED, AetherError, InvalidEnvelope, InvalidName, JetStreamError, PayloadTooLarge, PermanentError, StreamUnavailable
 from aether_api.headers import parse_count
 from aether_api.identity import ActorId
 from aether_api.messages import Command, parse_time
@@ -32,6 +32,9 @@ READ_AHEAD: Final = 100
 
 INCARNATION_KEY: Final = "aether.inbox.incarnation"
 """Key in the metadata of a stream that has gone back: when that was seen, in unix milliseconds."""
+
+NO_SEQUENCE: Final = 2**62
+"""A sequence that no stream reaches: who may ask to delete it may delete others, which the server tells in no other way."""
 
 DEAD_SHOWN_MAX: Final = 1000
 """Dead letters of one actor that are listed: nobody reads more."""
@@ -161,10 +164,18 @@ class Inbox:
 
         Raises:
             InvalidEnvelope: the actor has no such dead letter, or its payload is lost.
+            PermissionDenied: the user may not remove it; nothing was put into the inbox, where it would run while the letter stays.
+            PermanentError: it waits again, and could not be removed; says what to do.
         """
         letter = await self._read_letter(actor, sequence)
+        with suppress(JetStreamError):  # the server has looked for it, so the user may delete
+            await self._js.delete_message(self._stream, NO_SEQUENCE)
         ack = await self._js.publish(inbox_subject(actor), letter.payload, build_retry_headers(letter.raw_headers, sequence))
-        await self._js.delete_message(self._stream, sequence)
+        try:
+            await self._js.delete_message(self._stream, sequence)
+        except AetherError as exc:
+            way = f"remove it with `aether dead drop {actor.model}/{actor.id} {sequence}`, and do not retry it"
+            raise PermanentError(f"the command waits again as {ack.sequence}, but dead letter {sequence} may still be there: {way} ({exc})") from exc
         return ack.sequence
 
     async def drop_dead(self, actor: ActorId, sequence: int) -> None:

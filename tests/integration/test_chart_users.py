@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from aether_api import headers
 from aether_api.control import Assignment, AssignmentItem, decode_assignment_reply, encode
-from aether_api.errors import AetherError
+from aether_api.errors import AetherError, PermissionDenied
+from aether_api.headers import encode_headers
 from aether_api.identity import Epoch, PodUid, PoolName
-from aether_api.subjects import assign_subject, event_subject, stored_subject
+from aether_api.subjects import assign_subject, dead_subject, event_subject, stored_subject
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.deliveries import EventStored
@@ -157,6 +159,19 @@ async def test_a_client_without_credentials_takes_nobodys_commands_and_sees_noth
             while not heard:
                 await asyncio.sleep(0.01)
         assert [message.subject for message in heard] == [stored_subject(ALICE)]
+
+
+async def test_a_retry_of_a_dead_letter_that_is_denied_runs_nothing(users: Users) -> None:
+    async with connected(users.settings(users.runtime)) as runtime, as_client(users) as client:
+        await ensure_streams(runtime, NAMESPACE, StreamPlan(PARTITIONS))
+        dead = encode_headers({headers.COMMAND_NAME: "Deposit", headers.COMMAND: "d1", headers.DEAD_REASON: "CommandFailed"})
+        letter = (await JetStream(runtime).publish(dead_subject(ALICE), b"{}", dead)).sequence
+        with pytest.raises(PermissionDenied, match=r"STREAM\.MSG\.DELETE"):
+            await Inbox(JetStream(client), NAMESPACE).retry_dead(ALICE, letter)
+        inbox = Inbox(JetStream(runtime), NAMESPACE)
+        assert (await inbox.read_backlog(), [left.sequence for left in await inbox.read_dead(ALICE)]) == ({}, [letter])
+        await inbox.retry_dead(ALICE, letter)
+        assert (await inbox.read_backlog(), await inbox.read_dead(ALICE)) == ({ALICE: 1}, [])
 
 
 async def test_no_runtime_writes_for_a_client_by_answering_where_that_may_not_publish(users: Users) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from aether_api.durable import DeadLetter, InboxPosition, build_durable_headers, parse_durable
-from aether_api.errors import CommandFailed, InvalidEnvelope, JetStreamError
+from aether_api.errors import CommandFailed, Disconnected, InvalidEnvelope, JetStreamError, PermanentError, PermissionDenied
 from aether_api.headers import STORED_SEQUENCE
 from aether_api.identity import CommandId, Epoch, parse_actor_id
 from aether_api.messages import Command, format_time
@@ -207,6 +207,27 @@ async def test_a_dead_letter_can_be_retried_or_dropped_and_nobody_elses(rig: Rig
     await until_equal(lambda: read_ids(rig), ["c-1"])
     (message,) = await rig.inbox.read_next(ALICE, 0)
     assert message.sequence == sequence
+
+
+@pytest.mark.parametrize("fault", ["denied", "lost"])
+async def test_a_dead_letter_that_cannot_be_removed_does_not_run_without_a_word(rig: Rig, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    letter = await bury_one(rig, build_command("c-1"), "it raised")
+    await rig.inbox.settle(ALICE, letter.sequence)
+    delete = rig.js.delete_message
+
+    async def fail(stream: str, sequence: int) -> bool:
+        if fault == "denied":
+            raise PermissionDenied(f"$JS.API.STREAM.MSG.DELETE.{stream}", "publish")
+        if sequence == letter.sequence:
+            raise Disconnected("the link is down")
+        return await delete(stream, sequence)
+
+    monkeypatch.setattr(rig.js, "delete_message", fail)
+    with pytest.raises(PermanentError) as caught:
+        await rig.inbox.retry_dead(ALICE, letter.sequence)
+    assert await read_ids(rig) == ([] if fault == "denied" else ["c-1"])
+    assert (f"aether dead drop account/alice {letter.sequence}" in str(caught.value)) == (fault == "lost")
+    assert await read_dead_ids(rig) == ["c-1"]
 
 
 async def read_dead_ids(rig: Rig) -> list[str]:
