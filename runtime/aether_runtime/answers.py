@@ -21,6 +21,9 @@ MOVING_RETRY_MS: Final = 100
 CONFLICTS_MAX: Final = 3
 """Times in a row that a group is decided again after a refused append; then the callers decide."""
 
+WRITE_ANEW: Final = 'where no model helps, docs/lifecycle.md says under "A log that no model can apply" how to write the log anew'
+"""The way on from a log that is broken: the server takes nothing out of the middle of a stream of events."""
+
 
 def send_all(answers: Iterable[tuple[Waiting, Reply]]) -> None:
     """Answer commands in order; one whose answer fails harms no other."""
@@ -71,10 +74,10 @@ def describe_replay(events: int) -> str:
 
 def describe_quarantine(problem: str, desired: DesiredActor) -> str:
     """Return what is said of an actor whose log its model cannot apply: what is wrong, and every way on."""
-    problem = make_encodable(problem)
-    if not desired.name:
-        return f"{problem}. Nothing was skipped. Correct the ActorModel {desired.actor.model}, and the actor replays again by itself; after a repair of the log, its first command some time later does it"
-    return (
-        f"{problem}. Nothing was skipped. Correct the ActorModel {desired.actor.model}, and the actor replays again by itself; after a repair of the log set spec.suspend to true and "
-        "back to false; to give its events up, delete the Actor with deletionPolicy Purge"
+    told = (
+        f"{make_encodable(problem)}. Nothing was skipped. Correct the ActorModel {desired.actor.model}, and the actor replays again by itself; {WRITE_ANEW}; "
+        "after a restore of the stream from a backup "
     )
+    if not desired.name:
+        return f"{told}its first command some time later makes it replay"
+    return f"{told}set spec.suspend to true and back to false; to give its events up, delete the Actor with deletionPolicy Purge"

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aether_api.errors import EventInvalid, Reason
+from aether_api.errors import EventInvalid, JetStreamError, Reason
 from aether_api.identity import Epoch, PodUid, parse_actor_id
 from aether_api.subjects import snapshot_stream, snapshot_wildcard
 from aether_api.v1alpha1 import ActorPhase
+from aether_cli.history import run as print_history
 from aether_model.model import State
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
+from aether_nats.journal import purge_actor
 from aether_nats.streams import read_layout
+from aether_runtime.answers import WRITE_ANEW
 from aether_runtime.passivation import SleepConfig
 from aether_runtime.ports import ActorReport
 from tests.histories.alarm import CLOCK, Alarm
@@ -24,6 +31,7 @@ from tests.histories.cluster import NAMESPACE, WAIT_S, Load, Placements, Running
 from tests.histories.invariants import check_log, events_of, read_history
 
 POD = PodUid("pod-a")
+PROJECT = Path(__file__).parents[2]
 
 
 class BrokenAlarm(Alarm):
@@ -120,6 +128,40 @@ async def test_after_a_repair_of_the_log_an_edit_of_the_resource_tries_again(nat
                 pod.runtime.on_release(CLOCK, desired.epoch)
                 pod.runtime.on_adopt(replace(desired, epoch=Epoch(desired.epoch + 2)))
             assert (await until_phase(pod, ActorPhase.READY)).version == 0
+
+
+def read_page() -> dict[str, Any]:
+    """Return what the program of docs/lifecycle.md defines."""
+    (program,) = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "lifecycle.md").read_text(), re.DOTALL)
+    defined: dict[str, Any] = {}
+    exec(program, defined)
+    return defined
+
+
+async def test_a_log_that_no_model_can_apply_is_written_anew_as_the_page_says(nats_server: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    placements, file = placed(), tmp_path / "clock.jsonl"
+    async with connected(nats_server.url) as connection:
+        await store_event(nats_server, connection)
+        layout = await read_layout(connection, NAMESPACE)
+        assert layout is not None
+        broken = (await JetStream(connection).publish(layout.event_subject(CLOCK), b"no commit")).sequence
+        with pytest.raises(JetStreamError):
+            await JetStream(connection).delete_message(layout.event_stream(CLOCK), broken)
+        async with running_pod(nats_server.url, POD, placements, models=(Alarm(),)) as pod:
+            message = (await until_phase(pod, ActorPhase.QUARANTINED)).message
+            assert WRITE_ANEW in message
+            assert await asyncio.to_thread(print_history, [f"{CLOCK.model}/{CLOCK.id}", "--nats", nats_server.url, "--namespace", NAMESPACE]) == 1
+            printed = capsys.readouterr()
+            assert f"sequence {broken} cannot be read" in printed.err
+            file.write_text(printed.out)
+            desired = placements.homes[CLOCK].desired
+            pod.runtime.on_release(CLOCK, desired.epoch)
+            await purge_actor(connection, layout.partitions, CLOCK, epoch=Epoch(desired.epoch + 1), writer="operator")
+            assert await read_page()["save_again"](connection, CLOCK, file) == 1
+            pod.runtime.on_adopt(replace(desired, epoch=Epoch(desired.epoch + 2)))
+            assert (await until_phase(pod, ActorPhase.READY)).version == 1
+            assert (await CommandClient(connection).send(CLOCK, "Ring", {"label": "second"}, timeout_s=WAIT_S)).version == 2
+        assert await rang(connection) == ["first", "second"]
 
 
 async def test_an_actor_without_a_resource_tries_again_at_its_first_command_after_the_idle_time(nats_server: EmbeddedServer) -> None:
