@@ -62,9 +62,11 @@ class OperatorSettings(BaseModel):
     event_replicas: Literal[1, 3, 5] = Field(default=1, description="Copies of each stream: 1, 3 or 5.")
     sync_always: bool = Field(default=False, description="Whether NATS fsyncs each write (sync_interval: always); passed on to runtime pods.")
     health_port: int = Field(default=8080, ge=0, le=65535, description="Port of the probe; 0 turns it off.")
-    suspect_after_s: float = Field(default=SUSPECT_AFTER_S, gt=0, description="Seconds without a heartbeat after which a pod is asked directly.")
-    ping_timeout_s: float = Field(default=PING_TIMEOUT_S, gt=0, description="Seconds that a pod may take to answer then.")
-    detection_window_s: float = Field(default=DETECTION_WINDOW_S, ge=0, description="Seconds that the operator's own links must have been up before silence counts against a pod.")
+    suspect_after_s: float = Field(default=SUSPECT_AFTER_S, gt=0, allow_inf_nan=False, description="Seconds without a heartbeat after which a pod is asked directly.")
+    ping_timeout_s: float = Field(default=PING_TIMEOUT_S, gt=0, allow_inf_nan=False, description="Seconds that a pod may take to answer then.")
+    detection_window_s: float = Field(
+        default=DETECTION_WINDOW_S, ge=0, allow_inf_nan=False, description="Seconds that the operator's own links must have been up before silence counts against a pod."
+    )
     rebalance_per_s: float = Field(default=REBALANCE_PER_S, ge=0, allow_inf_nan=False, description="Actors a second that move in a pool to even it out; 0 for none.")
     mass_moves_per_s: float = Field(default=MASS_MOVES_PER_S, ge=1, allow_inf_nan=False, description="Actors a second that move in a pool when several pods are lost at once.")
     hand_overs_at_once: int = Field(default=HAND_OVERS_AT_ONCE, ge=1, description="Actors that a pod which leaves hands over at once; a 64th of what it holds, if that is more.")

@@ -29,15 +29,16 @@ server answers in that time."""
 
 
 class _Read:
-    """One read for all who wait for it; `known` tells whether it succeeded."""
+    """One read for all who wait for it; `known` tells whether it succeeded, else `problem` why not."""
 
-    __slots__ = ("answered", "answered_s", "home", "known", "limit", "waiting")
+    __slots__ = ("answered", "answered_s", "home", "known", "limit", "problem", "waiting")
 
     def __init__(self) -> None:
         self.answered = asyncio.Event()
         self.answered_s = 0.0
         self.home: Home | None = None
         self.known = False
+        self.problem = "no answer yet"
         self.limit = asyncio.timeout(None)
         self.waiting = 0
 
@@ -108,6 +109,7 @@ class Lookups:
         except TimeoutError:
             logger.debug("a look-up is given up, since nobody waits for it", extra={logs.ACTOR_ID: str(actor)})
         except AetherError as exc:
+            read.problem = str(exc)
             logger.debug("the actor's resource cannot be read now", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
         finally:
             read.answered_s = self._loop.time()
@@ -143,6 +145,11 @@ class Lookup:
     def known(self) -> bool:
         """Whether the directory could tell."""
         return self._read is not None and self._read.known
+
+    @property
+    def problem(self) -> str:
+        """Why the directory could not tell; empty if it could, or was not asked."""
+        return "" if self._read is None or self._read.known else self._read.problem
 
     async def ask(self, within_s: float) -> bool:
         """Ask the directory, unless it answered a moment ago, and return whether it has answered in time; if not, it goes on."""

@@ -286,7 +286,7 @@ class Router:
             if isinstance(route, AskLive) and self._runtime.activate(route.desired) is not None:
                 continue
             await asyncio.sleep(min(self._look_again_s, max(0.0, give_up - self._loop.time())))
-        waiting.answer(build_late(waiting.command.id) if may_have_run else _nowhere(waiting))
+        waiting.answer(build_late(waiting.command.id) if may_have_run else _nowhere(waiting, lookup.problem))
 
     @property
     def _look_again_s(self) -> float:
@@ -448,6 +448,7 @@ def _fresh_id() -> str:
     return secrets.token_hex(8)
 
 
-def _nowhere(waiting: Waiting) -> Reply:
-    message = "no pod holds the actor now; it may be moving"
+def _nowhere(waiting: Waiting, problem: str = "") -> Reply:
+    """Return the answer to a command whose actor was not found, or of which the directory could not say where it lives."""
+    message = f"the actor has no live VM, and its resource could not be looked up: {problem}" if problem else "no pod holds the actor now; it may be moving"
     return build_error(Reason.BUSY, message, command_id=waiting.command.id, retry_after_ms=MOVING_RETRY_MS)

@@ -179,6 +179,7 @@ async def test_calls_that_gave_up_on_a_directory_that_hangs_made_one_read_and_le
         assert count_reads() == 1
         await until(lambda: len(answers) == 100 and not count_reads())
         assert ({answer.reason for answer in answers}, placements.looks) == ({Reason.BUSY}, 1)
+        assert all("resource could not be looked up: no answer yet" in answer.message for answer in answers)
 
         placements.hangs = False
         assert (await pod.runtime.send_message(RuntimeMessage(fresh("Open", {"owner": "alice"}, "again")))).outcome == "accepted"

@@ -152,7 +152,7 @@ class ActorStatus(ReturnedByCluster):
     phase: ActorPhase | None = Field(default=None, description="Where the actor is in its life.")
     version: int | None = Field(default=None, ge=0, description="Number of events stored.", json_schema_extra={"format": "int64"})
     snapshot_version: int | None = Field(default=None, ge=0, description="Version of the newest snapshot.", json_schema_extra={"format": "int64"})
-    model_version: str | None = Field(default=None, description="Model and content hash that the pod runs.")
+    model_version: str | None = Field(default=None, description="Model and content hash that the pod runs; of an actor that sleeps those that it ran last.")
     reported_epoch: int | None = Field(default=None, ge=0, description="Placement epoch that the pod reports for.", json_schema_extra={"format": "int64"})
     conditions: tuple[Condition, ...] = Field(
         default=(), description="Scheduled, Replayed, Ready; Fenced, Quarantined, Suspended, SnapshotTooLarge, SnapshotImpossible when they are true."

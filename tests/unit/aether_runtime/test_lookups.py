@@ -142,7 +142,7 @@ async def test_a_directory_that_cannot_tell_is_asked_again_a_moment_later(rig: R
 
     with rig.lookups.open(ALICE) as lookup:
         assert [await ask(lookup), await ask(lookup)] == [(True, not away)] * 2
-        assert rig.shelf.asked == 1
+        assert (rig.shelf.asked, lookup.problem) == (1, "away" if away else "")
         monkeypatch.setattr(lookups_module, "DIRECTORY_AGAIN_S", 0.0)
         rig.shelf.error = None
-        assert (await ask(lookup), rig.shelf.asked) == ((True, True), 2)
+        assert (await ask(lookup), rig.shelf.asked, lookup.problem) == ((True, True), 2, "")
