@@ -176,7 +176,7 @@ async def test_a_read_that_is_given_up_while_it_waits_or_has_its_turn_leaves_its
 
 
 async def test_a_read_waits_for_as_long_as_others_get_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_budget, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(read_budget, "PATIENCE_S", 0.4)
     budget, server = build_budget(), Server()
     half = RUNS_BYTES_MAX // 2 - MESSAGE_BYTES_MIN
     async with asyncio.TaskGroup() as tasks:
@@ -186,7 +186,7 @@ async def test_a_read_waits_for_as_long_as_others_get_answers(monkeypatch: pytes
             tasks.create_task(budget.read(1, half, server.ask))
         last = tasks.create_task(budget.read(1, half, server.ask))
         for place in range(1, 9):
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.08)
             server.asked[place].set_result([])
         await settle()
         server.asked[9].set_result([])
