@@ -210,7 +210,7 @@ MUTATIONS: Final = (
     Mutation("a schedule is made before its commit", _make_no_schedules, 2),
     Mutation("a subscriber looks into the log after a loss", _sweep_nothing_after_a_loss, 1),
     Mutation("commits that a purge takes while they are read are no broken log", _take_a_purge_for_a_broken_log, 76, PURGES),
-    Mutation("an owner by placement stays against one without", _let_hashing_decide_against_placements, 171, SLOW),
+    Mutation("an owner by placement stays against one without", _let_hashing_decide_against_placements, 161, SLOW),
     Mutation("a batch of reads is checked for holes", _take_batches_with_holes, 9, LOSS),
     Mutation("commits of a refused batch go alone", _take_a_refused_batch_for_stored, 5, RIVALS_IN_BATCHES),
     Mutation("subscriptions are restored after a reconnect", _restore_no_subscriptions, 1),
