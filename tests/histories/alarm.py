@@ -53,6 +53,8 @@ class Alarm:
         match command.name:
             case "Ring":
                 return Emitted((rang,))
+            case "RingTwice":
+                return Emitted((rang, rang))
             case "Set":
                 return Emitted((rang,), (_build_reminder(wish, wish.name),))
             case "SetMany":

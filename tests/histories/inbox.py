@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import accumulate
+from types import SimpleNamespace
 
 import pytest
 
@@ -159,11 +160,21 @@ class Schedules:
 
 @dataclass
 class Host:
-    """The part of a runtime that durable commands need: one VM, and tasks."""
+    """The part of a runtime that durable commands need: one VM, and tasks.
+
+    Attributes:
+        presence: another pod is the one that counts what waits.
+    """
 
     pod: Pod
     vms: dict[ActorId, VirtualMachine] = field(default_factory=dict[ActorId, VirtualMachine])
     tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    presence: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(pods=SimpleNamespace(live=lambda: ["0"])))
+
+    @property
+    def config(self) -> SimpleNamespace:
+        """The part that names this pod."""
+        return SimpleNamespace(pod=SimpleNamespace(uid=self.pod.name))
 
     @property
     def registry(self) -> Host:

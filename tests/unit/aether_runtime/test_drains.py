@@ -154,20 +154,32 @@ async def test_an_owner_that_ends_while_the_log_takes_nothing_counts_no_try(stop
     assert (rig.store.dead, len(rig.waiting)) == ([], 1)
 
 
-async def test_a_command_that_makes_its_vm_fail_is_given_up() -> None:
-    class Broken(Alarm):
-        def decide(self, state: State, command: CommandInput) -> Decision:
-            raise InternalError("it must not happen")
+class Broken(Alarm):
+    """Makes its VM fail with every command."""
 
+    def decide(self, state: State, command: CommandInput) -> Decision:
+        raise InternalError("it must not happen")
+
+
+async def test_a_command_that_makes_its_vm_fail_is_given_up() -> None:
     rig = Rig()
     rig.send("Ring", "Ring")
     for _ in range(TRIES_MAX):
-        vm = rig.host.vms[CLOCK] = await rig.host.pod.start(1, actor=CLOCK, model=Broken())
-        rig.inbox.on_ready(vm)
+        await rig.start(Broken())
         await rig.drain()
     await rig.start()
     await rig.drain()
     assert ([reason for _, reason in rig.store.dead], await rig.rang(), rig.waiting) == (["Unsettled"], ["Ring"], [])
+
+
+async def test_a_command_that_makes_its_vm_fail_is_given_up_although_others_were_settled_before_it() -> None:
+    rig = Rig()
+    await rig.start_and_ring_thrice()
+    rig.send("Ring")
+    for _ in range(TRIES_MAX + 1):
+        await rig.start(Broken())
+        await rig.drain()
+    assert ([reason for _, reason in rig.store.dead], rig.waiting) == (["Unsettled"], [])
 
 
 async def test_a_command_that_always_fails_keeps_those_behind_it_waiting_no_longer_than_it_takes_to_try_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,12 +298,12 @@ async def test_what_a_stream_holds_that_has_gone_back_runs_and_is_not_removed_un
     assert ["gone back" in record.message for record in caplog.records] == [True]
 
 
-async def test_what_waits_in_a_stream_that_has_gone_back_and_grown_again_runs_once_that_was_noticed() -> None:
+async def test_what_waits_in_a_stream_that_has_gone_back_and_grown_again_runs_once_a_sweep_has_noticed() -> None:
     rig = Rig()
     vm = await rig.start_and_ring_thrice()
     rig.store.go_back(0)
     rig.store.send(build_command("Ring", {"label": "new"}, id="new", actor=CLOCK))
-    await rig.inbox._renew_end(rig.inbox._end)  # as each sweep does
+    await rig.inbox._sweep()
     for number in range(5):
         rig.store.send(build_command("Ring", {}, id=f"other-{number}", actor=OTHER))
     rig.store.send(build_command("Ring", {"label": "newer"}, id="newer", actor=CLOCK))
@@ -368,7 +380,7 @@ async def test_a_drain_removes_nothing_by_what_it_read_of_a_former_stream(change
                 rig.inbox._note_reached(InboxPosition(self.incarnation, 3))
                 change(self)
                 self.send(build_command("Ring", {"label": "new"}, id="new", actor=CLOCK))
-                await rig.inbox._renew_end(rig.inbox._end)
+                await rig.inbox._sweep()
             return found
 
     rig = Rig(Changing())

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from aether_api.commit_index import NO_COMMITS
+from aether_api.durable import InboxPosition, Tick
 from aether_api.envelope import Event, decode_events, join_events
 from aether_api.errors import Reason
 from aether_api.identity import ActorId
 from aether_api.messages import Command, Reply, decode_reply, encode_reply
 from aether_model.decide import CompiledModel
-from aether_model.model import CommandInput, Decision, Rejected, State
-from aether_runtime.core.group import COMMANDS_MAX, Group, Now, Waiting, decide_group
+from aether_model.model import CommandInput, Decision, DomainEvent, Emitted, Rejected, State
+from aether_runtime.core.group import COMMANDS_MAX, Group, InboxEntry, Now, Waiting, decide_group
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.window import AGE_MAX_S, SKEW_S
+from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import START_S, build_command, compile_account, fields_of
 
 BYTES_MAX = 1 << 20
@@ -260,3 +262,30 @@ def test_what_a_model_raises_reaches_the_caller_as_a_text_that_can_be_sent() -> 
 
     (reply,) = replies(decide(deposit(), history=Raising.build_history()))
     assert "bad ? text" in decode_reply(encode_reply(reply)).message
+
+
+class Chime(Alarm):
+    """Rings twice, under two schemas, and keeps which versions it was told."""
+
+    def decide(self, state: State, command: CommandInput) -> Decision:
+        return Emitted(tuple(DomainEvent("Rang", b'{"label":"%d"}' % number, schema_version=number) for number in (1, 2)))
+
+    def apply(self, state: State, event_type: str, data: bytes, *, time: str, version: int, schema_version: int = 1) -> State:
+        return {"rang": [*cast("dict[str, Any]", state)["rang"], (version, schema_version)]}
+
+
+def test_each_event_of_a_command_has_a_version_of_its_own() -> None:
+    group = decide(*(build_command("Ring", {}, id=id, actor=CLOCK) for id in "ab"), history=History.empty(Chime()))
+    stored = [(event.version, event.schema_version) for event in events_of(group)]
+    assert stored == [(1, 1), (2, 2), (3, 1), (4, 2)]
+    assert (group.state, group.version) == ({"rang": stored}, 4)
+    assert [(reply.version, [event.version for event in reply.events]) for reply in replies(group)] == [(2, [1, 2]), (4, [3, 4])]
+
+
+def test_a_tick_whose_reminder_an_earlier_command_of_the_group_has_ended_is_not_run() -> None:
+    history = History.empty(Alarm())
+    history.reminders = {"morning": "t"}
+    tick = wait(build_command("Ring", {}, id="tick", actor=CLOCK))
+    tick.inbox = InboxEntry(InboxPosition(7, 50), Tick("morning", "t", "late", "2026-07-01T12:00:00Z", recurring=False))
+    group = decide_group(history, [wait(build_command("Cancel", {"name": "morning"}, id="cancel", actor=CLOCK)), tick], Now(START_S, 0.0), bytes_max=BYTES_MAX)
+    assert [(reply.outcome, reply.reason) for reply in replies(group)] == [("accepted", ""), ("noop", "ReminderGone")]
