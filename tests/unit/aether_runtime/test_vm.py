@@ -25,7 +25,9 @@ from aether_runtime.core.group import COMMANDS_MAX, Waiting
 from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import FORMAT, Snapshot, SnapshotBody
 from aether_runtime.core.window import hash_command_id
+from aether_runtime.permits import Permit, Permits
 from aether_runtime.vm import MAILBOX_BYTES_MAX, MAILBOX_MAX
+from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard, compile_unspeakable_account
 from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
@@ -154,6 +156,21 @@ async def test_a_refused_group_is_decided_again_on_the_new_state() -> None:
     await settle(pod, until=lambda: bool(call.answers))
     assert (call.reply.outcome, call.reply.version, call.reply.reason) == ("rejected", 3, "InsufficientFunds")
     assert vm.get_state()["balance"] == 6
+
+
+async def test_a_group_that_is_decided_again_goes_before_what_came_meanwhile() -> None:
+    events = build_store(Fate.STORED, Fate.STORED, Fate.HELD)
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    await run_commands(pod, vm, deposit("d1", 10))
+    first = pod.send(vm, withdraw("w1", 6))
+    await settle(pod, until=lambda: events.holds)
+    second = pod.send(vm, withdraw("w2", 6))
+    await append_foreign(events, ("Deposited", {"amount": 1}))
+    events.release()
+    await settle(pod, until=lambda: bool(first.answers and second.answers))
+    assert outcomes([first.reply, second.reply]) == [("accepted", 4, ""), ("rejected", 4, "InsufficientFunds")]
 
 
 async def test_a_group_that_keeps_losing_is_answered_conflict_and_nothing_of_it_is_stored() -> None:
@@ -344,6 +361,7 @@ async def test_an_actor_without_a_resource_goes_on_at_the_epoch_of_its_log() -> 
     assert outcomes(await run_commands(pod, vm, deposit("d1"))) == [("accepted", 2, "")]
     assert [commit.epoch for commit in await history_of(events)] == [9, 9]
     vm.take_placement(pod.build(0, name="").desired)
+    assert outcomes(await run_commands(pod, vm, withdraw("w1", 100))) == [("rejected", 2, "InsufficientFunds")]
     assert outcomes(await run_commands(pod, vm, deposit("d2"))) == [("accepted", 3, "")]
     await append_foreign(events, ("Deposited", {"amount": 1}), epoch=10)
     assert outcomes(await run_commands(pod, vm, deposit("d3"))) == [("error", -1, Reason.BUSY)]
@@ -361,6 +379,18 @@ async def test_a_repeat_of_an_accepted_command_gets_its_first_answer_from_any_po
     heir = await second.start(2)
     assert (await run_commands(second, heir, deposit("d1", 5)))[0] == original
     assert heir.get_state()["balance"] == 11
+
+
+async def test_a_command_of_several_events_is_stored_whole_answered_as_first_when_repeated_and_replayed() -> None:
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start(actor=CLOCK, model=Alarm())
+    ring = build_command("RingTwice", {}, id="ring", actor=CLOCK)
+    original = (await run_commands(pod, vm, ring))[0]
+    assert (original.version, [event.version for event in original.events]) == (2, [1, 2])
+    assert await run_commands(pod, vm, ring) == [original]
+    heir = await Pod("b", events).start(2, actor=CLOCK, model=Alarm())
+    assert (heir.phase, heir.get_version(), heir.get_state()) == (ActorPhase.READY, 2, {"rang": ["RingTwice"] * 2})
 
 
 @pytest.fixture
@@ -402,6 +432,56 @@ async def test_a_repeat_that_cannot_be_looked_up_now_is_told_to_come_back() -> N
     events.read_error = JetStreamError(500, 1, "broken")
     reply = (await run_commands(pod, vm, OPEN))[0]
     assert (reply.outcome, reply.retry_after_ms > 0) == ("error", True)
+
+
+async def test_a_command_whose_hash_is_known_is_not_run_while_its_commit_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def find_nothing(actor: ActorId, sequence: int) -> None:
+        return None
+
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN, deposit("d1"))
+    monkeypatch.setattr(events, "read_at", find_nothing)
+    reply = (await run_commands(pod, vm, deposit("d1")))[0]
+    assert (reply.outcome, reply.reason, reply.retry_after_ms > 0, vm.get_version()) == ("error", Reason.BUSY, True, 2)
+
+
+async def test_repeats_whose_look_up_is_cut_short_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+
+    async def hang(actor: ActorId, sequence: int) -> None:
+        asked.append(sequence)
+        await asyncio.Event().wait()
+
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN, deposit("d1"))
+    monkeypatch.setattr(events, "read_at", hang)
+    calls = [pod.send(vm, OPEN), pod.send(vm, deposit("d1"))]
+    await settle(pod, until=lambda: bool(asked))
+    for task in pod.tasks:
+        task.cancel()
+    await settle(pod)
+    assert [call.reply.reason for call in calls] == [Reason.BUSY] * 2
+
+
+async def test_repeats_count_as_backlog_while_they_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = list[int]()
+    events = build_store()
+    pod = Pod("a", events)
+    vm = await pod.start()
+    read = events.read_at
+
+    async def look(actor: ActorId, sequence: int) -> StoredCommit | None:
+        held.append(pod._services.backlog._held)
+        return await read(actor, sequence)
+
+    await run_commands(pod, vm, OPEN)
+    monkeypatch.setattr(events, "read_at", look)
+    await run_commands(pod, vm, OPEN)
+    assert (held[0] > 0, pod._services.backlog._held) == (True, 0)
 
 
 async def test_a_poison_event_quarantines_the_actor_and_names_it() -> None:
@@ -541,6 +621,16 @@ async def test_snapshots_are_taken_every_so_many_events() -> None:
     assert (vm.snapshot.version, pod.snapshotter.written) == (10, 2)
     heir = await Pod("b", events, pod.snapshots).start(2)
     assert (heir.snapshot.version, heir.get_version(), heir.get_state()["balance"]) == (10, 13, 12)
+
+
+async def test_a_placement_with_another_rule_for_snapshots_is_heeded_from_the_next_commit_on() -> None:
+    pod = Pod("a", build_store())
+    vm = await pod.start(snapshot_every=1000)
+    await run_commands(pod, vm, OPEN, deposit("d1"))
+    vm.take_placement(dataclasses.replace(vm.desired, snapshot_every=3))
+    await run_commands(pod, vm, deposit("d2"))
+    await settle(pod)
+    assert vm.snapshot.version == 3
 
 
 async def test_a_hot_actor_takes_no_second_snapshot_right_after_the_first() -> None:
@@ -757,6 +847,23 @@ async def test_the_start_waits_while_the_log_is_away() -> None:
     assert (vm.phase, vm.get_version()) == (ActorPhase.READY, 1)
 
 
+async def test_a_start_that_waits_for_its_log_lets_others_have_its_permit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.vm_reading.RETRY_S", 0.0)
+    events = build_store()
+    events.away = True
+    permits = Permits(1)
+    permit, other = Permit(permits), Permit(permits)
+    await permit.take()
+    vm = Pod("a", events).build()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(vm.start(permit))
+        await other.take()
+        events.away = False
+        other.give_back()
+    permit.give_back()
+    assert (vm.phase, permits.held) == (ActorPhase.READY, 0)
+
+
 async def test_a_new_model_of_equal_fold_decides_from_the_next_command_on() -> None:
     events = build_store()
     pod = Pod("a", events)
@@ -858,6 +965,18 @@ async def test_a_commit_that_cannot_be_taken_over_leaves_no_caller_without_an_an
     calls = [pod.send(vm, OPEN), pod.send(vm, deposit("d1"))]
     await settle(pod, until=lambda: bool(pod.failures))
     assert [call.reply.reason for call in calls] == [Reason.UNKNOWN] * 2, "they are stored, but nobody knows their answers any more"
+
+
+async def test_a_commit_that_cannot_be_built_leaves_no_caller_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Commit:
+        raise InternalError("the index is broken")
+
+    pod = Pod("a", build_store())
+    vm = await pod.start()
+    monkeypatch.setattr("aether_runtime.vm.build_commit", fail)
+    calls = [pod.send(vm, OPEN), pod.send(vm, deposit("d1"))]
+    await settle(pod, until=lambda: bool(pod.failures))
+    assert [call.reply.reason for call in calls] == [Reason.BUSY] * 2
 
 
 class Broken(CompiledModel):
