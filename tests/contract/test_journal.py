@@ -13,6 +13,7 @@ from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.durable import parse_inbox_position
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
 from aether_api.errors import AetherError, CommitTooLarge, Disconnected, InvalidEnvelope, JetStreamError, PayloadTooLarge, RequestTimeout, VersionConflictError
+from aether_api.headers import FIRST_LINE, decode_headers
 from aether_api.identity import CommandId, Epoch, parse_actor_id
 from aether_api.messages import Command
 from aether_api.subjects import event_subject
@@ -67,10 +68,18 @@ class ScriptedConnection:
         elif step is not None:
             asyncio.get_running_loop().call_soon(exchange.take, Message(b"inbox", b"", b"", step))
 
+    def publish(self, subject: str, payload: bytes, headers: bytes) -> None:
+        self.sent.append((subject, payload, headers))
 
-def build_scripted(*script: bytes | AetherError | None, at_once: AetherError | None = None) -> tuple[Journal, ScriptedConnection]:
+
+def build_scripted(*script: bytes | AetherError | None, at_once: AetherError | None = None, batches: bool = False) -> tuple[Journal, ScriptedConnection]:
     connection = ScriptedConnection(*script, at_once=at_once)
-    return Journal(JetStream(cast("NatsConnection", connection)), 1), connection
+    return Journal(JetStream(cast("NatsConnection", connection)), 1, batches=batches), connection
+
+
+def places_in_batches(connection: ScriptedConnection) -> list[int]:
+    """Return the place of each message in its batch, from one; zero for those that went alone."""
+    return [int(decode_headers(FIRST_LINE + b"\r\n" + headers + b"\r\n").get("Nats-Batch-Sequence", "0")) for _, _, headers in connection.sent]
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +130,31 @@ async def test_a_refusal_after_an_unknown_outcome_tells_nothing_and_the_commit_i
     with pytest.raises(VersionConflictError):
         await journal.append(build_commit())
     assert len(connection.sent) == 4
+
+
+async def test_a_refusal_after_a_batch_of_unknown_outcome_tells_nothing_and_the_commit_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_nats.appends.BATCH_MIN", 1)
+    journal, connection = build_scripted(RequestTimeout("late"), STREAM_FULL, WRONG_SEQUENCE, batches=True)
+    with pytest.raises(VersionConflictError):
+        await journal.append(build_commit())
+    assert places_in_batches(connection) == [1, 0, 0]
+
+
+async def test_after_a_batch_was_refused_for_good_commits_go_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_nats.appends.BATCH_MIN", 1)
+    journal, connection = build_scripted(STREAM_FULL, ACK, ACK, batches=True)
+    for _ in range(2):
+        assert await journal.append(build_commit()) == 7
+    assert places_in_batches(connection) == [1, 0, 0]
+
+
+async def test_no_batch_is_larger_than_the_most_that_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("SINGLES_MAX", 1), ("BATCH_MIN", 2), ("BATCH_MAX", 3)):
+        monkeypatch.setattr(f"aether_nats.appends.{name}", value)
+    journal, connection = build_scripted(*[ACK] * 4, batches=True)
+    for outcome in [journal.append(build_commit()) for _ in range(7)]:
+        await outcome
+    assert places_in_batches(connection) == [0, 1, 2, 3, 1, 2, 3]
 
 
 async def test_a_commit_that_the_server_cannot_take_is_too_large() -> None:

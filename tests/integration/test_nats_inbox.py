@@ -19,7 +19,7 @@ from aether_api.subjects import inbox_subject, parse_wake_subject, wake_wildcard
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
-from aether_nats.inbox import READ_AHEAD, Inbox, Tries, read_inbox_end
+from aether_nats.inbox import READ_AHEAD, Inbox, Tries, purge_inbox, read_inbox_end
 from aether_nats.jetstream import BATCH_BYTES_MAX, JetStream
 from aether_nats.jetstream_wire import StreamConfig, WholeConfig
 from aether_nats.journal import Journal
@@ -348,3 +348,12 @@ async def test_a_purge_takes_what_waits_for_the_actor_and_leaves_what_waits_for_
     assert await rig.inbox.read_backlog() == {BOB: 1}
     await until_equal(lambda: rig.inbox.read_dead(ALICE), [])
     await until_equal(lambda: schedules.read_all(ALICE), [])
+
+
+async def test_a_purge_leaves_what_came_into_the_inbox_after_the_end_that_it_names(rig: Rig) -> None:
+    await rig.inbox.send(build_command("c-1"))
+    end = await read_inbox_end(rig.js, "bank")
+    assert end is not None
+    await rig.inbox.send(build_command("c-2"))
+    await purge_inbox(rig.js, ALICE, end)
+    await until_equal(lambda: read_ids(rig), ["c-2"])

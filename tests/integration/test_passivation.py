@@ -11,11 +11,13 @@ from dataclasses import replace
 import pytest
 
 from aether_api.identity import ActorId, PodUid, parse_actor_id
-from aether_api.messages import decode_reply
+from aether_api.messages import Reply, decode_reply
 from aether_api.subjects import command_subject
 from aether_api.v1alpha1 import ActorPhase
 from aether_nats.client import CommandClient
+from aether_nats.connection import Subscription
 from aether_nats.embedded import EmbeddedServer
+from aether_runtime.core.group import Waiting
 from aether_runtime.core.passivation import MemoryUse
 from aether_runtime.core.snapshot_policy import WORTH_COMMITS
 from aether_runtime.passivation import IDLE_CHECK_MAX_S, SleepConfig
@@ -24,7 +26,7 @@ from aether_runtime.runtime import Runtime
 from aether_runtime.runtime_message import RuntimeMessage
 from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE, build_command, compile_unspeakable_account
-from tests.histories.cluster import Load, Placements, RunningPod, connected, open_journal, running_pod, until, until_live
+from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, until, until_live
 from tests.histories.invariants import check_answers, check_log, events_of, read_history
 
 ACTORS = [parse_actor_id("default", "account", f"a{number}") for number in range(30)]
@@ -168,6 +170,32 @@ async def test_no_command_is_lost_that_arrives_while_its_actor_falls_asleep(nats
         assert {reply.outcome for _, reply in load.replies} == {"accepted"}
         assert pod.runtime.passivation.counts["idle"] > 10
         await check_stored(pod, load, events=31)
+
+
+async def test_an_actor_that_is_at_work_when_it_was_about_to_sleep_stays_awake(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_pod(nats_server.url, "pod-a") as pod:
+        vm, drain, answers = pod.runtime.create_vm(ALICE), pod.runtime.feeds.drain, list[Reply]()
+        command = build_command("Open", {"owner": "alice"}, id="o", time_s=time.time())
+
+        async def drain_and_come_last(feed: Subscription | None) -> None:
+            await drain(feed)
+            vm.process_command(Waiting(command, asyncio.get_running_loop().time() + WAIT_S, answers.append))
+
+        await until(lambda: vm.can_sleep)
+        monkeypatch.setattr(pod.runtime.feeds, "drain", drain_and_come_last)
+        assert not await pod.runtime.passivation._put_one_to_sleep(ALICE, "idle")
+        monkeypatch.undo()
+        await until(lambda: [reply.outcome for reply in answers] == ["accepted"])
+
+
+async def test_actors_that_were_let_go_leave_their_places_to_others(nats_server: EmbeddedServer) -> None:
+    async with running_pod(nats_server.url, "pod-a", sleep=SleepConfig(awake_max=1)) as pod:
+        awake = pod.runtime.get_active_vms()
+        for actor in ACTORS[:3]:
+            pod.runtime.create_vm(actor)
+            await until(lambda: [vm.is_ready for vm in awake.values()] == [True])
+            await pod.runtime.stop_vm(actor)
+        assert pod.runtime.passivation.over_limit == 0
 
 
 async def test_three_times_as_many_actors_as_may_be_awake_are_all_served(nats_server: EmbeddedServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -254,6 +255,17 @@ async def test_what_was_looked_up_before_a_release_does_not_bring_the_actor_back
         pod.runtime.on_adopt(desired)
         await until(lambda: ALICE in vms and vms[ALICE].is_ready)
         assert pod.runtime.activate(desired) is vms[ALICE]
+
+
+async def test_what_is_told_late_of_an_older_placement_changes_nothing(nats_server: EmbeddedServer) -> None:
+    placements = Placements()
+    async with running_pod(nats_server.url, "pod-a", placements) as pod:
+        placements.place(ALICE, PodUid("pod-a"), 5)
+        desired = placements.homes[ALICE].desired
+        await until(lambda: pod.runtime.registry.desired.get(ALICE) == desired)
+        for tell in (lambda: pod.runtime.on_adopt(replace(desired, epoch=Epoch(4))), lambda: pod.runtime.on_release(ALICE, Epoch(4))):
+            tell()
+            assert pod.runtime.registry.desired.get(ALICE) == desired
 
 
 async def test_the_placed_owner_stays_when_an_activation_without_a_resource_took_over_its_epoch(nats_server: EmbeddedServer) -> None:
