@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from msgspec.structs import replace
 
-from aether_api.errors import AetherError, Disconnected, PermissionDenied, VersionConflictError
+from aether_api.errors import AetherError, Disconnected, PermissionDenied, RequestTimeout, VersionConflictError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_nats.bus_settings import BusSettings
 from aether_nats.connection import Callback, NatsConnection, Subscription
@@ -167,6 +167,19 @@ async def test_a_subscriber_may_begin_with_everything_there_is(nats_server: Embe
             assert await read_complete(subscription, {ALICE: 36, ORDER: 2}) == {ALICE: list(range(1, 37)), ORDER: [1, 2]}
 
 
+async def test_a_comparison_that_comes_due_before_all_is_read_hides_nothing(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_nats.stream_watch.SWEEP_BATCH", 2)
+    async with writing(nats_server, plan=StreamPlan(partitions=1)) as journal, connected(nats_server.url) as here:
+        many = await append_to_many(journal, "many", 10)
+        async with EventBus(here).subscribe_to_event_stored("shop", from_beginning=True) as subscription:
+            events = subscription.complete()
+            told = [await anext(events)]
+            subscription._watch._compare_at = 0.0
+            async with asyncio.timeout(PATIENCE_S):
+                told += [await anext(events) for _ in many[1:]]
+            assert sorted(versions_of(told)) == sorted((actor, 1) for actor in many)
+
+
 async def test_a_batch_that_the_server_cuts_short_by_its_bytes_is_not_taken_for_the_end(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     read_batch = JetStream.read_batch
 
@@ -199,6 +212,46 @@ async def test_a_node_that_was_cut_off_is_told_of_every_actor_that_moved(nats_se
             assert await read_complete(subscription, {ALICE: 6}) == {ALICE: [6]}
 
 
+async def test_a_loss_is_looked_for_soon_although_the_first_look_fails(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, failures = JetStream.stream_names, [RequestTimeout("late")]
+
+    async def fail_once(self: JetStream, subject: str) -> list[str]:
+        if failures:
+            raise failures.pop()
+        return await names(self, subject)
+
+    async with (
+        writing(nats_server) as journal,
+        CutLink.to(nats_server.port) as link,
+        connected(link.url) as here,
+        EventBus(here).subscribe_to_event_stored("shop") as subscription,
+    ):
+        await link.cut()
+        await append_events(journal, BOB)
+        monkeypatch.setattr(JetStream, "stream_names", fail_once)
+        link.mend()
+        assert await read_complete(subscription, {BOB: 1}) == {BOB: [1]}
+
+
+async def test_what_was_lost_without_a_sign_before_a_loss_was_noticed_is_found_with_it(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hear = NatsConnection.subscribe
+
+    def hear_nothing_of_bob(self: NatsConnection, subject: str, callback: Callback, queue: str = "") -> Subscription:
+        return hear(self, subject, lambda message: None if message.subject == "aether.shop.stored.account.bob" else callback(message), queue)
+
+    monkeypatch.setattr(NatsConnection, "subscribe", hear_nothing_of_bob)
+    async with (
+        writing(nats_server, plan=StreamPlan(partitions=1)) as journal,
+        connected(nats_server.url) as here,
+        EventBus(here).subscribe_to_event_stored("shop") as subscription,
+    ):
+        await append_events(journal, BOB)
+        await append_events(journal, ALICE)
+        assert versions_of(await read(subscription, 1)) == [(ALICE, 1)]
+        subscription.note_loss()
+        assert await read_complete(subscription, {BOB: 1}) == {BOB: [1]}
+
+
 async def test_a_server_that_was_killed_costs_nothing_but_time(nats_server: EmbeddedServer) -> None:
     async with writing(nats_server) as journal, connected(nats_server.url) as here, EventBus(here).subscribe_to_event_stored("shop") as subscription:
         await append_events(journal, ALICE, 2)
@@ -229,6 +282,28 @@ async def test_a_subscriber_that_is_too_slow_is_told_and_misses_nothing(nats_ser
             assert [item.version async for item in subscription.fetch_missed(gaps[actor]) if isinstance(item, EventStored)] == expected
         await append_events(journal, BOB)
         assert versions_of(await read(subscription, 1)) == [(BOB, 3)]
+
+
+async def test_a_subscriber_that_is_too_slow_for_large_commits_is_told(nats_server: EmbeddedServer) -> None:
+    async with (
+        writing(nats_server) as journal,
+        connected(nats_server.url) as here,
+        EventBus(here, BusSettings(queue_bytes_max=1)).subscribe_to_event_stored("shop") as subscription,
+    ):
+        await append_events(journal, ALICE, 10)
+        await here.flush()
+        assert (await read(subscription, 2))[1] == Overflow(9)
+
+
+async def test_bytes_that_were_taken_make_room_for_others(nats_server: EmbeddedServer) -> None:
+    async with (
+        writing(nats_server) as journal,
+        connected(nats_server.url) as here,
+        EventBus(here, BusSettings(queue_bytes_max=1)).subscribe_to_event_stored("shop") as subscription,
+    ):
+        for version in (1, 2, 3):
+            await append_events(journal, ALICE)
+            assert versions_of(await read(subscription, 1)) == [(ALICE, version)]
 
 
 async def append_to_many(journal: Journal, beginning: str, count: int) -> list[ActorId]:

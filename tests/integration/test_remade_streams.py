@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aether_api.identity import ActorId, parse_actor_id
+from aether_api.identity import ActorId, Epoch, parse_actor_id
 from aether_api.subjects import partition_of
 from aether_nats.deliveries import ActorVersion, Delivery, EventStored, Reset
 from aether_nats.embedded import EmbeddedServer
@@ -169,6 +169,28 @@ async def test_an_announcement_that_comes_late_is_no_other_stream(nats_server: E
             await projection.follow_to(subscription, BOB, 1)
             assert projection.versions == {ALICE: [1, 2, 3, 4, 5], BOB: [1]}
             assert projection.resets == []
+
+
+async def test_a_stream_that_was_made_anew_behind_a_cut_link_is_told_anew_although_nothing_stands_where_the_former_one_ended(nats_server: EmbeddedServer) -> None:
+    async with (
+        writing(nats_server) as journal,
+        CutLink.to(nats_server.port) as link,
+        connected(link.url) as here,
+        EventBus(here).subscribe_to_event_stored("shop") as subscription,
+    ):
+        projection = Projection()
+        await append_events(journal, ALICE, 2)
+        await projection.follow_to(subscription, ALICE, 2)
+        await link.cut()
+        await delete_streams(journal.connection, "shop")
+        await ensure_streams(journal.connection, "shop", StreamPlan(partitions=1))
+        await append_events(journal, BOB, 2)
+        await journal.purge(BOB, epoch=Epoch(2), writer="operator")
+        await append_events(journal, ALICE, 4)
+        link.mend()
+        await projection.follow_to(subscription, ALICE, 4, resets=1)
+        assert projection.versions == {ALICE: [1, 2, 3, 4]}
+        assert Reset(ALICE, 0) in projection.resets
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 1), (2, 4), (4, 2)])
