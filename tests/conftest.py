@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,11 +25,27 @@ settings.register_profile("aether", deadline=None, suppress_health_check=[Health
 settings.load_profile("aether")
 
 
+TEST_S: Final = 900.0
+"""Seconds after which a test that hangs is ended, so that the others run: longer than what any test waits for by itself, on a real cluster as well."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Watch every test that runs in a loop."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.fixturenames.insert(0, "no_socket_left")
+            item.obj = bound(item.obj)
+
+
+def bound(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Return a test that ends in time."""
+
+    @functools.wraps(test)
+    async def end_in_time(*arguments: object, **fixtures: object) -> None:
+        async with asyncio.timeout(TEST_S):
+            await test(*arguments, **fixtures)
+
+    return end_in_time
 
 
 @pytest.fixture

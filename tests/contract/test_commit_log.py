@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -16,7 +17,7 @@ from aether_nats.jetstream import JetStream
 from aether_nats.journal import Journal
 from aether_runtime.adapters.memory import MemoryCommitLog
 from aether_runtime.ports import CommitLog
-from tests.histories.places import PLACES, open_place, until_equal
+from tests.histories.places import CATCH_UP_S, PLACES, open_place, until_equal
 
 ALICE, BOB = parse_actor_id("default", "account", "alice"), parse_actor_id("default", "account", "bob")
 
@@ -47,18 +48,27 @@ def build_commit(head: StoredCommit | None, *, actor: ActorId = ALICE, events: i
     return Commit(id, actor, head.sequence if head else 0, first, first + events - 1, index, Epoch(epoch), "pod/boot", "account@x", join_events(encoded), incarnation)
 
 
+async def ensure_stored(store: CommitLog, commit: Commit) -> int:
+    """Store a commit that nobody contends for, and return its sequence.
+
+    On a slow cluster an append is sent again whose ack was late, and what is sent while a write is in flight is refused before a read shows that write.
+    """
+    async with asyncio.timeout(CATCH_UP_S):
+        while True:
+            with suppress(VersionConflictError):
+                return await store.append(commit)
+            stored = await store.read_head(commit.actor)
+            if stored is not None and stored.id == commit.id:
+                return stored.sequence
+            await asyncio.sleep(0.01)
+
+
 async def append(store: CommitLog, *, actor: ActorId = ALICE, count: int = 1, events: int = 1) -> StoredCommit:
     """Append commits one after the other and return the last as it was stored."""
     head = await store.read_head(actor)
     for _ in range(count):
         commit = build_commit(head, actor=actor, events=events)
-        try:
-            sequence = await store.append(commit)
-        except VersionConflictError:  # on a slow cluster an append is sent again whose ack was late
-            stored = await store.read_head(actor)
-            assert stored is not None
-            assert stored.id == commit.id
-            sequence = stored.sequence
+        sequence = await ensure_stored(store, commit)
         head = StoredCommit(
             commit.id,
             sequence,
