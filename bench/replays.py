@@ -127,11 +127,11 @@ class Rivals:
 
 async def run_replay_one(scale: Scale) -> AsyncGenerator[Line, None]:
     """Compare the replay of one long history with the Go client's ordered consumer, with peers, and with ten events a commit."""
-    commits = scale.of(EVENTS, at_least=BATCH_EVENTS)
+    commits = scale.of(EVENTS)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedServer.start())
         single = await _populate(server, scale, "single", actors=1, commits=commits)
-        batch = await _populate(server, scale, "batch", actors=1, commits=commits // BATCH_EVENTS, events=BATCH_EVENTS)
+        batch = await _populate(server, scale, "batch", actors=1, commits=commits, events=BATCH_EVENTS)
         rivals = Rivals("replay-one", scale, {"ours": partial(_measure_ours, single), "batch": partial(_measure_ours, batch)})
         try:
             scale.check_peers()
