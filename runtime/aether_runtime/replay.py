@@ -97,17 +97,17 @@ async def catch_up(history: History, actor: ActorId, events: CommitLog, head: St
         RetryableError: the log cannot be read now; go on with the same arguments later.
     """
     last = history.position
-    is_ours = not last.index.n
+    is_proven = not last.index.n
     try:
-        async with aclosing(_read_slices(actor, events, head, last.index.n - (not is_ours))) as slices:
+        async with aclosing(_read_slices(actor, events, head, max(0, last.index.n - 1))) as slices:
             async for commits in slices:
                 for commit in commits:
-                    if is_ours:
+                    if is_proven:
                         history.fold_commit(commit)
                         seen.append(commit)
                     elif (commit.sequence, commit.id) != (last.sequence, last.commit_id):
                         return False
-                    is_ours = True
+                    is_proven = True
         return True
     except InvalidEnvelope as exc:
         raise await _explain_missing(actor, events, head, exc) from exc

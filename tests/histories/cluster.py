@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Final
 
 from aether_api.identity import ActorId, BootId, Epoch, PodIdentity, PodUid, PoolName
 from aether_api.messages import Reply
-from aether_api.v1alpha1 import ActorModel
+from aether_api.v1alpha1 import ActorModel, ActorPhase
 from aether_model.model import Model
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
@@ -43,10 +43,13 @@ WAIT_S: Final = 20.0
 """Seconds after which a test that waits has failed; a busy machine is slow."""
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
+async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], *, within_s: float = WAIT_S) -> None:
+    """Wait until something is so, which may have to be asked of somebody."""
+    async with asyncio.timeout(within_s):
+        while True:
+            holds = condition()
+            if holds if isinstance(holds, bool) else await holds:
+                return
             await asyncio.sleep(0.01)
 
 
@@ -185,6 +188,12 @@ async def open_journal(connection: NatsConnection, namespace: str = NAMESPACE) -
     """Return a journal of its own, for looking at what is stored."""
     layout = await ensure_streams(connection, namespace, StreamPlan(PARTITIONS))
     return Journal(JetStream(connection), layout.partitions)
+
+
+def tells_ready(pod: RunningPod, actor: ActorId) -> bool:
+    """Whether a pod has reported that it serves an actor."""
+    report = pod.sink.reports.get(actor)
+    return report is not None and report.phase is ActorPhase.READY
 
 
 async def until_live(pods: Sequence[RunningPod]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -23,19 +23,13 @@ from aether_nats.journal import Journal
 from aether_nats.streams import StreamPlan, delete_streams, ensure_streams
 from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE, build_command
-from tests.histories.cluster import NAMESPACE, PARTITIONS, WAIT_S, Placements, RunningPod, connected, open_journal, running_pod
+from tests.histories.cluster import NAMESPACE, PARTITIONS, Placements, RunningPod, connected, open_journal, running_pod, until
 from tests.histories.commits import append_events, build_next
 from tests.integration.links import CutLink
 
 pytestmark = pytest.mark.asyncio
 
 OTHER_POD = "other/boot"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def deposit_behind_its_back(journal: Journal, actor: ActorId = ALICE) -> int:

@@ -73,6 +73,16 @@ def versions_of(items: Iterable[Delivery]) -> list[tuple[ActorId, int]]:
     return [(item.actor, item.version) for item in items if isinstance(item, EventStored)]
 
 
+def lose_announcements_of_bob(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drop what is announced of an actor as it comes, as a route between servers may."""
+    hear = NatsConnection.subscribe
+
+    def hear_badly(self: NatsConnection, subject: str, callback: Callback, queue: str = "") -> Subscription:
+        return hear(self, subject, lambda message: None if message.subject == "aether.shop.stored.account.bob" else callback(message), queue)
+
+    monkeypatch.setattr(NatsConnection, "subscribe", hear_badly)
+
+
 async def test_a_node_sees_the_events_of_another_in_order(nats_server: EmbeddedServer) -> None:
     async with writing(nats_server) as journal, connected(nats_server.url) as here, EventBus(here).subscribe_to_event_stored("shop") as subscription:
         await append_events(journal, ALICE, 3)
@@ -234,12 +244,7 @@ async def test_a_loss_is_looked_for_soon_although_the_first_look_fails(nats_serv
 
 
 async def test_what_was_lost_without_a_sign_before_a_loss_was_noticed_is_found_with_it(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    hear = NatsConnection.subscribe
-
-    def hear_nothing_of_bob(self: NatsConnection, subject: str, callback: Callback, queue: str = "") -> Subscription:
-        return hear(self, subject, lambda message: None if message.subject == "aether.shop.stored.account.bob" else callback(message), queue)
-
-    monkeypatch.setattr(NatsConnection, "subscribe", hear_nothing_of_bob)
+    lose_announcements_of_bob(monkeypatch)
     async with (
         writing(nats_server, plan=StreamPlan(partitions=1)) as journal,
         connected(nats_server.url) as here,
@@ -514,14 +519,8 @@ async def test_a_comparison_finds_what_no_announcement_told(monkeypatch: pytest.
 
 @pytest.mark.parametrize("pattern", ["*", "account", "account/b*", "account/bob"])
 async def test_a_comparison_finds_an_actor_of_which_nothing_was_ever_heard(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
-    """A route between servers may lose all announcements of an actor; here they are dropped as they come."""
     monkeypatch.setattr("aether_nats.stream_watch.SETTLE_S", 0.01)
-    hear = NatsConnection.subscribe
-
-    def hear_badly(self: NatsConnection, subject: str, callback: Callback, queue: str = "") -> Subscription:
-        return hear(self, subject, lambda message: None if message.subject == "aether.shop.stored.account.bob" else callback(message), queue)
-
-    monkeypatch.setattr(NatsConnection, "subscribe", hear_badly)
+    lose_announcements_of_bob(monkeypatch)
     async with EmbeddedServer.start() as server, connected(server.url) as other, connected(server.url) as here:
         await ensure_streams(other, "shop", StreamPlan(partitions=1))
         journal = Journal(JetStream(other), 1)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
 
 from aether_api.identity import PodUid
 from aether_api.subjects import event_stream, partition_of, snapshot_stream
-from aether_api.v1alpha1 import ActorPhase
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.jetstream import JetStream
 from aether_nats.streams import StreamPlan, ensure_streams
 from tests.histories.bank import ALICE
-from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod
+from tests.histories.cluster import WAIT_S, Load, Placements, connected, open_journal, running_pod, tells_ready, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -54,19 +52,6 @@ async def rig(nats_server: EmbeddedServer) -> AsyncIterator[Rig]:
         yield Rig(nats_server, connection, JetStream(connection), placements)
 
 
-async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(2 * WAIT_S):
-        while True:
-            holds = condition()
-            if holds if isinstance(holds, bool) else await holds:
-                return
-            await asyncio.sleep(0.02)
-
-
-def is_ready(pod: RunningPod) -> bool:
-    return ALICE in pod.sink.reports and pod.sink.reports[ALICE].phase is ActorPhase.READY
-
-
 async def test_lost_snapshots_are_made_anew_by_the_sweep_and_the_first_durable_command_waits_for_its_tries(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -74,10 +59,10 @@ async def test_lost_snapshots_are_made_anew_by_the_sweep_and_the_first_durable_c
     async with running_pod(rig.server.url, "b", rig.placements, sweep_s=0.5) as pod:
         await rig.js.delete_stream(SNAPSHOTS)
         rig.placements.place(ALICE, PodUid("b"), 2)
-        await until(lambda: is_ready(pod))
+        await until(lambda: tells_ready(pod, ALICE), within_s=2 * WAIT_S)
         version = pod.runtime.get_active_vms()[ALICE].get_version()
         await rig.client.send_durable(ALICE, "Deposit", {"amount": 1}, command_id="durable", timeout_s=WAIT_S)
-        await until(lambda: pod.runtime.get_active_vms()[ALICE].get_version() > version)
+        await until(lambda: pod.runtime.get_active_vms()[ALICE].get_version() > version, within_s=2 * WAIT_S)
         info = await rig.js.stream_info(SNAPSHOTS)
         assert info is not None
         assert info.state.last_seq > 0, "its try was noted before it was begun"
@@ -94,13 +79,13 @@ async def test_actors_of_a_lost_event_stream_wait_and_say_why_until_it_is_there_
             vm = pod.runtime.registry.get(ALICE)
             return vm is not None and vm.replaying is not None and f"there is no stream {EVENTS}; restore it from a backup" in vm.replaying.describe()
 
-        await until(says_why)
-        await until(lambda: any("an event stream is gone" in record.message for record in caplog.records))
+        await until(says_why, within_s=2 * WAIT_S)
+        await until(lambda: any("an event stream is gone" in record.message for record in caplog.records), within_s=2 * WAIT_S)
         assert pod.runtime.registry.get(ALICE) is not None, "it waits in its replay, and has not failed"
         assert await rig.js.stream_info(EVENTS) is None, "nobody makes histories anew of nothing while somebody may restore them"
         assert not any("a VM failed" in record.message for record in caplog.records)
         await ensure_streams(rig.connection, ALICE.namespace)
-        await until(lambda: is_ready(pod))
+        await until(lambda: tells_ready(pod, ALICE), within_s=2 * WAIT_S)
         assert pod.runtime.get_active_vms()[ALICE].get_version() == 0
     told = [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert told == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -27,7 +27,7 @@ from aether_runtime.exposition import build_registry, build_renderer
 from aether_runtime.ports import Home
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import ALICE, compile_account
-from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod
+from tests.histories.cluster import WAIT_S, Load, Placements, RunningPod, connected, open_journal, running_pod, tells_ready, until
 
 STREAM = "AETHER_default_SNAP"
 SUBJECT = snapshot_subject(ALICE, compile_account().fold)
@@ -56,7 +56,7 @@ class Rig:
         home = placements.homes[ALICE]
         placements.homes[ALICE] = Home(home.pod_uid, replace(home.desired, snapshot_every=every, recovery_target_s=target_s))
         async with running_pod(self.server.url, "a", placements) as pod:
-            await until(lambda: is_ready(pod))
+            await until(lambda: tells_ready(pod, ALICE))
             yield pod
 
     async def deposit(self, numbers: range) -> None:
@@ -72,19 +72,6 @@ async def rig(nats_server: EmbeddedServer) -> AsyncIterator[Rig]:
     async with connected(nats_server.url) as connection:
         await open_journal(connection)
         yield Rig(nats_server, connection, JetStream(connection))
-
-
-async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            holds = condition()
-            if holds if isinstance(holds, bool) else await holds:
-                return
-            await asyncio.sleep(0.02)
-
-
-def is_ready(pod: RunningPod) -> bool:
-    return ALICE in pod.sink.reports and pod.sink.reports[ALICE].phase is ActorPhase.READY
 
 
 def count(pod: RunningPod, result: str) -> float:

@@ -15,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from aether_api.v1alpha1 import ActorPhase
-from aether_api.v1alpha1.meta import GROUP, ConditionStatus
+from aether_api.v1alpha1.meta import DUPLICATE_IDENTITY, GROUP, ConditionStatus
 from aether_kube.store import ObjectKey
 from aether_operator.planning.rules import Labels
 from aether_operator.planning.snapshot import FINALIZER, ActorView, KnownCondition, Placed
@@ -145,7 +145,7 @@ def invalid_spec(actor: ActorView) -> Obstacle:
 
 def duplicate_identity(actor: ActorView, owner: ObjectKey) -> Obstacle:
     """An older Actor has the same model and id."""
-    return Obstacle("DuplicateIdentity", f"Actor {owner.name} has the same model and id ({actor.identity}) and is older; delete one of the two")
+    return Obstacle(DUPLICATE_IDENTITY, f"Actor {owner.name} has the same model and id ({actor.identity}) and is older; delete one of the two")
 
 
 def finalizer_not_set(problem: str) -> Obstacle:

@@ -15,6 +15,9 @@ GROUP: Final = "aether.flowmade.one"
 VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 
+DUPLICATE_IDENTITY: Final = "DuplicateIdentity"
+"""Why the operator does not place an Actor whose model and id an older one has; pods read it in the condition `Scheduled`."""
+
 ConditionStatus = Literal["True", "False", "Unknown"]
 
 

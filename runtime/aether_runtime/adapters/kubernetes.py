@@ -21,7 +21,7 @@ from aether_api.errors import InvalidEnvelope, InvalidName, KubeConflict, KubeFo
 from aether_api.identity import ActorId, Epoch, PodUid
 from aether_api.messages import make_encodable
 from aether_api.v1alpha1 import Actor, ActorModel, Condition
-from aether_api.v1alpha1.meta import ConditionStatus
+from aether_api.v1alpha1.meta import DUPLICATE_IDENTITY, ConditionStatus
 from aether_kube.client import KubeClient
 from aether_kube.conditions import condition_document, settle_conditions
 from aether_kube.documents import JsonObject, JsonValue, objects_at, text_at
@@ -39,9 +39,6 @@ MANAGER: Final = "aether-runtime"
 
 FORBIDDEN_RETRY_S: Final = 1.0
 """Seconds until a forbidden status is tried again: the operator's writes lag by a few seconds when it moves thousands."""
-
-DUPLICATE_IDENTITY: Final = "DuplicateIdentity"
-"""Why the operator does not place an Actor whose model and id an older one has."""
 
 MESSAGE_MAX: Final = 2_000
 """Characters of a condition's message: some twenty lines for `kubectl describe`, a sixteenth of what the API server takes."""
