@@ -6,9 +6,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from inspect import isawaitable
 from pathlib import Path
 from typing import Final
 
@@ -43,12 +44,12 @@ WAIT_S: Final = 20.0
 """Seconds after which a test that waits has failed; a busy machine is slow."""
 
 
-async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], *, within_s: float = WAIT_S) -> None:
-    """Wait until something is so, which may have to be asked of somebody."""
+async def until(condition: Callable[[], object], *, within_s: float = WAIT_S) -> None:
+    """Wait until a condition holds, as `if` would take it; one that returns an awaitable is awaited first."""
     async with asyncio.timeout(within_s):
         while True:
             holds = condition()
-            if holds if isinstance(holds, bool) else await holds:
+            if await holds if isawaitable(holds) else holds:
                 return
             await asyncio.sleep(0.01)
 
