@@ -25,7 +25,7 @@ from aether_api.identity import MEMBER_PATTERN, check_name
 from aether_model.compile import HASH_LENGTH
 from aether_model.model import CancelReminder, NoOp, Rejected
 from aether_model.python import APPLIES, HANDLES, UPCASTS, CommandContext, EventContext, PythonModel, Remind
-from aether_model.python_model import Applier, Handler, PythonRuntimeModel, Upcast
+from aether_model.python_model import ANY_FAULT, Applier, Handler, PythonRuntimeModel, Upcast
 
 FOLD_FORMAT: Final = 1
 """Raised when the same model would fold the same events into another state."""
@@ -72,7 +72,7 @@ def load_python_model(name: str, handler: str) -> PythonRuntimeModel:
     module_name, _, class_name = handler.partition(":")
     try:
         found: object = getattr(importlib.import_module(module_name), class_name)
-    except (Exception, SystemExit) as exc:  # importing runs whatever an author wrote, such as a script that ends with sys.exit
+    except ANY_FAULT as exc:  # importing runs whatever an author wrote, such as a script that ends with sys.exit
         raise ModelInvalid(name, (f"{HANDLER_PATH}: {handler} cannot be imported here: {type(exc).__name__}: {exc}",)) from exc
     if not _is_definition(found):
         raise ModelInvalid(name, (f"{HANDLER_PATH}: {handler} is no subclass of aether_model.python.PythonModel",))
@@ -135,7 +135,7 @@ def _read_state_type(definition: type[PythonModel[Any]], findings: _Findings) ->
         return None
     try:
         found()
-    except Exception as exc:  # noqa: BLE001  # its `__post_init__` is the author's
+    except ANY_FAULT as exc:  # its `__post_init__` is the author's
         findings.problems.append(f"state {found.__name__}: the initial state cannot be made of its defaults: {type(exc).__name__}: {exc}")
         return None
     return found
@@ -144,7 +144,7 @@ def _read_state_type(definition: type[PythonModel[Any]], findings: _Findings) ->
 def _instantiate(definition: type[PythonModel[Any]], findings: _Findings) -> PythonModel[Any] | None:
     try:
         return definition()
-    except (Exception, SystemExit) as exc:  # noqa: BLE001  # making it runs whatever an author wrote
+    except ANY_FAULT as exc:  # making it runs whatever an author wrote
         findings.problems.append(f"{definition.__name__}: it cannot be made without arguments: {type(exc).__name__}: {exc}")
         return None
 
@@ -174,7 +174,7 @@ def _read_method(model: PythonModel[Any], function: FunctionType, mark: str, sta
     wanted = f"({'self, state: ' + state_type.__name__}, {'command' if mark == HANDLES else 'event'}: <a struct>[, context: {context.__name__}])"
     try:
         hints = get_type_hints(function)
-    except Exception as exc:  # noqa: BLE001  # annotations are expressions of the author's
+    except ANY_FAULT as exc:  # annotations are expressions of the author's
         findings.problems.append(f"{function.__name__}: its annotations cannot be read, which must work without TYPE_CHECKING: {type(exc).__name__}: {exc}")
         return None
     parameters = list(inspect.signature(function).parameters)[1:]

@@ -8,6 +8,7 @@ since live takes the path of replay.
 from __future__ import annotations
 
 import re
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -26,6 +27,10 @@ Upcast = Callable[[Fields], Fields]
 
 RESERVED_REASONS: Final = frozenset(reason.value for reason in Reason)
 """Reasons by which clients decide whether to try again; a model has its own."""
+
+ANY_FAULT: Final = (Exception, SystemExit, CancelledError)
+"""What an author's code may raise: `sys.exit` in a handler must not end the process of everybody's actors, nor a `CancelledError`
+the task that runs them, which cannot be cancelled while code without `await` runs."""
 
 _encode = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(Fields).decode
@@ -108,7 +113,7 @@ class PythonRuntimeModel:
             fields = handler.decode(command.payload)
         except MALFORMED as exc:
             return Rejected(Reason.INVALID_COMMAND.value, _explain_payload(handler, exc))
-        except Exception as exc:  # a root, too: reading fields runs the author's `__post_init__`, of which msgspec takes ValueError and TypeError for a refusal
+        except ANY_FAULT as exc:  # a root, too: reading fields runs the author's `__post_init__`, of which msgspec takes ValueError and TypeError for a refusal
             raise CommandFailed(f"command {command.name}: reading its fields raised {type(exc).__name__}: {exc}") from exc
         try:
             answer = handler.run(state, fields, _context_of(command)) if handler.wants_context else handler.run(state, fields)
@@ -118,7 +123,7 @@ class PythonRuntimeModel:
             return self._read_answer(command.name, answer)
         except CommandFailed:
             raise
-        except Exception as exc:  # the root of everything that an author wrote: it costs its own command and no other
+        except ANY_FAULT as exc:  # the root of everything that an author wrote: it costs its own command and no other
             raise CommandFailed(f"command {command.name}: {handler.method} raised {type(exc).__name__}: {exc}") from exc
 
     def apply(self, state: State, event_type: str, data: bytes, *, time: str, version: int, schema_version: int = 1) -> State:
@@ -133,7 +138,7 @@ class PythonRuntimeModel:
         try:
             event = applier.decode(data) if schema_version == applier.schema_version else _upcast(applier, data, schema_version)
             after = applier.run(state, event, EventContext(version, time)) if applier.wants_context else applier.run(state, event)
-        except Exception as exc:  # the root of everything that an author wrote: it costs its own actor and no other
+        except ANY_FAULT as exc:  # the root of everything that an author wrote: it costs its own actor and no other
             raise _build_failure(applier, event_type, version, exc) from exc
         if type(after) is not self.state_type:
             raise EventInvalid(f"event {event_type}, version {version}: {applier.method} returned {type(after).__name__}, not {self.state_type.__name__}")
@@ -154,7 +159,7 @@ class PythonRuntimeModel:
             if plain is not None:
                 try:
                     after = run(state, decode(event.data))
-                except Exception as exc:  # a root, as in `apply`
+                except ANY_FAULT as exc:  # a root, as in `apply`
                     raise _build_failure(plain, name, next_version, exc) from exc
                 if type(after) is state_type:
                     state = after
@@ -188,7 +193,7 @@ class PythonRuntimeModel:
             return self._decode_state(encoded)
         except MALFORMED as exc:
             raise InvalidEnvelope(f"not a state of model {self.name}: {exc}") from exc
-        except Exception as exc:  # a root, as in `decide`: a snapshot that the class refuses may be dropped, since the log holds everything
+        except ANY_FAULT as exc:  # a root, as in `decide`: a snapshot that the class refuses may be dropped, since the log holds everything
             raise InvalidEnvelope(f"not a state of model {self.name}: reading it raised {type(exc).__name__}: {exc}") from exc
 
     def _read_answer(self, command: str, answer: object) -> Decision:
@@ -236,9 +241,9 @@ def _context_of(command: CommandInput) -> CommandContext:
     return CommandContext(command.actor_id, command.version, command.time or "")
 
 
-def _build_failure(applier: Applier, event_type: str, version: int, error: Exception) -> EventInvalid:
-    known = isinstance(error, (EventInvalid, *MALFORMED))
-    return EventInvalid(f"event {event_type}, version {version}: {_explain(error, ()) if known else f'{applier.method} raised {type(error).__name__}: {error}'}")
+def _build_failure(applier: Applier, event_type: str, version: int, error: BaseException) -> EventInvalid:
+    why = _explain(error, ()) if isinstance(error, (EventInvalid, *MALFORMED)) else f"{applier.method} raised {type(error).__name__}: {error}"
+    return EventInvalid(f"event {event_type}, version {version}: {why}")
 
 
 def _upcast(applier: Applier, data: bytes, schema_version: int) -> msgspec.Struct:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -335,6 +336,52 @@ def test_a_method_that_fails_is_told_the_same_in_a_row(at: str) -> None:
     events = [build_event(version, "Rung", msgspec.json.encode({"at": text}), 1) for version, text in enumerate(["fine", at, "fine"], start=1)]
     assert apply_at_once(model, events, 0) == apply_one_by_one(model, events, 0)
     assert "version 2" in str(apply_at_once(model, events, 0))
+
+
+class Leap(CommandFields, frozen=True):
+    how: str
+
+
+class Leapt(EventFields, frozen=True):
+    how: str
+
+    def __post_init__(self) -> None:
+        leave(self.how, "made")
+
+
+class Leaper(PythonModel[Below]):
+    name = "leaper"
+
+    @handles
+    def leap(self, state: Below, command: Leap) -> Leapt | None:
+        leave(command.how, "decided")
+        return Leapt("nowhere")
+
+    @applies
+    def leapt(self, state: Below, event: Leapt) -> Below:
+        leave(event.how, "applied")
+        return Below(1)
+
+
+def leave(how: str, where: str) -> None:
+    """Do what ends a process or a task, if this is the place."""
+    if how == f"exit when {where}":
+        sys.exit(3)
+    if how == f"cancel when {where}":
+        raise asyncio.CancelledError("gone")
+
+
+@pytest.mark.parametrize(("how", "raised"), [("exit", "SystemExit: 3"), ("cancel", "CancelledError: gone")])
+def test_code_that_ends_processes_or_tasks_costs_its_command_or_its_actor(how: str, raised: str) -> None:
+    model = compile_python(Leaper)
+    with pytest.raises(CommandFailed, match=f"^command Leap: leap raised {raised}$"):
+        ask(model, "Leap", msgspec.json.encode(Leap(f"{how} when decided")))
+    for where in ("made", "applied"):
+        event = build_event(7, "Leapt", msgspec.json.encode({"how": f"{how} when {where}"}), 1)
+        with pytest.raises(EventInvalid, match=f"^event Leapt, version 7: leapt raised {raised}$"):
+            model.apply_all(model.initial_state(), [event], 6)
+        with pytest.raises(EventInvalid, match=f"^event Leapt, version 7: leapt raised {raised}$"):
+            model.apply(model.initial_state(), "Leapt", bytes(event.data), time=TIME, version=7)
 
 
 def test_a_method_that_fails_to_apply_makes_the_event_invalid() -> None:
