@@ -142,3 +142,14 @@ def test_an_operator_of_named_namespaces_is_blind_elsewhere(operator: Account, r
 
     assert operator.may("watch", "actors.aether.flowmade.one", namespace="default") != narrowed
     assert operator.may("list", "namespaces") != narrowed
+
+
+def test_a_second_release_may_not_look_after_the_same_namespaces(operator: Account) -> None:
+    words = (str(CHARTS / "aether"), f"--namespace={operator.namespace}", "--dry-run=server", "--set=pool.enabled=false", f"--set=watchNamespaces={{{operator.namespace}}}")
+
+    other = operator.cluster.helm("template", f"t{secrets.token_hex(3)}", *words, check=False)
+    same = operator.cluster.helm("template", operator.name.removesuffix("-operator"), *words, check=False)
+
+    assert "already looks after" in other.stderr
+    assert operator.name in other.stderr
+    assert same.returncode == 0, same.stderr
