@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,13 @@ VARIANTS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def render(cluster: Cluster, namespace: str, release: str, *words: str) -> str:
+    return render_or_refuse(cluster, namespace, release, *words, check=True).stdout
+
+
+def render_or_refuse(cluster: Cluster, namespace: str, release: str, *words: str, check: bool = False) -> subprocess.CompletedProcess[str]:
     version = json.loads(cluster.kubectl("version", "--output=json").stdout)["serverVersion"]["gitVersion"]
     # Without the pool: its type need not be known to this cluster.
-    return cluster.helm("template", release, str(CHARTS / "aether"), f"--namespace={namespace}", f"--kube-version={version}", "--set=pool.enabled=false", *words).stdout
+    return cluster.helm("template", release, str(CHARTS / "aether"), f"--namespace={namespace}", f"--kube-version={version}", "--set=pool.enabled=false", *words, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +150,10 @@ def test_an_operator_of_named_namespaces_is_blind_elsewhere(operator: Account, r
 
 
 def test_a_second_release_may_not_look_after_the_same_namespaces(operator: Account) -> None:
-    words = (str(CHARTS / "aether"), f"--namespace={operator.namespace}", "--dry-run=server", "--set=pool.enabled=false", f"--set=watchNamespaces={{{operator.namespace}}}")
+    words = ("--dry-run=server", f"--set=watchNamespaces={{{operator.namespace}}}")
 
-    other = operator.cluster.helm("template", f"t{secrets.token_hex(3)}", *words, check=False)
-    same = operator.cluster.helm("template", operator.name.removesuffix("-operator"), *words, check=False)
+    other = render_or_refuse(operator.cluster, operator.namespace, f"t{secrets.token_hex(3)}", *words)
+    same = render_or_refuse(operator.cluster, operator.namespace, operator.name.removesuffix("-operator"), *words)
 
     assert "already looks after" in other.stderr
     assert operator.name in other.stderr
