@@ -52,7 +52,7 @@ def find_refusal(settings: NatsSettings) -> str:
         return f"nats-py is {version}, not {VERSION_PREFIX}x"
     missing = [name for name in _CLIENT_NAMES if not inspect.iscoroutinefunction(getattr(Client, name, None))]
     missing += [name for name in ("_ps", "_transport", "_pongs", "_pings_outstanding", *TASK_NAMES) if name not in vars(Client())]
-    missing += [name for name in ("_io_reader", "_io_writer") if name not in vars(TcpTransport())]  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
+    missing += [name for name in ("_io_reader", "_io_writer") if name not in vars(TcpTransport())]
     missing += [] if hasattr(Parser, "reset") else ["reset"]
     return f"nats-py {version} lacks {', '.join(missing)}" if missing else ""
 

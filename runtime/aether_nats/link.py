@@ -171,7 +171,7 @@ class StrictClient(Client):
     def _end_try(self) -> None:
         self._end_tasks()
         if self._transport is not None:
-            self._transport.close()  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
+            self._transport.close()
 
     def _end_tasks(self) -> None:
         for name in TASK_NAMES:

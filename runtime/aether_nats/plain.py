@@ -167,7 +167,7 @@ class PlainLink:
         """Drain while the handler is still there, else end it at once (draining costs a round trip)."""
         subscription = self._subscriptions.pop(sid, None)
         if subscription is not None and sid in self._subscribers:
-            await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it without annotations
+            await subscription.drain()
         elif subscription is not None:
             await subscription.unsubscribe()
 
