@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import orjson
 import yaml
+from msgspec.structs import replace
 
 from aether_api.errors import InvalidEnvelope
 from aether_api.identity import ActorId, CommandId, parse_actor_id
@@ -90,4 +91,4 @@ def fields_of(state: State) -> dict[str, Any]:
 def build_command(name: str, fields: dict[str, object], *, id: str, time_s: float = START_S, actor: ActorId = ALICE, **options: object) -> Command:
     """Return a command that was made at `time_s`; `options` are further fields of `Command`."""
     command = Command(actor, name, CommandId(id), orjson.dumps(fields), format_time(time_s), time_s, 10.0)
-    return Command(**{field: options.get(field, getattr(command, field)) for field in Command.__slots__})  # type: ignore[arg-type]  # the names are those of the fields
+    return replace(command, **options)

@@ -30,7 +30,7 @@ from aether_runtime.adapters.folder import LatestReports
 from aether_runtime.adapters.jetstream_inbox import KeptInbox
 from aether_runtime.adapters.jetstream_snapshots import JetStreamSnapshotStore
 from aether_runtime.followers import COMPARE_EVERY_S
-from aether_runtime.inbox import SWEEP_S
+from aether_runtime.inbox import SWEEP_S, DurableInbox
 from aether_runtime.passivation import SleepConfig
 from aether_runtime.ports import ActorSource, DesiredActor, DesiredListener, Home, InboxStore, ReportSink
 from aether_runtime.runtime import Runtime
@@ -122,6 +122,12 @@ class RunningPod:
     runtime: Runtime
     sink: LatestReports
     connection: NatsConnection
+
+    @property
+    def inbox(self) -> DurableInbox:
+        """Its durable commands, which every pod here takes."""
+        assert self.runtime.inbox is not None
+        return self.runtime.inbox
 
 
 @asynccontextmanager

@@ -159,8 +159,8 @@ IDLE_TURNS = 4
 """Turns of the loop without a task after which nothing is under way: a command takes one to be decided, one for its ack, and one to be accepted."""
 
 
-async def settle(*pods: Pod, until: Callable[[], bool] | None = None, turns_max: int = 2000) -> None:
-    """Let the loop turn until nothing is under way, or until a condition holds."""
+async def settle(*pods: Pod, until: Callable[[], object] | None = None, turns_max: int = 2000) -> None:
+    """Let the loop turn until nothing is under way, or until a condition holds, as `if` would take it."""
     idle = 0
     for _ in range(turns_max):
         if until is not None and until():

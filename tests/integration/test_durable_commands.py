@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from aether_runtime.ports import Home, InboxStore
 from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import ALICE, FOLDER
-from tests.histories.cluster import WAIT_S, Placements, RuntimeProcess, connected, open_journal, running_pod, until_live
+from tests.histories.cluster import WAIT_S, Placements, RunningPod, RuntimeProcess, connected, open_journal, running_pod, until_live
 from tests.histories.invariants import check_log, events_of, read_history
 
 pytestmark = pytest.mark.asyncio
@@ -96,7 +97,7 @@ async def rig(nats_server: EmbeddedServer) -> AsyncIterator[Rig]:
         yield Rig(nats_server, connection, CommandClient(connection), Inbox(js, "default"), Schedules(js))
 
 
-def alarm_pod(rig: Rig, name: str = "pod-a", placements: Placements | None = None, **options: Any) -> Any:
+def alarm_pod(rig: Rig, name: str = "pod-a", placements: Placements | None = None, **options: Any) -> AbstractAsyncContextManager[RunningPod]:
     return running_pod(rig.server.url, name, placements, models=(Alarm(),), **{"sweep_s": NEVER_S, **options})
 
 
@@ -174,7 +175,7 @@ async def stop_hints(rig: Rig) -> None:
 
 async def test_hints_without_end_are_followed_for_so_many_actors_at_once(rig: Rig) -> None:
     placements = Placements(hangs=True)
-    async with alarm_pod(rig, placements=placements) as pod:
+    async with alarm_pod(rig, placements=placements):
         for number in range(WAKES_MAX + 200):
             await rig.client.send_durable(ActorId(CLOCK.namespace, CLOCK.model, f"c{number}"), "Ring", {"label": "x"})
 
@@ -184,22 +185,19 @@ async def test_hints_without_end_are_followed_for_so_many_actors_at_once(rig: Ri
         await until(has_looked)
         await asyncio.sleep(0.2)
         assert placements.looks <= WAKES_MAX + LOOKUPS_AT_ONCE
-        assert pod.runtime.inbox is not None
 
 
 async def test_a_sweep_finds_what_no_hint_told(rig: Rig) -> None:
-    async with alarm_pod(rig, sweep_s=0.1) as pod:
+    async with alarm_pod(rig, sweep_s=0.1):
         await stop_hints(rig)
         await rig.send("a", "b")
         await rig.until_rang("a", "b")
-        assert pod.runtime.inbox is not None
 
 
 async def test_the_backlog_is_visible_where_nothing_can_run(rig: Rig) -> None:
     await rig.client.send_durable(ActorId(CLOCK.namespace, CLOCK.model, "nobody"), "Ring")
     async with running_pod(rig.server.url, "pod-a", sweep_s=0.05) as pod:
-        inbox = pod.runtime.inbox
-        assert inbox is not None
+        inbox = pod.inbox
 
         async def is_seen() -> bool:
             return (inbox.backlog, inbox.backlog_actors) == (1, 1)
@@ -280,8 +278,7 @@ async def test_a_command_that_fails_is_tried_a_few_times_then_buried_and_those_b
         (letter,) = await rig.inbox.read_dead(CLOCK)
         assert (letter.command, letter.command_id, letter.reason) == ("Fail", "id-bad", "CommandFailed")
         assert "the spring broke" in letter.message
-        assert pod.runtime.inbox is not None
-        assert pod.runtime.inbox.buried == 1
+        assert pod.inbox.buried == 1
 
 
 async def test_a_message_that_is_no_command_is_buried(rig: Rig) -> None:
@@ -363,7 +360,7 @@ async def test_a_suspended_actor_keeps_what_waits_and_counts_no_tries(rig: Rig) 
     async with alarm_pod(rig, "pod-a", placements, sweep_s=0.05) as pod:
 
         async def was_swept() -> bool:
-            return bool(pod.runtime.inbox.backlog)
+            return bool(pod.inbox.backlog)
 
         await until(was_swept)
         assert (await rig.inbox.read_tries(CLOCK), await rig.rang()) == (None, [])
@@ -481,7 +478,7 @@ async def test_an_id_takes_effect_once_whichever_way_it_comes(rig: Rig) -> None:
         await rig.until_settled()
         again = await rig.client.send(CLOCK, "Ring", {"label": "b"}, command_id="id-b", timeout_s=WAIT_S)
         assert (reply.version, again.version, again.outcome) == (1, 2, "accepted")
-        assert pod.runtime.inbox.settled == 2
+        assert pod.inbox.settled == 2
 
 
 async def test_two_actors_may_be_sent_the_same_id(rig: Rig) -> None:
@@ -511,12 +508,12 @@ async def test_a_skipping_tick_that_is_too_late_does_not_run(rig: Rig) -> None:
             lines = {headers.COMMAND_NAME: reminder.command, headers.REMINDER: f"{name}:{token}", headers.MISSED: "skip", headers.DUE: format_time(due_s)}
             await JetStream(rig.connection).publish(inbox_subject(CLOCK), b'{"label":"%s"}' % name.encode(), headers.encode_headers(lines))
         await rig.until_rang("Set", "Set", "punctual")
-        assert (pod.runtime.inbox.dropped, dict(pod.runtime.get_active_vms()[CLOCK].reminders)) == (1, {}), "one-shots, so both are over"
+        assert (pod.inbox.dropped, dict(pod.runtime.get_active_vms()[CLOCK].reminders)) == (1, {}), "one-shots, so both are over"
 
 
 async def test_a_pod_whose_clock_is_ahead_says_why_it_skips_ticks(rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     async with alarm_pod(rig) as pod:
-        inbox = pod.runtime.inbox
+        inbox = pod.inbox
         monkeypatch.setattr(inbox, "_now_s", lambda: time.time() + 65)
         await send(rig, "Set", cron="* * * * * *", missed="skip")
 
@@ -602,8 +599,7 @@ async def test_a_schedule_that_nobody_stands_for_is_ended_by_its_first_tick(rig:
 
         await until(is_gone)
         await rig.until_settled()
-        inbox = pod.runtime.inbox
-        assert inbox is not None
+        inbox = pod.inbox
         assert (await rig.events(), inbox.orphans >= 1) == ([], True)
 
 

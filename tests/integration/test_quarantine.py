@@ -93,15 +93,14 @@ async def test_a_corrected_model_brings_the_actor_back_by_itself_and_what_waited
             reply = await client.send(CLOCK, "Ring", {"label": "now"}, timeout_s=WAIT_S)
             assert (reply.reason, reply.message) == (Reason.QUARANTINED, report.message)
             await client.send_durable(CLOCK, "Ring", {"label": "later"}, timeout_s=WAIT_S)
-            assert pod.runtime.inbox is not None
-            await until(lambda: pod.runtime.inbox is not None and pod.runtime.inbox.backlog == 1)
+            await until(lambda: pod.inbox.backlog == 1)
             pod.runtime.load_model(type(broken)())
             await connection.flush()
             assert await rang(connection) == ["first"]
             assert (await inbox.read_backlog(), await inbox.read_dead(CLOCK)) == ({CLOCK: 1}, [])
             pod.runtime.load_model(Alarm())
             await until_phase(pod, ActorPhase.READY)
-            await until(lambda: pod.runtime.inbox is not None and pod.runtime.inbox.settled == 1)
+            await until(lambda: pod.inbox.settled == 1)
             assert await rang(connection) == ["first", "later"]
             assert pod.runtime.metrics.tally.of("alarm").quarantined == 1, "the same model again is no reason to replay again"
 

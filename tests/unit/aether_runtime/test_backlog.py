@@ -10,7 +10,7 @@ import pytest
 
 from aether_api.durable import InboxPosition
 from aether_api.errors import Reason
-from aether_api.identity import ActorId
+from aether_api.identity import parse_actor_id
 from aether_runtime.adapters.memory import MemoryCommitLog
 from aether_runtime.backlog import BACKLOG_BYTES_MAX, COMMAND_BYTES, LOOK_AGAIN_S, SLACK_BYTES, Backlog
 from aether_runtime.core.group import InboxEntry, Waiting
@@ -76,7 +76,7 @@ def send_large(pod: Pod, vm: VirtualMachine, count: int) -> list[Call]:
 async def test_a_flood_for_many_actors_is_held_back_before_it_fills_the_pod_and_goes_on_when_it_has_drained() -> None:
     events = MemoryCommitLog()
     pod = Pod("a", events)
-    vms = [pod.build(actor=ActorId("default", "account", f"a{number}"), name=f"a{number}") for number in range(16)]
+    vms = [pod.build(actor=parse_actor_id("default", "account", f"a{number}"), name=f"a{number}") for number in range(16)]
     for vm in vms:
         pod.send(vm, OPEN)
     calls = [call for vm in vms for call in send_large(pod, vm, MAILBOX_BYTES_MAX // (2 * LARGE))]
@@ -99,7 +99,7 @@ async def test_a_flood_for_many_actors_is_held_back_before_it_fills_the_pod_and_
 
 async def test_a_full_process_still_takes_what_comes_from_an_inbox_which_has_a_bound_of_its_own() -> None:
     pod = Pod("a", MemoryCommitLog())
-    vms = [pod.build(actor=ActorId("default", "account", f"a{number}"), name=f"a{number}") for number in range(8)]
+    vms = [pod.build(actor=parse_actor_id("default", "account", f"a{number}"), name=f"a{number}") for number in range(8)]
     while not any(call.answers for vm in vms for call in send_large(pod, vm, 1)):
         pass
     wish = Call(OPEN)
@@ -125,7 +125,6 @@ async def test_the_payloads_of_what_is_being_answered_count_whatever_comes_of_th
     events = FaultyCommitLog(MemoryCommitLog(), lambda _: Fate.HELD)
     pod = Pod("a", events)
     vm = await pod.start(actor=CLOCK, model=Alarm())
-    events.reads_hang = True
     pod.send(vm, msgspec.structs.replace(build_command(name, {"label": "a"}, id="a", actor=CLOCK), payload=b'{"label":"a"}' + b" " * LARGE))
     await settle(pod, until=lambda: vm.mailbox_depth == 0)
     assert pod.backlog_bytes > LARGE
