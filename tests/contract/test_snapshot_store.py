@@ -143,8 +143,8 @@ async def test_old_snapshots_of_former_folds_are_dropped_but_for_the_newest(snap
     await snapshots.write(BOB, replace(build(1, day=1), fold="old"))
     await snapshots.write(ALICE, build(15, day=15))
     await snapshots.drop_outdated(ALICE, fold, "2026-07-15T12:00:00.000000Z")
-    for former, version in (("oldest", None), ("old", None), ("recent", 10), ("newest", 11), (fold, 15)):
-        await until_version(snapshots, version, fold=former)
+    for former, kept in (("oldest", None), ("old", None), ("recent", 10), ("newest", 11), (fold, 15)):
+        await until_version(snapshots, kept, fold=former)
     await until_version(snapshots, 1, BOB, fold="old")
 
 

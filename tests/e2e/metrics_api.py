@@ -54,7 +54,8 @@ def read_sum(bank: Bank, metric: str) -> float:
 def _host_address() -> str:
     """Return the address by which the nodes reach this host."""
     networks = json.loads(ask("docker", "network", "inspect", "kind"))[0]["IPAM"]["Config"]
-    return next(network["Gateway"] for network in networks if "." in network.get("Gateway", ""))
+    address: str = next(network["Gateway"] for network in networks if "." in network.get("Gateway", ""))
+    return address
 
 
 def _build_handler(bank: Bank) -> type[BaseHTTPRequestHandler]:

@@ -79,7 +79,8 @@ def find_static_process(node: str, name: str) -> NodeProcess:
 
 def find_control_plane(nodes: dict[str, Any]) -> str:
     """Return the name of the node that runs the API server, from a list of all nodes."""
-    return next(node["metadata"]["name"] for node in nodes["items"] if "node-role.kubernetes.io/control-plane" in node["metadata"]["labels"])
+    name: str = next(node["metadata"]["name"] for node in nodes["items"] if "node-role.kubernetes.io/control-plane" in node["metadata"]["labels"])
+    return name
 
 
 def _inspect(node: str, container: str) -> NodeProcess:

@@ -74,4 +74,5 @@ def changes_of_replicas(bank: Bank) -> Iterator[list[int]]:
 
 
 def _read_ready(bank: Bank) -> int:
-    return bank.read("actorpool", "default")["status"].get("readyReplicas", 0)
+    ready: int = bank.read("actorpool", "default")["status"].get("readyReplicas", 0)
+    return ready

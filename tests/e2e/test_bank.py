@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ async def test_deleting_a_pod_moves_its_actors_at_the_same_version(bank: Bank) -
     assert after.version == 2
 
 
-def _moved(bank: Bank, name: str, before: dict) -> bool:
+def _moved(bank: Bank, name: str, before: dict[str, Any]) -> bool:
     actor = bank.read("actor", name)
     return actor["status"]["placement"]["podUID"] not in ("", before["status"]["placement"]["podUID"]) and is_ready(actor) and actor["status"]["version"] == 1
 
@@ -123,7 +124,7 @@ def test_a_suspended_actor_leaves_its_pod_and_comes_back(bank: Bank) -> None:
     ],
     ids=["wrong id", "unknown field", "empty pool", "name with a dot and no id", "no model"],
 )
-def test_the_api_server_refuses_a_wrong_actor_and_names_the_field(bank: Bank, manifest: dict, words: tuple[str, ...]) -> None:
+def test_the_api_server_refuses_a_wrong_actor_and_names_the_field(bank: Bank, manifest: dict[str, Any], words: tuple[str, ...]) -> None:
     import json
 
     answer = bank.kubectl("apply", "--filename=-", stdin=json.dumps(manifest), check=False)
@@ -155,6 +156,6 @@ def test_a_model_with_a_cel_error_is_refused_with_field_and_column_and_runs_noth
     assert "placement" not in bank.read("actor", "of-broken")["status"]
 
 
-def _condition(bank: Bank, kind: str, name: str, type: str) -> dict:
+def _condition(bank: Bank, kind: str, name: str, type: str) -> dict[str, Any]:
     conditions = bank.read(kind, name).get("status", {}).get("conditions", [])
     return next((condition for condition in conditions if condition["type"] == type), {})

@@ -10,7 +10,7 @@ from aether_api.envelope import Commit, StoredCommit
 from aether_api.errors import AetherError, Disconnected, VersionConflictError
 from aether_api.identity import ActorId, Epoch
 from aether_nats.deliveries import Unreadable
-from aether_runtime.adapters.memory import MemoryCommitLog
+from aether_runtime.ports import CommitLog
 
 
 class Fate(Enum):
@@ -26,7 +26,7 @@ class Fate(Enum):
 
 
 class FaultyCommitLog:
-    """An `CommitLog` around one in memory.
+    """A `CommitLog` around another, which has to be one in memory if acks are to be lost or appends to be released.
 
     Attributes:
         choose: decides the fate of each append, in order.
@@ -35,7 +35,7 @@ class FaultyCommitLog:
         read_error: what every read fails with.
     """
 
-    def __init__(self, inner: MemoryCommitLog, choose: Callable[[Commit], Fate] = lambda commit: Fate.STORED) -> None:
+    def __init__(self, inner: CommitLog, choose: Callable[[Commit], Fate] = lambda commit: Fate.STORED) -> None:
         self.inner = inner
         self.choose = choose
         self.away = False

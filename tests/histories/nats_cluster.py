@@ -53,7 +53,7 @@ class Member:
     client_port: int
     route_port: int
     monitor_port: int
-    process: subprocess.Popen[bytes] | None = field(default=None)
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
     def url(self) -> str:
@@ -63,7 +63,7 @@ class Member:
     def run(self) -> None:
         """Start the process; harmless while it runs."""
         if self.process is None:
-            command = [find_program(), "-c", self.folder / "server.conf", "-l", self.folder / "server.log"]
+            command: list[str | Path] = [find_program(), "-c", self.folder / "server.conf", "-l", self.folder / "server.log"]
             self.process = subprocess.Popen(ending_with_us(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
 
     def kill(self) -> None:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import pytest
 
@@ -27,8 +27,6 @@ PLACES: Final = ("one server", "three servers", "simulated server")
 
 CATCH_UP_S: Final = 20.0
 """Seconds after which a replica has caught up or a test has failed: milliseconds on a quiet machine."""
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ async def open_place(kind: str, request: pytest.FixtureRequest) -> AsyncIterator
     yield Place(cluster.settings(cluster.open_account()), 3)
 
 
-async def until_equal(read: Callable[[], Awaitable[_T]], expected: _T) -> None:
+async def until_equal(read: Callable[[], Awaitable[object]], expected: object) -> None:
     """Wait until a read that any replica may answer gives what is expected."""
     found = await read()
     try:

@@ -16,7 +16,8 @@ class CutLink:
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
-        self._open = True
+        self._opened = asyncio.Event()
+        self._opened.set()
         self._dropping = False
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -53,7 +54,7 @@ class CutLink:
 
     async def cut(self) -> None:
         """Drop all connections and refuse new ones."""
-        self._open = False
+        self._opened.clear()
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -63,7 +64,7 @@ class CutLink:
 
     def mend(self) -> None:
         """Let connections through again, with what waited in them."""
-        self._open = True
+        self._opened.set()
         self._flowing.set()
 
     def drop_next_answer(self) -> None:
@@ -71,7 +72,7 @@ class CutLink:
         self._dropping = True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self._open:
+        if not self._opened.is_set():
             writer.transport.abort()
             return
         try:
@@ -79,7 +80,7 @@ class CutLink:
         except OSError:
             writer.transport.abort()
             return
-        if not self._open:  # it was cut meanwhile
+        if not self._opened.is_set():  # it was cut meanwhile
             writer.transport.abort()
             to_writer.transport.abort()
             return

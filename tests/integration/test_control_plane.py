@@ -9,7 +9,7 @@ import pytest
 
 from aether_api.errors import KubeForbidden
 from aether_kube.client import KubeClient
-from aether_kube.documents import text_at, value_at
+from aether_kube.documents import JsonObject, text_at, value_at
 from aether_kube.kinds import LEASES, PODS, SERVICE_ACCOUNTS
 from tests.cluster.control_plane import ControlPlane, Programs, ensure_programs, start_control_plane
 from tests.cluster.folders import find_folders
@@ -45,7 +45,7 @@ async def test_a_user_of_the_control_plane_is_known_by_name_and_shows_in_the_aud
 async def test_a_token_is_bound_to_its_pod_and_gives_no_more_rights_than_its_account_has(plane: ControlPlane) -> None:
     async with await KubeClient.open(str(plane.kubeconfig())) as admin:
         await admin.create(SERVICE_ACCOUNTS.path("default"), SERVICE_ACCOUNTS.document("default", "runtime"))
-        pod = {**PODS.document("default", "p"), "spec": {"serviceAccountName": "runtime", "nodeName": "nowhere", "containers": [{"name": "c", "image": "i"}]}}
+        pod: JsonObject = {**PODS.document("default", "p"), "spec": {"serviceAccountName": "runtime", "nodeName": "nowhere", "containers": [{"name": "c", "image": "i"}]}}
         uid = text_at(await admin.create(PODS.path("default"), pod), "metadata", "uid")
         wanted = {"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": uid}}}
         answer = await admin.create(SERVICE_ACCOUNTS.path("default", "runtime", "token"), {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", **wanted})

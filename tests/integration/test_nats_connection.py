@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from nats.aio.client import Client
@@ -311,12 +312,13 @@ async def test_users_and_passwords_are_checked_by_the_server(fast: bool) -> None
 
 
 @pytest.mark.parametrize(
-    ("login", "who"), [({"user": "runtime", "password": "wrong"}, "as user runtime with a password"), ({}, "without a user"), ({"token": "t"}, "with a token")]
+    ("login", "who"),
+    [(NatsSettings(user="runtime", password="wrong"), "as user runtime with a password"), (NatsSettings(), "without a user"), (NatsSettings(token="t"), "with a token")],
 )
-async def test_who_is_refused_hears_so_after_few_tries_and_what_to_check(fast: bool, login: dict[str, str], who: str) -> None:
+async def test_who_is_refused_hears_so_after_few_tries_and_what_to_check(fast: bool, login: NatsSettings, who: str) -> None:
     async with EmbeddedServer.start(extra_config="authorization { user: runtime, password: right }") as server, asyncio.timeout(PATIENCE_S):
         with pytest.raises(Disconnected, match=f"was reached, and refused us, who came {who} .*Violation.*: check user, password") as caught:
-            await NatsConnection.open(NatsSettings(servers=(server.url,), connect_timeout_s=600, fast=fast, **login))
+            await NatsConnection.open(replace(login, servers=(server.url,), connect_timeout_s=600, fast=fast))
         assert "wrong" not in str(caught.value)
 
 
@@ -368,9 +370,14 @@ async def test_a_request_that_the_server_drops_fails_at_once_and_names_the_permi
 async def test_nobody_is_answered_on_a_subject_that_he_may_not_publish_to_himself(nats_server: EmbeddedServer, fast: bool, caplog: pytest.LogCaptureFixture) -> None:
     async with connected(nats_server, fast=fast) as connection:
         heard, asked = Inbox(), Inbox()
+
+        def echo(message: Message) -> None:
+            connection.respond(message.raw_reply, message.payload)
+            asked(message)
+
         connection.subscribe("aether.>", heard)
         connection.subscribe("$test.>", heard)
-        connection.subscribe("echo", lambda message: (connection.respond(message.raw_reply, message.payload), asked(message))[1])
+        connection.subscribe("echo", echo)
         for reply in ("aether.default.evt.0.account.alice", "$test.door", "aether.default.assign.default.pod"):
             connection.publish("echo", b"forged", reply=reply)
         await asked.wait_for(3)

@@ -337,8 +337,8 @@ async def test_a_finalizer_of_the_manifest_purges_what_an_earlier_actor_left_tho
         journal = Journal(JetStream(stage.connection), (await ensure_streams(stage.connection, NAMESPACE)).partitions)
         await journal.append(Commit("c", alice, 0, 1, 1, CommitIndex(), Epoch(1), "pod/boot", "account@x", b"[]"))
         await stage.add_actor("alice", deletionPolicy="Purge")
-        gone = {"deletionTimestamp": "2026-01-01T00:00:01Z", "finalizers": [FINALIZER]}
-        await stage.change(ACTORS.path(NAMESPACE, "alice"), lambda actor: actor["metadata"].update(gone))  # type: ignore[union-attr]  # metadata is an object
+        gone: JsonObject = {"deletionTimestamp": "2026-01-01T00:00:01Z", "finalizers": [FINALIZER]}
+        await stage.change(ACTORS.path(NAMESPACE, "alice"), lambda actor: object_at(actor, "metadata").update(gone))
         pod = await stage.add_pod("a")
 
         await stage.start_operator()

@@ -15,8 +15,8 @@ from aether_api.messages import Reply, decode_reply
 from aether_api.subjects import command_subject
 from aether_api.v1alpha1 import ActorPhase
 from aether_nats.client import CommandClient
-from aether_nats.connection import Subscription
 from aether_nats.embedded import EmbeddedServer
+from aether_runtime.command_feeds import CommandFeed
 from aether_runtime.core.group import Waiting
 from aether_runtime.core.passivation import MemoryUse
 from aether_runtime.core.snapshot_policy import WORTH_COMMITS
@@ -177,7 +177,7 @@ async def test_an_actor_that_is_at_work_when_it_was_about_to_sleep_stays_awake(n
         vm, drain, answers = pod.runtime.create_vm(ALICE), pod.runtime.feeds.drain, list[Reply]()
         command = build_command("Open", {"owner": "alice"}, id="o", time_s=time.time())
 
-        async def drain_and_come_last(feed: Subscription | None) -> None:
+        async def drain_and_come_last(feed: CommandFeed | None) -> None:
             await drain(feed)
             vm.process_command(Waiting(command, asyncio.get_running_loop().time() + WAIT_S, answers.append))
 

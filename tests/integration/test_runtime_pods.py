@@ -263,9 +263,10 @@ async def test_what_is_told_late_of_an_older_placement_changes_nothing(nats_serv
         placements.place(ALICE, PodUid("pod-a"), 5)
         desired = placements.homes[ALICE].desired
         await until(lambda: pod.runtime.registry.desired.get(ALICE) == desired)
-        for tell in (lambda: pod.runtime.on_adopt(replace(desired, epoch=Epoch(4))), lambda: pod.runtime.on_release(ALICE, Epoch(4))):
-            tell()
-            assert pod.runtime.registry.desired.get(ALICE) == desired
+        pod.runtime.on_adopt(replace(desired, epoch=Epoch(4)))
+        assert pod.runtime.registry.desired.get(ALICE) == desired
+        pod.runtime.on_release(ALICE, Epoch(4))
+        assert pod.runtime.registry.desired.get(ALICE) == desired
 
 
 async def test_the_placed_owner_stays_when_an_activation_without_a_resource_took_over_its_epoch(nats_server: EmbeddedServer) -> None:

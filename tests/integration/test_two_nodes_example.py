@@ -19,7 +19,8 @@ from aether_nats.deliveries import ActorVersion, EventStored, Gap, Unreadable
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.event_bus import EventBus
 from aether_nats.missed import MissedReader
-from aether_runtime.event_store import EventStore, NewEvent
+from aether_runtime.core.new_events import NewEvent
+from aether_runtime.event_store import EventStore
 from tests.histories.cluster import connected
 from tests.histories.commits import build_events
 from tests.integration.links import CutLink

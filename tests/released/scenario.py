@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -102,7 +102,7 @@ class Scenario:
             async with running_pod(self._url, "pod", placements, models=models) as pod:
                 yield CommandClient(pod.connection), pod
 
-    async def _send(self, client: CommandClient, actor: ActorId, command: str, fields: dict[str, object], id: str) -> None:
+    async def _send(self, client: CommandClient, actor: ActorId, command: str, fields: Mapping[str, object], id: str) -> None:
         self._note(actor, await client.send(actor, command, fields, command_id=id, timeout_s=WAIT_S))
 
     async def _send_all(self, client: CommandClient, actor: ActorId, numbers: Iterable[int]) -> None:

@@ -182,7 +182,7 @@ LINES = st.lists(
 @given(LINES, st.sampled_from((b"\r\n\r\n", b"\r\n", b"")))
 def test_whatever_headers_arrive_a_command_is_read_or_refused_and_others_beside_them_change_nothing(lines: list[tuple[str, str]], end: bytes) -> None:
     raw = headers.FIRST_LINE + b"".join(f"\r\n{name}: {value}".encode() for name, value in lines) + end
-    outcomes = []
+    outcomes: list[Command | None] = []
     for block in (raw, headers.FIRST_LINE + b"\r\nX-One: 1\r\nX-Two: 2" + raw.removeprefix(headers.FIRST_LINE)):
         try:
             outcomes.append(parse_command(ACTOR, "Open", block, b"", now_s=NOW_S, fresh_id=lambda: "fresh"))

@@ -17,7 +17,7 @@ MANIFEST = yaml.safe_load((Path(__file__).parents[3] / "examples" / "bank" / "10
 ACCOUNT = ActorModel.model_validate(MANIFEST)
 
 
-class Counter(StateFields):
+class Counter(StateFields, frozen=True):
     """A state."""
 
 

@@ -20,7 +20,7 @@ async def put_pod(api: FakeApiServer, uid: str) -> None:
     await api.put(PODS.path("shop", f"pod-{uid}"), {"metadata": metadata})
 
 
-def annotations(api: FakeApiServer, uid: str) -> dict[str, str]:
+def annotations_of(api: FakeApiServer, uid: str) -> dict[str, str]:
     return texts_at(api.documents.objects[PODS.path("shop", f"pod-{uid}")], "metadata", "annotations")
 
 
@@ -34,11 +34,11 @@ async def test_the_newest_plan_decides_what_is_written() -> None:
             costs.submit([CostChange(pod("a"), 1), CostChange(pod("b"), 2), CostChange(pod("gone"), 3)])
             costs.submit([CostChange(pod("b"), 7), CostChange(pod("gone"), 3)])
             async with asyncio.timeout(10):
-                while COST_ANNOTATION not in annotations(api, "b") or len(costs.queue):
+                while COST_ANNOTATION not in annotations_of(api, "b") or len(costs.queue):
                     await asyncio.sleep(0.01)
         finally:
             running.cancel()
             await asyncio.wait({running})
 
-        assert annotations(api, "a") == {"of": "others"}
-        assert annotations(api, "b") == {"of": "others", COST_ANNOTATION: "7"}
+        assert annotations_of(api, "a") == {"of": "others"}
+        assert annotations_of(api, "b") == {"of": "others", COST_ANNOTATION: "7"}

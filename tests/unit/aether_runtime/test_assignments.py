@@ -11,7 +11,7 @@ from aether_api.identity import ActorId, BootId, Epoch, PodIdentity, PodUid, Poo
 from aether_nats.connection import NatsConnection
 from aether_nats.message import Message
 from aether_runtime.assignments import Assignments
-from aether_runtime.ports import DesiredActor
+from aether_runtime.ports import DesiredActor, Spawn
 from aether_runtime.registry import VMRegistry
 from aether_runtime.vm import VirtualMachine
 from tests.histories.bank import ALICE
@@ -34,7 +34,7 @@ class Pod:
     def __init__(self) -> None:
         self.registry = VMRegistry()
         pod = PodIdentity(PodUid("uid"), BootId("boot"))
-        self.assignments = Assignments(cast("NatsConnection", None), "default", pod, self.registry, Listener(self.registry), spawn=lambda work, name: work.close())
+        self.assignments = Assignments(cast("NatsConnection", None), "default", pod, self.registry, Listener(self.registry), spawn=cast("Spawn", None))
 
     def take(self, *items: AssignmentItem, term: int = 1, uid: str = "uid", boot: str = "boot") -> AssignmentReply:
         return self.assignments.take(Assignment(term, uid, boot, items))
@@ -106,8 +106,13 @@ async def test_the_answer_to_a_release_waits_for_nobody_who_has_gone_before_it_b
     registry, connection, vm = VMRegistry(), Connection(), cast("VirtualMachine", Going())
     registry.put(vm)
     spawned: list[Coroutine[None, None, None]] = []
+
+    def spawn(work: Coroutine[None, None, None], name: str) -> bool:
+        spawned.append(work)
+        return True
+
     pod = PodIdentity(PodUid("uid"), BootId("boot"))
-    assignments = Assignments(cast("NatsConnection", connection), "default", pod, registry, Listener(registry), spawn=lambda work, name: spawned.append(work))
+    assignments = Assignments(cast("NatsConnection", connection), "default", pod, registry, Listener(registry), spawn=spawn)
     assignments.subscribe(PoolName("default"))
     release = AssignmentItem("release", "alice", "u", "account", "alice", 5, 3, 50)
     connection.take(Message(b"assign", b"answer", b"", encode(Assignment(1, "uid", "boot", (release,)))))

@@ -184,7 +184,12 @@ async def test_a_command_that_makes_its_vm_fail_is_given_up_although_others_were
 
 async def test_a_command_that_always_fails_keeps_those_behind_it_waiting_no_longer_than_it_takes_to_try_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[int] = []
-    monkeypatch.setattr("aether_runtime.inbox.repeat_after_s", lambda count: pauses.append(count) or 0.0)
+
+    def repeat_after_s(count: int) -> float:
+        pauses.append(count)
+        return 0.0
+
+    monkeypatch.setattr("aether_runtime.inbox.repeat_after_s", repeat_after_s)
     rig = Rig()
     await rig.start()
     rig.send("Fail", "Ring")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -252,9 +253,14 @@ async def test_those_who_waited_with_schedules_that_cannot_be_made_are_stored_be
     rig = Rig(schedules=NoSchedules(hangs=False))
     vm = await rig.start()
     order: list[str] = []
+
+    def answer(call: Call, reply: Reply) -> None:
+        order.append(reply.command_id)
+        call.answers.append(reply)
+
     calls = [rig.pod.send(vm, command("Set", after_s=60)), Call(command("Ring")), Call(command("Set", "newcomer", after_s=60))]
     for call in calls[1:]:
-        vm.process_command(Waiting(call.command, 10.0, lambda reply, call=call: (order.append(reply.command_id), call.answers.append(reply))[1]))
+        vm.process_command(Waiting(call.command, 10.0, partial(answer, call)))
         await settle(rig.pod, until=lambda: vm._busy)
     await hear_slowly(*calls)
     assert order == ["Ring", "newcomer"]
@@ -505,8 +511,8 @@ async def test_reminders_and_the_inbox_survive_in_a_snapshot() -> None:
 async def test_a_command_that_the_model_does_not_know_is_not_settled_by_what_is_stored_with_it() -> None:
     """It is still to become a dead letter: a process that ended in between would have lost it without a trace."""
     waiting = [
-        Waiting(build_command("Nonsense", {}, id="no"), float("inf"), [].append, InboxEntry(InboxPosition(7, 1))),
-        Waiting(build_command("Open", {"owner": "alice"}, id="a"), float("inf"), [].append),
+        Waiting(build_command("Nonsense", {}, id="no"), float("inf"), list[Reply]().append, InboxEntry(InboxPosition(7, 1))),
+        Waiting(build_command("Open", {"owner": "alice"}, id="a"), float("inf"), list[Reply]().append),
     ]
     group = decide_group(History.empty(compile_account()), waiting, Now(START_S, 0.0), bytes_max=1 << 20)
     assert [reply.outcome for _, reply in group.answers] == ["rejected", "accepted"]

@@ -11,7 +11,7 @@ from aether_api.commit_index import NO_COMMITS
 from aether_api.durable import InboxPosition, Tick
 from aether_api.envelope import Event, decode_events, join_events
 from aether_api.errors import Reason
-from aether_api.identity import ActorId
+from aether_api.identity import parse_actor_id
 from aether_api.messages import Command, Reply, decode_reply, encode_reply
 from aether_model.decide import CompiledModel
 from aether_model.model import CommandInput, Decision, DomainEvent, Emitted, Rejected, State
@@ -248,7 +248,7 @@ REFUSALS = {"no-text": Rejected("Invalid", NO_TEXT), "no-reason": Rejected(NO_TE
     [("no-text", "error", Reason.COMMAND_FAILED, "ValueError"), ("no-reason", "error", Reason.COMMAND_FAILED, "ValueError"), ("surrogate", "rejected", "Invalid", "bad ? text")],
 )
 def test_what_a_model_says_that_no_reply_can_carry_costs_its_own_command_only(actor: str, outcome: str, reason: str, told: str) -> None:
-    refused = build_command("Withdraw", {"amount": 1}, id="w", actor=ActorId("default", "account", actor))
+    refused = build_command("Withdraw", {"amount": 1}, id="w", actor=parse_actor_id("default", "account", actor))
     group = decide(deposit(id="a"), refused, deposit(id="b"), history=Refusing.build_history())
     assert [reply.outcome for reply in replies(group)] == ["accepted", outcome, "accepted"]
     read = decode_reply(encode_reply(replies(group)[1]))

@@ -9,7 +9,7 @@ from aether_api.identity import BootId, Epoch, PodIdentity, PodUid, parse_actor_
 from aether_nats.connection import NatsConnection
 from aether_runtime.assignments import Assignments
 from aether_runtime.held import PAGE_ACTORS, HeldActors
-from aether_runtime.ports import DesiredActor, DesiredListener
+from aether_runtime.ports import AssignmentListener, DesiredActor, Spawn
 from aether_runtime.registry import VMRegistry
 
 POD = PodIdentity(PodUid("uid"), BootId("boot"))
@@ -17,7 +17,7 @@ NOWHERE = cast("NatsConnection", None)
 
 
 def held(registry: VMRegistry, *, term: int = 0) -> HeldActors:
-    assignments = Assignments(NOWHERE, "shop", POD, registry, cast("DesiredListener", None), spawn=lambda work, name: work.close())
+    assignments = Assignments(NOWHERE, "shop", POD, registry, cast("AssignmentListener", None), spawn=cast("Spawn", None))
     if term:
         assignments.take(Assignment(term, POD.uid, POD.boot_id, ()))
     return HeldActors(NOWHERE, "shop", POD, registry, assignments)

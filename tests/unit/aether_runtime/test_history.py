@@ -85,7 +85,7 @@ def test_the_last_time_is_kept_in_the_form_in_which_times_can_be_compared(time: 
 def test_a_commit_that_does_not_follow_is_refused_and_nothing_changes(change: dict[str, int]) -> None:
     history = build_history()
     before = (history.state, history.position, history.window.entries())
-    stray = replace(store(commit_after(history, ("Deposited", {"amount": 1})), 14), **change)  # type: ignore[arg-type]  # every changed field is a number
+    stray = replace(store(commit_after(history, ("Deposited", {"amount": 1})), 14), **change)
     with pytest.raises(EventInvalid, match="sequence 14"):
         history.fold_commit(stray)
     assert (history.state, history.position, history.window.entries()) == before
@@ -159,7 +159,7 @@ def build_run() -> list[StoredCommit]:
         elif n % 20 == 2:
             commit = commit_after(writer, ("Opened", {"owner": "alice"}), ("Deposited", {"amount": n}))
         else:
-            commit = replace(commit_after(writer, ("Deposited", {"amount": n})), **({"inbox": f"{n // 41}:{n}", "reminders": f"r{n}:t"} if n % 7 == 0 else {}))  # type: ignore[arg-type]  # both are texts
+            commit = replace(commit_after(writer, ("Deposited", {"amount": n})), **({"inbox": f"{n // 41}:{n}", "reminders": f"r{n}:t"} if n % 7 == 0 else {}))
         commits.append(store(commit, sequence))
         writer.fold_commit(commits[-1])
     return commits

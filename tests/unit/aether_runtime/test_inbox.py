@@ -92,7 +92,12 @@ def build_found(tick: Tick | None) -> DurableCommand:
 
 def test_only_a_later_tick_of_the_same_reminder_stands_for_a_recurring_one() -> None:
     tick = Tick("bell", "t1", "late", "2026-01-31T12:00:00Z", recurring=True)
-    later = [InvalidEnvelope("no command"), build_found(None), build_found(replace(tick, name="other")), build_found(replace(tick, token="t2"))]
+    later: list[DurableCommand | InvalidEnvelope] = [
+        InvalidEnvelope("no command"),
+        build_found(None),
+        build_found(replace(tick, name="other")),
+        build_found(replace(tick, token="t2")),
+    ]
     assert has_stand_in(tick, [*later, build_found(tick)])
     assert not has_stand_in(tick, later)
     assert not has_stand_in(None, [build_found(tick)])

@@ -122,7 +122,12 @@ class DeafWire(Wire):
         self.asked.append(subject)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Message] = loop.create_future()
-        loop.call_later(timeout_s, lambda: answer.done() or answer.set_exception(RequestTimeout("no answer")))
+
+        def give_up() -> None:
+            if not answer.done():
+                answer.set_exception(RequestTimeout("no answer"))
+
+        loop.call_later(timeout_s, give_up)
         return answer
 
 
