@@ -35,7 +35,7 @@ demo-kubernetes: $(STAMP) ## run the bank on a kind cluster with helm, and kill 
 check: $(STAMP) ## lint, types, unit and architecture tests, in under a minute
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy --no-error-summary -p aether_api -p aether_model -p aether_kube -p aether_nats -p aether_runtime -p aether_operator -p aether_cli -p bench
+	@$(BIN)/mypy --no-error-summary -p aether_api -p aether_model -p aether_kube -p aether_nats -p aether_runtime -p aether_operator -p aether_cli -p bench -p tests
 	@$(BIN)/pyright
 	@$(BIN)/pytest -q --numprocesses=2 tests/architecture tests/unit
 
