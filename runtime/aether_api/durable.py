@@ -7,7 +7,7 @@ the schedule's headers, so a schedule carries what its ticks need.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -140,7 +140,7 @@ def parse_durable(actor: ActorId, position: InboxPosition, raw_headers: bytes, p
     """Read a message of an inbox.
 
     Args:
-        position: of the message; names a command without an id, and each tick of a recurring reminder. The incarnation belongs to it: the sequences of a stream that was made anew
+        position: of the message; names a command without an id. The incarnation belongs to it: the sequences of a stream that was made anew
             are those of other commands. (Ids of earlier builds lacked it. What ran under one does not run again under the new one: its commit holds its position, too.)
         stored: when the server stored it, RFC 3339: the time of a command that has none.
 
@@ -155,7 +155,7 @@ def parse_durable(actor: ActorId, position: InboxPosition, raw_headers: bytes, p
     except InvalidName as exc:
         raise InvalidEnvelope(f"headers {headers.COMMAND_NAME} or {headers.REMINDER} name nothing: {exc}") from exc
     place = f"{position.incarnation}.{position.sequence}"
-    id = f"inbox:{place}" if tick is None else f"{tick.name}:{place if tick.recurring else tick.token}"
+    id = f"inbox:{place}" if tick is None else _name_tick(tick, found, place)
     command = parse_command(actor, name, raw_headers, payload, now_s=stored_s, fresh_id=lambda: id)
     if command.dry_run:
         raise InvalidEnvelope("a dry run cannot be durable")
@@ -265,6 +265,19 @@ def read_dead_letter(sequence: int, raw_headers: bytes, payload: bytes, *, store
         payload.decode(errors="replace"),
         headers.parse_count(found.get(headers.DEAD_LOST_BYTES, "")) or 0,
     )
+
+
+def _name_tick(tick: Tick, found: Mapping[str, str], place: str) -> str:
+    """Return the id of a tick's command, the same for a tick that the server makes twice.
+
+    A server that is killed forgets up to two minutes of what its recurring schedules have done, and makes their last tick again when it starts. Both name the same next one.
+    """
+    if not tick.recurring:
+        return f"{tick.name}:{tick.token}"
+    try:
+        return f"{tick.name}:{tick.token}:{format_time(parse_time(found[headers.SCHEDULE_NEXT]).timestamp())}"
+    except (KeyError, InvalidEnvelope):
+        return f"{tick.name}:{place}"
 
 
 def _parse_tick(found: dict[str, str], stored: str) -> Tick | None:

@@ -6,7 +6,8 @@ commit can then never replace one that is in force.
 
 What the server takes was found by trying nats-server 2.15: cron texts have six fields, seconds first (`0 30 9 * * MON-FRI`);
 `@hourly`, `@daily` and the like work, days of the week are 0 to 6 or names, `@every` takes whole seconds from `1s` on. What
-came due while the server was down: a one-shot fires at its start, a recurring one next time.
+came due while the server was down fires at its start, of a recurring one a single tick; one that was killed may make its last tick
+again, since what schedules have done is written down every two minutes (2.15).
 """
 
 from __future__ import annotations

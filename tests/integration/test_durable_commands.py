@@ -18,7 +18,7 @@ import pytest
 
 from aether_api import headers
 from aether_api.identity import ActorId, Epoch, PodUid
-from aether_api.messages import format_time
+from aether_api.messages import format_time, parse_time
 from aether_api.subjects import inbox_stream, inbox_subject
 from aether_model.schedule import AT_MAX
 from aether_nats.client import CommandClient
@@ -569,6 +569,24 @@ async def test_a_recurring_reminder_rings_until_it_is_cancelled(rig: Rig) -> Non
         await send(rig, "Cancel")
         await rig.until_settled()
         assert await rig.schedules.read_all(CLOCK) == []
+
+
+async def test_a_tick_runs_once_although_a_server_that_is_killed_after_it_makes_it_again(rig: Rig) -> None:
+    async def until_it_came(count: int) -> None:
+        async def has_come() -> bool:
+            return (await rig.rang()).count("morning") >= count
+
+        await until(has_come)
+
+    async with alarm_pod(rig):
+        await send(rig, "Set", cron="*/4 * * * * *")
+        await rig.server.stop()  # writes down when its schedules are due next
+        await rig.server.run()
+        await until_it_came(1)
+        await rig.restart_server()
+        await until_it_came(2)
+    rang = [event for event in events_of(await read_history(await open_journal(rig.connection), CLOCK)) if event.fields()["label"] == "morning"]
+    assert len({int(parse_time(event.time).timestamp()) // 4 for event in rang}) == len(rang)
 
 
 @pytest.mark.parametrize(("missed", "least", "most", "ahead"), [("late", 3, 100, 1), ("collapse", 1, 1, AHEAD_BYTES_MOST), ("collapse", 1, 1, 1000), ("collapse", 1, 1, 1)])

@@ -29,7 +29,6 @@ BATCH_IDLE_S: Final = 10.0
 ERROR_NO_BATCHES: Final = 10174
 ERROR_INCOMPLETE_BATCH: Final = 10176
 SCHEDULER: Final = "Nats-Scheduler"
-SCHEDULE_NEXT: Final = "Nats-Schedule-Next"
 _WILDCARD: Final = re.compile(r"\{\{wildcard\((\d+)\)\}\}")
 
 
@@ -220,7 +219,7 @@ class JetStreamEngine:
         else:
             stream.scheduled[schedule.subject] = next_tick(text, zone, now_s)
             following = format_time(stream.scheduled[schedule.subject])
-        lines |= {SCHEDULER: schedule.subject, SCHEDULE_NEXT: following}
+        lines |= {SCHEDULER: schedule.subject, headers.SCHEDULE_NEXT: following}
         self.store(stream, target, encode_headers(lines), schedule.payload, {})
 
     # Trouble.

@@ -92,6 +92,17 @@ def test_a_tick_of_a_recurring_reminder_is_a_command_of_its_own_each_time() -> N
     assert (found.command.id, found.command.time) == ("dunning:5.7", STORED_MICROS)
 
 
+def test_a_tick_that_a_killed_server_makes_again_is_the_same_command() -> None:
+    def name(position: InboxPosition, following: str, token: str = "t1") -> str:
+        raw = build_tick(**{headers.REMINDER: f"dunning:{token}", headers.SCHEDULE_NEXT: following})
+        return parse_durable(ALICE, position, raw, b"{}", stored=STORED).command.id
+
+    first = name(InboxPosition(5, 7), "2026-02-01T06:00:00Z")
+    assert first == name(InboxPosition(5, 9), "2026-02-01T06:00:00Z") == name(InboxPosition(6, 1), "2026-02-01T07:00:00+01:00")
+    others = [name(InboxPosition(5, 9), "2026-03-01T06:00:00Z"), name(InboxPosition(5, 9), "2026-02-01T06:00:00Z", token="t2"), name(InboxPosition(5, 9), "soon")]
+    assert len({first, *others}) == 4
+
+
 def test_the_same_place_in_a_stream_that_was_made_anew_is_another_command() -> None:
     for raw in (block(encode_headers({headers.COMMAND_NAME: "Close"})), build_tick()):
         ids = [parse_durable(ALICE, InboxPosition(incarnation, 7), raw, b"{}", stored=STORED).command.id for incarnation in (5, 6)]
