@@ -21,7 +21,7 @@ from aether_nats.jetstream_wire import StoredMessage
 from aether_nats.schedules import Reminder, Schedules
 
 SHOWN_MAX: Final = 1000
-"""Commands of one inbox that are listed: nobody reads more, and the backlog tells the number."""
+"""Commands of one inbox that are listed: nobody reads more, that there are more is told, and the backlog tells the number."""
 
 Line = dict[str, object]
 
@@ -55,13 +55,15 @@ async def _read(options: argparse.Namespace) -> list[Line]:
         if actor is None:
             return [{"actor": f"{found.model}/{found.id}", "waiting": count} for found, count in sorted((await inbox.read_backlog()).items())]
         waiting = await _read_waiting(inbox, actor)
+        if len(waiting) > SHOWN_MAX:
+            print(f"aether inbox: the first {SHOWN_MAX} durable commands are shown, more wait", file=sys.stderr)
         incarnation = (await inbox.read_end()).incarnation if waiting else 0
-        return [_show_command(actor, incarnation, message) for message in waiting] + list(_show_reminders(await Schedules(js).read_all(actor)))
+        return [_show_command(actor, incarnation, message) for message in waiting[:SHOWN_MAX]] + list(_show_reminders(await Schedules(js).read_all(actor)))
 
 
 async def _read_waiting(inbox: Inbox, actor: ActorId) -> list[StoredMessage]:
     found: list[StoredMessage] = []
-    while len(found) < SHOWN_MAX and (page := await inbox.read_next(actor, found[-1].sequence if found else 0)):
+    while len(found) <= SHOWN_MAX and (page := await inbox.read_next(actor, found[-1].sequence if found else 0)):
         found += page
     return found
 

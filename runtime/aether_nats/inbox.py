@@ -36,9 +36,6 @@ INCARNATION_KEY: Final = "aether.inbox.incarnation"
 NO_SEQUENCE: Final = 2**62
 """A sequence that no stream reaches: who may ask to delete it may delete others, which the server tells in no other way."""
 
-DEAD_SHOWN_MAX: Final = 1000
-"""Dead letters of one actor that are listed: nobody reads more."""
-
 
 class Tries(msgspec.Struct, frozen=True):
     """How often the first waiting command of an actor was begun without being settled.
@@ -156,7 +153,7 @@ class Inbox:
 
     async def read_dead(self, actor: ActorId) -> list[DeadLetter]:
         """List the dead letters of an actor, oldest first."""
-        messages = await self._js.read_up_to(self._stream, dead_subject(actor), DEAD_SHOWN_MAX)
+        messages = await self._js.read_all(self._stream, dead_subject(actor))
         return [read_dead_letter(message.sequence, message.raw_headers, message.payload, stored=message.time) for message in messages]
 
     async def retry_dead(self, actor: ActorId, sequence: int) -> int:

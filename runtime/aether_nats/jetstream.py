@@ -53,6 +53,9 @@ READS_IN_FLIGHT_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 2 << 20
 """Bytes after which no further message comes in one batch of a Direct Get; the server's own bound is all that it keeps for a client."""
 
+READ_AT_ONCE: Final = 1000
+"""Messages that are asked for at once where all of a subject are read: few round trips, and `BATCH_BYTES_MAX` ends a batch of large ones."""
+
 SUBJECTS_IN_REQUEST_MAX: Final = 512
 """Subjects in one `multi_last`: the server refuses above 1,024 matches."""
 
@@ -234,11 +237,11 @@ class JetStream:
         self._pull_shares.join()
         return pull
 
-    async def read_up_to(self, stream: str, subject: str, count: int) -> list[StoredMessage]:
-        """Read the first messages of a subject, in as many batches as that takes."""
-        found, pending = await self.read_batch(stream, subject, 1, count)
-        while found and pending and len(found) < count:
-            more, pending = await self.read_batch(stream, subject, found[-1].sequence + 1, count - len(found))
+    async def read_all(self, stream: str, subject: str) -> list[StoredMessage]:
+        """Read all messages of a subject, in as many batches as that takes; for people, of what they can look through."""
+        found, pending = await self.read_batch(stream, subject, 1, READ_AT_ONCE)
+        while found and pending:
+            more, pending = await self.read_batch(stream, subject, found[-1].sequence + 1, READ_AT_ONCE)
             if not more:
                 break
             found += more

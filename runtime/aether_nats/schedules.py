@@ -12,8 +12,6 @@ again, since what schedules have done is written down every two minutes (2.15).
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 
 from aether_api import headers
@@ -23,9 +21,6 @@ from aether_api.identity import ActorId
 from aether_api.subjects import inbox_stream, inbox_subject, parse_reminder_subject, reminder_subject, reminder_wildcard
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import ERROR_BAD_SCHEDULE, ERROR_BAD_TIME_ZONE, StoredMessage
-
-SHOWN_MAX: Final = 1000
-"""Schedules of one actor that are listed: nobody reads more."""
 
 
 class Reminder(msgspec.Struct, frozen=True):
@@ -73,7 +68,7 @@ class Schedules:
 
     async def read_all(self, actor: ActorId) -> list[tuple[Reminder, str]]:
         """List an actor's schedules with their tokens, also such as no commit stands behind."""
-        messages = await self._js.read_up_to(inbox_stream(actor.namespace), reminder_wildcard(actor), SHOWN_MAX)
+        messages = await self._js.read_all(inbox_stream(actor.namespace), reminder_wildcard(actor))
         return [_read_schedule(message) for message in messages]
 
 

@@ -13,6 +13,7 @@ from aether_api import headers
 from aether_api.subjects import dead_subject
 from aether_cli.dead import run as run_dead
 from aether_cli.history import run as run_history
+from aether_cli.inbox import SHOWN_MAX
 from aether_cli.inbox import run as run_inbox
 from aether_cli.send import run as run_send
 from aether_cli.status import run as run_status
@@ -89,6 +90,24 @@ async def test_a_dead_letter_that_lost_its_payload_stays_when_all_are_retried(na
         stays, waits = (await terminal(run_dead, "retry", "account/alice", "--all")).splitlines()
         assert (f"{lost} stays" in stays, f"{whole} waits again" in waits) == (True, True)
         assert [letter.sequence for letter in await inbox.read_dead(ALICE)] == [lost]
+
+
+async def test_a_thousand_dead_letters_and_more_are_all_retried_and_an_inbox_says_that_it_holds_more_than_it_shows(
+    nats_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal(nats_server, capsys)
+    async with connected(nats_server.url) as connection:
+        await open_journal(connection)
+        lines = headers.encode_headers({headers.COMMAND_NAME: "Deposit", headers.DEAD_REASON: "CommandFailed"})
+        count = SHOWN_MAX + 100
+        for _ in range(count):
+            await JetStream(connection).publish(dead_subject(ALICE), b"{}", lines)
+        assert len((await terminal(run_dead, "list", "account/alice")).splitlines()) == count
+        assert len((await terminal(run_dead, "retry", "account/alice", "--all")).splitlines()) == count
+        assert await Inbox(JetStream(connection), "default").read_dead(ALICE) == []
+        assert await asyncio.to_thread(run_inbox, ["account/alice", "--nats", nats_server.url, "--namespace", "default"]) == 0
+        printed = capsys.readouterr()
+        assert (len(printed.out.splitlines()), printed.err) == (SHOWN_MAX, "aether inbox: the first 1000 durable commands are shown, more wait\n")
 
 
 async def test_no_dead_letters_are_told(nats_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]) -> None:
