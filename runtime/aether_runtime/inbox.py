@@ -25,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from aether_api import logs
-from aether_api.durable import NO_INBOX, DurableCommand, InboxPosition, parse_durable
+from aether_api.durable import NO_INBOX, DurableCommand, InboxPosition, Tick, parse_durable
 from aether_api.errors import AetherError, InvalidEnvelope, InvalidName, Reason, RetryableError
 from aether_api.identity import ActorId
 from aether_api.messages import Reply, parse_time
@@ -37,7 +37,7 @@ from aether_nats.message import Message
 from aether_runtime.clock import GapWatch
 from aether_runtime.core.group import InboxEntry, Waiting
 from aether_runtime.core.inbox import AHEAD_BYTES_MOST, Grave, count_try, explain_poison, has_stand_in, is_all, judge, repeat_after_s, share_ahead, take_try_back
-from aether_runtime.core.reminders import REMINDER_GONE, Drop, choose_tick, is_worth_a_look
+from aether_runtime.core.reminders import REMINDER_GONE, Drop, choose_tick, is_followed
 from aether_runtime.ports import InboxStore, ReminderStore
 from aether_runtime.single_flight import SingleFlight
 from aether_runtime.vm import VirtualMachine
@@ -90,13 +90,15 @@ class _Item:
     Attributes:
         position: of the message, in the stream that it was read from.
         found: the command that it is, or why it is none.
-        later: what waits behind it.
+        later: what was read with it and waits behind it.
+        unread: the sequence after which more may wait; 0 if nothing does.
     """
 
     position: InboxPosition
     message: StoredMessage
     found: DurableCommand | InvalidEnvelope
     later: Sequence[DurableCommand | InvalidEnvelope]
+    unread: int = 0
 
 
 class DurableInbox:
@@ -282,11 +284,11 @@ class DurableInbox:
             vm.draining = False
 
     async def _drain_ready(self, vm: VirtualMachine, actor: ActorId) -> None:
-        found_any = looks_far = is_sure = False
+        found_any = is_sure = False
         position = await self._find_position(vm)
         while vm.is_ready:
             links = self._links
-            max_bytes = AHEAD_BYTES_MOST if looks_far else share_ahead(len(self._drains))
+            max_bytes = share_ahead(len(self._drains))
             asked_s = asyncio.get_running_loop().time()
             messages = await self._insist(partial(self._store.read_next, actor, position.sequence, max_bytes=max_bytes))
             vm.emptied_s = vm.emptied_s if messages else asked_s
@@ -308,15 +310,11 @@ class DurableInbox:
                     continue
             self._note_reached(InboxPosition(position.incarnation, messages[-1].sequence))
             parsed = [_parse(actor, position.incarnation, message) for message in messages]
-            known = len(messages) if is_all(messages, max_bytes) else int(looks_far)  # so many of them are seen with what comes after them
-            looks_far = False
+            unread = 0 if is_all(messages, max_bytes) else messages[-1].sequence
             for place, message in enumerate(messages):
-                if place >= known and is_worth_a_look(parsed[place], parsed[place + 1 :]):
-                    looks_far = True
-                    break
                 if position.sequence > vm.inbox.within(position.incarnation):
                     await self._settle(actor, position, links)
-                item = _Item(InboxPosition(position.incarnation, message.sequence), message, parsed[place], parsed[place + 1 :])
+                item = _Item(InboxPosition(position.incarnation, message.sequence), message, parsed[place], parsed[place + 1 :], unread)
                 if not vm.inbox.covers(item.position) and not await self._handle(vm, item):
                     return
                 position = item.position
@@ -385,7 +383,8 @@ class DurableInbox:
         if isinstance(found, InvalidEnvelope):
             return await self._bury(vm, item.message, Grave(Reason.INVALID_COMMAND.value, str(found)))
         if found.tick is not None:
-            choice = choose_tick(found.tick, item.later, self._now_s())
+            later = await self._look_ahead(actor, item, found.tick) if found.tick.missed == "collapse" else item.later
+            choice = choose_tick(found.tick, later, self._now_s())
             if isinstance(choice, Drop):
                 self.dropped += 1
                 if found.tick.missed == "skip":
@@ -395,6 +394,15 @@ class DurableInbox:
                 logger.debug("a tick is not run", extra={logs.ACTOR_ID: str(actor), logs.NAME: found.tick.name, logs.REASON: choice.why})
                 return True
         return await self._run_command(vm, item, found)
+
+    async def _look_ahead(self, actor: ActorId, item: _Item, tick: Tick) -> Sequence[DurableCommand | InvalidEnvelope]:
+        """Return so much of what waits behind a tick that it tells whether a later one of its reminder does; however much else lies between, little of it is held."""
+        later, unread = item.later, item.unread
+        while unread and not is_followed(tick, later):
+            messages = await self._insist(partial(self._store.read_next, actor, unread, max_bytes=AHEAD_BYTES_MOST))
+            later = [_parse(actor, item.position.incarnation, message) for message in messages]
+            unread = messages[-1].sequence if messages else 0
+        return later
 
     async def _run_command(self, vm: VirtualMachine, item: _Item, found: DurableCommand) -> bool:
         """Run a command until it is settled or given up; False when the VM takes no more."""
@@ -414,7 +422,8 @@ class DurableInbox:
                 await self._after_settled(actor, found, reply)
                 return True
             tries = count_try(tries, position)
-            grave = explain_poison(tries, reply, has_stand_in=has_stand_in(found.tick, item.later))
+            later = await self._look_ahead(actor, item, found.tick) if found.tick is not None and found.tick.recurring else item.later
+            grave = explain_poison(tries, reply, has_stand_in=has_stand_in(found.tick, later))
             if grave is None:
                 await asyncio.sleep(repeat_after_s(tries.count))
         return await self._give_up(vm, item.message, found, grave)

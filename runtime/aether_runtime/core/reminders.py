@@ -150,11 +150,6 @@ def _build_reminder(wish: SetReminder, now_s: float) -> Reminder:
     return Reminder(wish.name, wish.command, wish.payload, f"@at {due}", due, missed=wish.missed)
 
 
-def is_worth_a_look(found: DurableCommand | InvalidEnvelope, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
-    """Tell whether it matters what waits behind `later`: a tick would be run for want of one that stands for it."""
-    return isinstance(found, DurableCommand) and found.tick is not None and found.tick.missed == "collapse" and not is_followed(found.tick, later)
-
-
 def is_followed(tick: Tick, later: Sequence[DurableCommand | InvalidEnvelope]) -> bool:
     """Tell whether another tick of the same reminder waits behind one."""
     ticks = [other.tick for other in later if isinstance(other, DurableCommand) and other.tick is not None]

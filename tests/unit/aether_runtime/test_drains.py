@@ -15,7 +15,7 @@ from aether_api.errors import Disconnected, InternalError, JetStreamError
 from aether_api.identity import ActorId
 from aether_api.messages import format_time
 from aether_model.model import CommandInput, Decision, Rejected, State
-from aether_nats.inbox import Tries
+from aether_nats.inbox import READ_AHEAD, Tries
 from aether_nats.jetstream_wire import StoredMessage
 from aether_runtime.adapters.memory import MemoryCommitLog
 from aether_runtime.core.inbox import TRIES_MAX
@@ -71,9 +71,9 @@ class Rig:
         for name in names:
             self.store.send(build_command(name, {"label": name}, id=f"{name}-{self.store.sequence}", actor=CLOCK))
 
-    def send_tick(self, name: str, reminder: str, token: str, *, due: str = "") -> None:
+    def send_tick(self, name: str, reminder: str, token: str, *, due: str = "", missed: str = "late") -> None:
         """Store a tick of a reminder, a recurring one unless it has a time at which it is due."""
-        lines = {headers.COMMAND_NAME: name, headers.REMINDER: f"{reminder}:{token}", **({headers.DUE: due} if due else {})}
+        lines = {headers.COMMAND_NAME: name, headers.REMINDER: f"{reminder}:{token}", headers.MISSED: missed, **({headers.DUE: due} if due else {})}
         self.store.put(CLOCK, headers.encode_headers(lines), b'{"label":"%s"}' % reminder.encode())
 
     async def drain(self) -> None:
@@ -207,6 +207,21 @@ async def test_a_tick_that_always_fails_is_tried_once_for_as_long_as_a_later_one
     await rig.drain()
     assert (await rig.rang(), [reason for _, reason in rig.store.dead]) == (["Set", "Ring"], ["CommandFailed"] * 3)
     assert [tries.count for tries in rig.store.tried] == [1, 2, 3, 4, 5], "the first is noted, and the last one is tried again"
+
+
+@pytest.mark.parametrize(("command", "missed"), [("Ring", "collapse"), ("Fail", "late")])
+async def test_a_later_tick_stands_for_those_before_it_however_much_else_waits_between(command: str, missed: str) -> None:
+    rig = Rig()
+    vm = await rig.start()
+    await run_commands(rig.host.pod, vm, build_command("Set", {"name": "bell", "command": command, "cron": "* * * * * *"}, id="set", actor=CLOCK))
+    for _ in range(3):
+        rig.send_tick(command, "bell", vm.reminders["bell"], missed=missed)
+        rig.send(*["Ignore"] * (READ_AHEAD + 5))
+    await rig.drain()
+    ran = [label for label in await rig.rang() if label == "bell"]
+    assert (len(ran), rig.inbox.dropped) == ((1, 2) if missed == "collapse" else (0, 0))
+    assert [reason for _, reason in rig.store.dead] == ([] if missed == "collapse" else ["CommandFailed"] * 3)
+    assert [tries.count for tries in rig.store.tried] == ([1] if missed == "collapse" else [1, 2, 3, 4, 5]), "only the last one is run, or tried again"
 
 
 async def test_a_one_shot_whose_tick_is_given_up_ends_with_the_next_commit() -> None:

@@ -14,7 +14,7 @@ from aether_api.identity import CommandId, parse_actor_id
 from aether_api.messages import Command, format_time
 from aether_model.model import After, At, CancelReminder, Cron, Schedule, SetReminder
 from aether_nats.schedules import Reminder
-from aether_runtime.core.reminders import LEAD_S, RUN, SKIP_AFTER_S, Drop, choose_tick, fold_changes, format_changes, is_worth_a_look, parse_changes, plan_reminders
+from aether_runtime.core.reminders import LEAD_S, RUN, SKIP_AFTER_S, Drop, choose_tick, fold_changes, format_changes, parse_changes, plan_reminders
 
 ALICE = parse_actor_id("bank", "account", "alice")
 NOW_S = 1_769_860_800.0
@@ -122,15 +122,6 @@ def test_of_collapsing_ticks_only_the_last_that_waits_runs() -> None:
     tick = build_tick("collapse")
     assert isinstance(choose_tick(tick, [waiting(None, 2), waiting(build_tick("collapse"), 3)], NOW_S), Drop)
     assert choose_tick(tick, [waiting(None), waiting(build_tick("collapse", name="other")), waiting(build_tick("collapse", token="t0"))], NOW_S) == RUN
-
-
-def test_only_a_tick_that_nothing_stands_for_yet_is_worth_another_look() -> None:
-    tick = build_tick("collapse")
-    assert is_worth_a_look(waiting(tick), [waiting(None), waiting(build_tick("collapse", name="other"))])
-    assert not is_worth_a_look(waiting(tick), [waiting(None), waiting(build_tick("collapse"), 3)])
-    assert not is_worth_a_look(waiting(build_tick("late")), [])
-    assert not is_worth_a_look(waiting(None), [])
-    assert not is_worth_a_look(InvalidEnvelope("garbage"), [])
 
 
 @pytest.mark.parametrize(("late_s", "runs"), [(0.0, True), (SKIP_AFTER_S, True), (SKIP_AFTER_S + 1, False)])
