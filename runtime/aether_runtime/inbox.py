@@ -92,13 +92,17 @@ class _Item:
         found: the command that it is, or why it is none.
         later: what was read with it and waits behind it.
         unread: the sequence after which more may wait; 0 if nothing does.
+        before: up to where all is settled before it, though not removed where nothing was stored of it.
+        links: how many the connection had had when it was read.
     """
 
     position: InboxPosition
     message: StoredMessage
     found: DurableCommand | InvalidEnvelope
     later: Sequence[DurableCommand | InvalidEnvelope]
-    unread: int = 0
+    unread: int
+    before: InboxPosition
+    links: int
 
 
 class DurableInbox:
@@ -312,9 +316,7 @@ class DurableInbox:
             parsed = [_parse(actor, position.incarnation, message) for message in messages]
             unread = 0 if is_all(messages, max_bytes) else messages[-1].sequence
             for place, message in enumerate(messages):
-                if position.sequence > vm.inbox.within(position.incarnation):
-                    await self._settle(actor, position, links)
-                item = _Item(InboxPosition(position.incarnation, message.sequence), message, parsed[place], parsed[place + 1 :], unread)
+                item = _Item(InboxPosition(position.incarnation, message.sequence), message, parsed[place], parsed[place + 1 :], unread, position, links)
                 if not vm.inbox.covers(item.position) and not await self._handle(vm, item):
                     return
                 position = item.position
@@ -407,6 +409,8 @@ class DurableInbox:
     async def _run_command(self, vm: VirtualMachine, item: _Item, found: DurableCommand) -> bool:
         """Run a command until it is settled or given up; False when the VM takes no more."""
         actor, position = vm.get_actor_id(), item.position
+        if not vm.inbox.covers(item.before):
+            await self._settle(actor, item.before, item.links)
         tries = count_try(None, position)
         if actor not in self._proven:
             known = await self._insist(partial(self._store.read_tries, actor))

@@ -224,6 +224,23 @@ async def test_a_later_tick_stands_for_those_before_it_however_much_else_waits_b
     assert [tries.count for tries in rig.store.tried] == ([1] if missed == "collapse" else [1, 2, 3, 4, 5]), "only the last one is run, or tried again"
 
 
+async def test_ticks_that_are_not_run_are_removed_many_at_a_time() -> None:
+    class Counting(MemoryInbox):
+        removals = 0
+
+        async def settle(self, actor: ActorId, through: int) -> None:
+            self.removals += 1
+            await super().settle(actor, through)
+
+    rig = Rig(store := Counting())
+    vm = await rig.start()
+    await run_commands(rig.host.pod, vm, build_command("Set", {"name": "bell", "cron": "* * * * * *"}, id="set", actor=CLOCK))
+    for _ in range(2 * READ_AHEAD):
+        rig.send_tick("Ring", "bell", vm.reminders["bell"], missed="collapse")
+    await rig.drain()
+    assert (await rig.rang(), rig.inbox.dropped, rig.waiting, store.removals <= 4) == (["Set", "bell"], 2 * READ_AHEAD - 1, [], True)
+
+
 async def test_a_one_shot_whose_tick_is_given_up_ends_with_the_next_commit() -> None:
     rig = Rig()
     vm = await rig.start()
