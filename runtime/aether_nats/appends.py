@@ -38,7 +38,7 @@ from aether_api.errors import (
     WrongLastSequence,
 )
 from aether_nats.connection import NatsConnection
-from aether_nats.jetstream_wire import sequence_of
+from aether_nats.jetstream_wire import ERRORS_TOO_LARGE, sequence_of
 from aether_nats.message import Message
 from aether_nats.requests import Exchange
 
@@ -304,6 +304,8 @@ def _translate(commit: Commit, error: AetherError) -> AetherError:
         return VersionConflictError(str(commit.actor), commit.first_version - 1, VERSION_UNKNOWN)
     if isinstance(error, PayloadTooLarge):
         return CommitTooLarge(f"{commit.actor}: the commit of versions {commit.first_version} to {commit.last_version} exceeds the server's max_payload: {error}")
+    if isinstance(error, JetStreamError) and error.error_code in ERRORS_TOO_LARGE:
+        return CommitTooLarge(f"{commit.actor}: the commit of versions {commit.first_version} to {commit.last_version} exceeds what its stream takes (max_msg_size): {error}")
     if isinstance(error, PermissionDenied):
         return PermissionDenied(error.subject, error.action, consequence="nothing was stored")
     return error

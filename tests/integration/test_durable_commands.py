@@ -19,13 +19,14 @@ import pytest
 from aether_api import headers
 from aether_api.identity import ActorId, Epoch, PodUid
 from aether_api.messages import format_time, parse_time
-from aether_api.subjects import inbox_stream, inbox_subject
+from aether_api.subjects import event_stream, inbox_stream, inbox_subject
 from aether_model.schedule import AT_MAX
 from aether_nats.client import CommandClient
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
 from aether_nats.inbox import Inbox
 from aether_nats.jetstream import JetStream
+from aether_nats.jetstream_wire import OWN_METADATA
 from aether_nats.schedules import Reminder, Schedules
 from aether_runtime.core.group import Waiting
 from aether_runtime.core.inbox import AHEAD_BYTES_MOST, TRIES_MAX
@@ -34,7 +35,7 @@ from aether_runtime.ports import Home, InboxStore
 from aether_runtime.vm import VirtualMachine
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import ALICE, FOLDER
-from tests.histories.cluster import WAIT_S, Placements, RunningPod, RuntimeProcess, connected, open_journal, running_pod, until_live
+from tests.histories.cluster import PARTITIONS, WAIT_S, Placements, RunningPod, RuntimeProcess, connected, open_journal, running_pod, until_live
 from tests.histories.invariants import check_log, events_of, read_history
 
 pytestmark = pytest.mark.asyncio
@@ -60,7 +61,7 @@ class Rig:
 
     async def send(self, *labels: str, command: str = "Ring", actor: ActorId = CLOCK) -> None:
         for label in labels:
-            await self.client.send_durable(actor, command, {"label": label}, command_id=f"id-{label}", timeout_s=WAIT_S)
+            await self.client.send_durable(actor, command, {"label": label}, command_id=f"id-{label[:20]}", timeout_s=WAIT_S)
 
     async def restart_server(self) -> None:
         await self.server.kill()
@@ -279,6 +280,19 @@ async def test_a_command_that_fails_is_tried_a_few_times_then_buried_and_those_b
         assert (letter.command, letter.command_id, letter.reason) == ("Fail", "id-bad", "CommandFailed")
         assert "the spring broke" in letter.message
         assert pod.inbox.buried == 1
+
+
+async def test_a_command_whose_events_are_longer_than_their_stream_takes_is_buried_and_those_behind_it_run(rig: Rig) -> None:
+    js = JetStream(rig.connection)
+    for partition in range(PARTITIONS):
+        info = await js.stream_info(event_stream("default", partition))
+        assert info is not None
+        metadata = {key: value for key, value in info.config.metadata.items() if not key.startswith(OWN_METADATA)}
+        await js.update_stream(msgspec.structs.replace(info.config, max_msg_size=2000, metadata=metadata))
+    async with alarm_pod(rig):
+        await rig.send("x" * 100, "y" * 3000, "after")
+        await rig.until_rang("x" * 100, "after")
+        assert [letter.reason for letter in await rig.inbox.read_dead(CLOCK)] == ["CommitTooLarge"]
 
 
 async def test_a_message_that_is_no_command_is_buried(rig: Rig) -> None:
