@@ -20,7 +20,7 @@ from aether_api.errors import CommandFailed, JetStreamError
 from aether_api.identity import ActorId
 from aether_api.subjects import inbox_stream, inbox_subject, parse_reminder_subject, reminder_subject, reminder_wildcard
 from aether_nats.jetstream import JetStream
-from aether_nats.jetstream_wire import ERROR_BAD_SCHEDULE, ERROR_BAD_TIME_ZONE, StoredMessage
+from aether_nats.jetstream_wire import ERROR_BAD_SCHEDULE, ERROR_BAD_TIME_ZONE, ERRORS_TOO_LARGE, StoredMessage
 
 
 class Reminder(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ class Schedules:
         """Make a schedule; its ticks come to the actor's inbox.
 
         Raises:
-            CommandFailed: the server cannot read the schedule; the message says what it takes.
+            CommandFailed: the server cannot read the schedule, or its stream finds it too long; the message says what it takes.
         """
         try:
             await self._js.publish(reminder_subject(actor, reminder.name, token), reminder.payload, build_schedule_headers(actor, reminder, token))
@@ -60,6 +60,8 @@ class Schedules:
                 raise CommandFailed(f"reminder {reminder.name}: the server cannot read {reminder.text!r}; write six fields, seconds first, such as 0 30 9 * * MON-FRI") from exc
             if exc.error_code == ERROR_BAD_TIME_ZONE:
                 raise CommandFailed(f"reminder {reminder.name}: the server knows no time zone {reminder.zone!r}; use a name such as Europe/Berlin") from exc
+            if exc.error_code in ERRORS_TOO_LARGE:
+                raise CommandFailed(f"reminder {reminder.name}: it is longer than the stream of reminders takes (max_msg_size): {exc}") from exc
             raise
 
     async def cancel(self, actor: ActorId, name: str, token: str) -> None:

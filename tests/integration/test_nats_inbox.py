@@ -170,12 +170,16 @@ async def test_a_command_with_as_many_headers_as_the_server_takes_can_be_buried(
     assert (letter.command_id, letter.payload) == ("c-1", '{"amount":1}')
 
 
-async def test_a_dead_letter_that_fits_in_no_form_is_refused(rig_alone: Rig) -> None:
-    ack = await rig_alone.inbox.send(build_command("c-1"))
-    info = await rig_alone.js.stream_info("AETHER_bank_INBOX")
+async def bound_messages(rig: Rig, max_msg_size: int) -> None:
+    info = await rig.js.stream_info("AETHER_bank_INBOX")
     assert info is not None
     metadata = {key: value for key, value in info.config.metadata.items() if not key.startswith("_nats.")}
-    await rig_alone.js.update_stream(msgspec.structs.replace(info.config, metadata=metadata, max_msg_size=20))
+    await rig.js.update_stream(msgspec.structs.replace(info.config, metadata=metadata, max_msg_size=max_msg_size))
+
+
+async def test_a_dead_letter_that_fits_in_no_form_is_refused(rig_alone: Rig) -> None:
+    ack = await rig_alone.inbox.send(build_command("c-1"))
+    await bound_messages(rig_alone, 20)
     (message,) = await rig_alone.inbox.read_next(ALICE, ack.sequence - 1)
     with pytest.raises(JetStreamError, match="10054"):
         await rig_alone.inbox.bury(ALICE, message, "CommandFailed", "it raised")
@@ -323,6 +327,13 @@ async def test_a_recurring_reminder_ticks_until_it_is_cancelled(rig: Rig) -> Non
 async def test_a_schedule_that_the_server_cannot_read_costs_its_command(rig: Rig, text: str, zone: str, match: str) -> None:
     with pytest.raises(CommandFailed, match=match):
         await Schedules(rig.js).set(ALICE, Reminder("interest", "AddInterest", b"{}", text, zone=zone), "t1")
+
+
+async def test_a_schedule_that_its_stream_finds_too_long_costs_its_command(rig_alone: Rig) -> None:
+    await bound_messages(rig_alone, 1000)
+    await Schedules(rig_alone.js).set(ALICE, Reminder("interest", "AddInterest", b"{}", "@daily"), "t1")
+    with pytest.raises(CommandFailed, match="interest: it is longer"):
+        await Schedules(rig_alone.js).set(ALICE, Reminder("interest", "AddInterest", b'{"why":"%s"}' % (b"x" * 1000), "@daily"), "t2")
 
 
 async def test_a_one_shot_that_came_due_while_the_server_was_down_fires_at_its_start(rig_alone: Rig, nats_server: EmbeddedServer) -> None:
