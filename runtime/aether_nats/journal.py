@@ -127,9 +127,9 @@ class Journal:
         Raises:
             VersionConflictError: a live writer kept winning; try again.
         """
-        inbox = await read_inbox_end(self._js, actor.namespace)
         for _ in range(PURGE_ATTEMPTS_MAX):
             end = await self._find_end(actor)
+            inbox = await read_inbox_end(self._js, actor.namespace)  # behind the schedules of all commits until that end, which were made before these
             if end is None:
                 break
             if end.tombstone and end.epoch >= epoch:

@@ -25,6 +25,7 @@ from aether_nats.jetstream_wire import StoredMessage, stored_of
 from aether_nats.journal import Journal
 from aether_nats.message import Message
 from aether_nats.requests import Exchange
+from aether_nats.schedules import Reminder, Schedules
 from aether_nats.streams import ensure_streams
 from tests.histories.places import Place, await_interest, until_equal
 
@@ -273,6 +274,22 @@ async def test_a_purge_counts_the_lives_that_a_replica_does_not_know_yet(rig: Ri
     head = await rig.journal.read_head(ALICE)
     assert head is not None
     assert (head.tombstone, head.incarnation) == (True, 2)
+
+
+async def test_a_purge_takes_the_reminder_that_an_owner_sets_with_its_last_commit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would ever end a recurring one: an owner that does not answer is not waited for, and the actor may have no other life."""
+    await rig.append()
+    schedules, read = Schedules(rig.js), rig.js.message_by_last
+
+    async def write_before_it_is_read(stream: str, subject: str) -> StoredMessage | None:
+        monkeypatch.setattr(rig.js, "message_by_last", read)
+        await schedules.set(ALICE, Reminder("interest", "AddInterest", b"{}", "@daily"), "t1")
+        await rig.append()
+        return await read(stream, subject)
+
+    monkeypatch.setattr(rig.js, "message_by_last", write_before_it_is_read)
+    await rig.journal.purge(ALICE, epoch=Epoch(2), writer="operator")
+    await until_equal(lambda: schedules.read_all(ALICE), [])
 
 
 async def test_an_index_that_names_the_wrong_commits_is_healed_by_one_scan(rig: Rig) -> None:
