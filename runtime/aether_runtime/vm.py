@@ -352,6 +352,8 @@ class VirtualMachine(Activation):
         elif tail.end == "same" and not self._stopping:
             self._decide_again(group)  # its schedules stay: the commit may land still, and a tick without a reminder is dropped
         else:
+            if tail.end == "other":
+                self._end_schedules(find_made(group, commit.id))  # a purge took what was made before, and the first tick of these may find nobody who ends them
             self._send([(item, build_unknown(item)) for item in group.members])
         self._after_progress()
         self._go_on_or_end(tail)

@@ -12,7 +12,7 @@ import pytest
 from aether_api.durable import NEVER_S, InboxPosition, Tick
 from aether_api.envelope import Commit, StoredCommit
 from aether_api.errors import CommandFailed, Disconnected, InternalError, Reason, RetryableError, StreamUnavailable
-from aether_api.identity import ActorId
+from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Command, Reply, format_time
 from aether_nats.schedules import Reminder
 from aether_runtime.adapters.memory import MemoryCommitLog
@@ -184,6 +184,17 @@ async def test_a_lost_ack_keeps_the_reminder_and_ends_the_one_before() -> None:
     await settle(rig.pod)
     token = (await rig.commits())[-1].id
     assert (reply.outcome, list(rig.schedules.made)) == ("accepted", [("morning", token)])
+
+
+async def test_an_owner_whose_actor_was_purged_leaves_no_schedule_behind() -> None:
+    """A recurring one would tick for ever for an actor that is no more."""
+    rig = Rig()
+    vm = await rig.start()
+    await run_commands(rig.pod, vm, command("Ring", "r"))
+    await rig.events.inner.purge(CLOCK, epoch=Epoch(2), writer="operator")
+    (reply,) = await run_commands(rig.pod, vm, command("Set", cron="* * * * * *"))
+    await settle(rig.pod)
+    assert (reply.reason, rig.schedules.times_made, rig.schedules.names) == (Reason.UNKNOWN, 1, [])
 
 
 async def test_a_stop_while_nobody_knows_whether_a_commit_is_stored_keeps_its_schedule() -> None:
