@@ -415,7 +415,7 @@ class DurableInbox:
         if actor not in self._proven:
             known = await self._insist(partial(self._store.read_tries, actor))
             tries = count_try(known, position)
-        grave = explain_poison(tries, None)
+        grave, later = explain_poison(tries, None), None
         while grave is None:
             is_noted = tries.count > 1 or actor not in self._proven
             reply = await (self._ask_noted(vm, found, tries) if is_noted else self._ask_until_it_says(vm, found, position))
@@ -426,7 +426,8 @@ class DurableInbox:
                 await self._after_settled(actor, found, reply)
                 return True
             tries = count_try(tries, position)
-            later = await self._look_ahead(actor, item, found.tick) if found.tick is not None and found.tick.recurring else item.later
+            if later is None:
+                later = await self._look_ahead(actor, item, found.tick) if found.tick is not None and found.tick.recurring else item.later
             grave = explain_poison(tries, reply, has_stand_in=has_stand_in(found.tick, later))
             if grave is None:
                 await asyncio.sleep(repeat_after_s(tries.count))
