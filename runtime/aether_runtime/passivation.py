@@ -361,10 +361,7 @@ class Passivation:
             self._asleep[actor] = vm.build_report()
         else:
             runtime.forget(actor)
-        runtime.registry.remove(vm)
-        runtime.followers.leave(vm)
-        self.give_back_place(vm)
-        self.on_gone()
+        runtime.drop(vm)  # with the subscription that another try to put it to sleep may have taken up again meanwhile
         return True
 
     def _all_in_parts(self) -> Iterator[list[VirtualMachine]]:

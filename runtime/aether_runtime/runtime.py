@@ -431,7 +431,7 @@ class Runtime(VmListener):
             self._fenced[vm.get_actor_id()] = vm.desired.epoch
         else:
             self.registry.unwant(vm.get_actor_id())
-        self._drop(vm)
+        self.drop(vm)
 
     def on_quarantined(self, vm: VirtualMachine) -> None:
         """Keep it, so that whoever asks is told, but not in the place of another actor."""
@@ -440,7 +440,7 @@ class Runtime(VmListener):
     def on_stale(self, vm: VirtualMachine) -> None:
         """Start another VM from what the log holds now."""
         self.followers.check_log()
-        self._drop(vm)
+        self.drop(vm)
         self._touch(vm.get_actor_id())
 
     def on_failed(self, vm: VirtualMachine, error: Exception) -> None:
@@ -448,7 +448,7 @@ class Runtime(VmListener):
         actor = vm.get_actor_id()
         logger.error("a VM failed and is started again", extra={logs.ACTOR_ID: str(actor)}, exc_info=error)
         self.followers.check_log()
-        self._drop(vm)
+        self.drop(vm)
         failures = self._failures[actor] = count_failure(self._failures.get(actor), name_error(error), self._loop.time())
         self._paused.add(actor)
         self._loop.call_later(failures.pause_s, self._end_pause, actor, failures.count)
@@ -565,9 +565,9 @@ class Runtime(VmListener):
             await self.feeds.drain(self.feeds.take(actor))
             await vm.stop(snapshot=snapshot)
         finally:
-            self._drop(vm)  # with the subscription that a passivation may have taken up again meanwhile
+            self.drop(vm)  # with the subscription that a passivation may have taken up again meanwhile
 
-    def _drop(self, vm: VirtualMachine) -> None:
+    def drop(self, vm: VirtualMachine) -> None:
         """Forget a VM, and its subscription unless another VM has taken its place; the dead VM still answers what is on its way."""
         actor = vm.get_actor_id()
         self.followers.leave(vm)

@@ -77,6 +77,19 @@ async def test_an_actor_that_is_let_go_while_it_falls_asleep_leaves_no_subscript
         assert (dict(pod.runtime.get_active_vms()), len(pod.runtime.feeds)) == ({}, 0)
 
 
+async def test_an_actor_that_two_reasons_put_to_sleep_at_once_leaves_no_subscription_behind(nats_server: EmbeddedServer) -> None:
+    """Whoever found the other one's snapshot under way took up the commands again, and the dead VM answered all of them with "moving" for good."""
+    async with running_pod(nats_server.url, "pod-a", placed_with_idle_time(0.0)) as pod, connected(nats_server.url) as connection:
+        client = CommandClient(connection)
+        await client.send(ALICE, "Open", {"owner": "alice"})
+        for _ in range(WORTH_COMMITS):
+            await client.send(ALICE, "Deposit", {"amount": 1})
+        async with asyncio.TaskGroup() as tasks:
+            tries = [tasks.create_task(pod.runtime.passivation._put_to_sleep([ALICE], why)) for why in ("idle", "memory")]
+        assert (sum(task.result() for task in tries), dict(pod.runtime.get_active_vms()), len(pod.runtime.feeds)) == (1, {}, 0)
+        assert (await client.send(ALICE, "Deposit", {"amount": 1})).version == WORTH_COMMITS + 2
+
+
 async def test_an_actor_of_which_no_snapshot_can_be_taken_sleeps_like_any_other(nats_server: EmbeddedServer) -> None:
     """Before, the error ended passivation, and with it the whole pod."""
     model = replace(compile_unspeakable_account(), name="mute", on_demand=True)
