@@ -175,13 +175,25 @@ def encode_object(fields: object) -> bytes:
     try:
         plain = _copy_mapping(fields)
         encoded = _encode_fields(plain).lstrip()
-        if b"null" in encoded:  # what msgspec makes of a number that is not finite, too
-            _check_finite(msgspec.to_builtins(plain, enc_hook=lambda raw: None), "")
+        check_finite(plain, encoded)
     except (TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise InvalidEnvelope(f"fields are no JSON: {_explain_field(fields, exc)}") from exc
     if encoded[:1] != b"{":
         raise InvalidEnvelope(f"fields must be an object, such as {{'amount': 5}}, not {describe_value(fields)}")
     return encoded
+
+
+def check_finite(value: object, encoded: bytes) -> None:
+    """Refuse numbers for which JSON has none.
+
+    Args:
+        encoded: the value as JSON, in which such a number is null.
+
+    Raises:
+        InvalidEnvelope: names one of them.
+    """
+    if b"null" in encoded:
+        _check_finite(msgspec.to_builtins(value, enc_hook=lambda other: None), "")
 
 
 def _copy_mapping(fields: object) -> object:

@@ -253,7 +253,7 @@ def _upcast(applier: Applier, data: bytes, schema_version: int) -> msgspec.Struc
     fields = _decode_fields(data)
     for version in range(schema_version, applier.schema_version):
         fields = applier.upcasts[version](fields)
-    return msgspec.convert(fields, applier.type)
+    return msgspec.convert(fields, applier.type, str_keys=True)  # those of JSON are texts, where a field has numbers for keys, too
 
 
 def _violation(handler: Handler, payload: bytes) -> str | None:

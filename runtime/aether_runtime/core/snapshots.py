@@ -16,6 +16,7 @@ import msgspec
 from aether_api import headers
 from aether_api.commit_index import CommitIndex
 from aether_api.durable import NO_INBOX, InboxPosition
+from aether_api.envelope import check_finite
 from aether_api.errors import MALFORMED, InvalidEnvelope
 from aether_api.messages import normalise_time
 from aether_model.model import Model
@@ -60,11 +61,12 @@ def build_snapshot(history: History) -> Snapshot:
     """Encode a history.
 
     Raises:
-        PermanentError: the model cannot encode the state.
+        PermanentError: the model cannot encode the state, or JSON cannot hold it.
     """
-    position = history.position
+    position, state = history.position, history.model.encode_state(history.state)
+    check_finite(history.state, state)
     body = SnapshotBody(
-        msgspec.Raw(history.model.encode_state(history.state)),
+        msgspec.Raw(state),
         position.version,
         position.sequence,
         position.index.n - 1,

@@ -391,6 +391,35 @@ def test_a_method_that_fails_to_apply_makes_the_event_invalid() -> None:
             model.apply(Count(), "Rung", msgspec.json.encode({"at": at}), time=TIME, version=1)
 
 
+class Moved(EventFields, frozen=True):
+    schema_version: ClassVar[int] = 2
+    to: dict[int, dict[int, str]]
+
+
+class Shelf(PythonModel[Count]):
+    """Its events have numbers for keys, which JSON writes as texts."""
+
+    name = "shelf"
+
+    @handles
+    def ring(self, state: Count, command: Ring) -> None:
+        pass
+
+    @applies
+    def moved(self, state: Count, event: Moved) -> Count:
+        return replace(state, total=sum(event.to), seen=event.to[3][4])
+
+    @upcasts("Moved", 1)
+    def moved_1(self, data: dict[str, Any]) -> dict[str, Any]:
+        return {"to": {**data["moved"], 2: {}}}
+
+
+def test_an_older_event_with_numbers_for_keys_is_read_as_a_new_one() -> None:
+    model = compile_python(Shelf)
+    assert model.apply(Count(), "Moved", b'{"to":{"2":{},"3":{"4":"x"}}}', time=TIME, version=1, schema_version=2) == Count(5, "x")
+    assert model.apply(Count(), "Moved", b'{"moved":{"3":{"4":"x"}}}', time=TIME, version=1, schema_version=1) == Count(5, "x")
+
+
 def test_a_state_that_json_cannot_hold_is_an_error_and_no_crash() -> None:
     model = compile_python(Sloppy)
     with pytest.raises(InvalidEnvelope, match="the state of model sloppy cannot be written as JSON"):

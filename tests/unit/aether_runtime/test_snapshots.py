@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from math import inf, nan
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,8 @@ from aether_api import headers
 from aether_api.commit_index import NO_COMMITS
 from aether_api.durable import InboxPosition
 from aether_api.errors import InvalidEnvelope
+from aether_model.python import CommandFields, PythonModel, StateFields, handles
+from aether_model.python_compile import compile_python
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.snapshots import FORMAT, build_snapshot, decode_snapshot, restore_history
 from aether_runtime.core.window import CommandWindow
@@ -21,6 +24,22 @@ from tests.histories.bank import START_S, compile_account
 from tests.histories.hostile import damaged
 
 INDEX = NO_COMMITS.appended(10).appended(12)
+
+
+class Temperature(StateFields, frozen=True):
+    lowest: float | None = None
+
+
+class Measure(CommandFields, frozen=True):
+    pass
+
+
+class Thermometer(PythonModel[Temperature]):
+    name = "thermometer"
+
+    @handles
+    def measure(self, state: Temperature, command: Measure) -> None:
+        pass
 
 
 def build_history(balance: int = 7) -> History:
@@ -56,6 +75,17 @@ def test_a_time_that_a_foreign_event_left_in_a_snapshot_comes_back_as_one_that_c
     snapshot = build_snapshot(history)
     restored = restore_history(history.model, decode_snapshot(raw(snapshot.headers), snapshot.payload), INDEX)
     assert restored.position.last_time == "2026-07-01T12:00:00.000000Z"
+
+
+@pytest.mark.parametrize("lowest", [inf, -inf, nan])
+def test_a_state_with_a_number_that_is_not_finite_makes_no_snapshot_since_it_would_come_back_as_another(lowest: float) -> None:
+    model = compile_python(Thermometer)
+    history = History(model, build_history().position, Temperature(lowest))
+    with pytest.raises(InvalidEnvelope, match=r"field lowest is -?(inf|nan), for which JSON has no number"):
+        build_snapshot(history)
+    assert model.decode_state(model.encode_state(history.state)) == Temperature(None)
+    history.state = Temperature(None)
+    assert build_snapshot(history).version == 3
 
 
 def test_its_name_is_that_of_the_fold_and_its_headers_name_the_commit() -> None:
