@@ -34,7 +34,7 @@ from aether_api import logs
 from aether_api.envelope import Event, StoredCommit
 from aether_api.errors import Disconnected, EventInvalid, InvalidEnvelope, InvalidName, ModelInvalid, RequestTimeout, RetryableError, VersionConflictError
 from aether_api.identity import NO_EPOCH, ActorId, Epoch, check_actor, check_id, check_name
-from aether_api.messages import check_version
+from aether_api.messages import check_version, normalise_time
 from aether_api.v1alpha1 import ActorModel
 from aether_model.load import take_models
 from aether_model.model import Model
@@ -423,4 +423,4 @@ def _read_clock() -> Now:
 def _build_position(head: StoredCommit) -> Position:
     """Return the position behind the actor's last commit, or raise `InvalidEnvelope`."""
     events = head.events()
-    return Position(head.last_version, head.sequence, head.next_index(), head.incarnation, head.id, events[-1].time if events else "")
+    return Position(head.last_version, head.sequence, head.next_index(), head.incarnation, head.id, normalise_time(events[-1].time) if events else "")

@@ -345,6 +345,18 @@ def test_a_setting_that_cannot_work_is_refused_before_there_is_a_store(setting: 
         EventStoreSettings(**setting)
 
 
+@pytest.mark.parametrize("with_model", [False, True])
+async def test_the_time_of_a_foreign_event_is_compared_as_a_moment(rig: Rig, with_model: bool) -> None:
+    """In another form than ours its text says nothing about what lies before it."""
+    event = replace(build_events(ALICE, 1, 1)[0], time="2026-07-01T14:00:00+02:00")
+    await rig.log.append(replace(build_next(ALICE, None), payload=join_events([encode_event(event)])))
+    store = rig.build(*[compile_account()] if with_model else [])
+    saved = await store.save_event(ALICE, deposited(1, time="2026-07-01T12:30:00Z"))
+    assert saved.time == "2026-07-01T12:30:00.000000Z"
+    with pytest.raises(EventInvalid, match="lies before"):
+        await store.save_event(ALICE, deposited(1, time="2026-07-01T12:29:00Z"))
+
+
 async def test_events_keep_their_own_times_in_order(rig: Rig) -> None:
     store = rig.build()
     await store.save_events(ALICE, [NewEvent("Opened", {}, time="2020-01-01T01:00:00+01:00"), NewEvent("Deposited", {}, time="2020-01-02T00:00:00Z")])
