@@ -8,7 +8,9 @@ otherwise than one would hope is hidden here:
   `CelEvaluationError`;
 - a string from Python ends at its first NUL character, without a word: results that hold one are refused here, and `fields`
   refuses them in commands and events, so none ever reaches the engine;
-- results may be what JSON has no word for: timestamps become RFC 3339, all else is refused.
+- results may be what JSON has no word for: timestamps become RFC 3339, all else is refused;
+- a map is a hash table with another order in each process, which `map` and `filter` would give on to a list, and so to a state that no replay gives
+  again: they go through the keys in order here.
 
 An expression of one simple operation never reaches the engine (`shortcuts`).
 
@@ -23,6 +25,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol, cast
 
@@ -32,7 +35,7 @@ from cel_expr_python.ext.ext_strings import ExtStrings
 
 from aether_api.errors import PermanentError
 from aether_api.v1alpha1.actor_model import EXPRESSION_LENGTH_MAX
-from aether_model.cel_lint import Finding, LiteralArgument, lint_source, literal_arguments, position_of, words_of
+from aether_model.cel_lint import Finding, LiteralArgument, lint_source, literal_arguments, ordered_macros, position_of, words_of
 from aether_model.cel_types import BOOL, DURATION, STRING, TIMESTAMP, CelType, parse_type
 from aether_model.shortcuts import INT64_MAX, INT64_MIN, Shortcut, find_shortcut
 
@@ -44,6 +47,11 @@ RESULT_CHARACTERS_MAX: Final = 2 * 1024 * 1024
 
 NAMES_SHOWN_MAX: Final = 12
 """Known variables that a message lists: what fits on two lines of a terminal."""
+
+KEYS: Final = "_keys"
+"""Member function that stands before a macro which goes through a map; `MAP_KEYS` is the same for what may be a map only, and tells which ones do."""
+
+MAP_KEYS: Final = "_map_keys"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ERROR_LINE = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")
@@ -128,6 +136,7 @@ class CompiledExpression:
     """An expression ready to run.
 
     Attributes:
+        source: what runs: the author's text, with the keys of maps put in order.
         type: what the checker knows of its result.
         names: flat variables that it may use (never too few).
         copied: the variable, if the expression is nothing but its name and the variable holds JSON.
@@ -136,10 +145,10 @@ class CompiledExpression:
 
     __slots__ = ("_eval", "copied", "names", "shortcut", "source", "type")
 
-    def __init__(self, source: str, program: _Program, names: frozenset[str], shortcut: Shortcut | None) -> None:
+    def __init__(self, source: str, program: _Program, kind: CelType, names: frozenset[str], shortcut: Shortcut | None) -> None:
         self.source = source
         self.names = names
-        self.type = parse_type(str(program.return_type()))
+        self.type = kind
         self.copied = source.strip() if source.strip() in names and self.type != TIMESTAMP else None
         self.shortcut = shortcut
         self._eval = program.eval
@@ -222,7 +231,7 @@ class Environment:
         self.variables = dict(variables)
         self._roots = frozenset(name.partition(".")[0] for name in variables)
         types = {name: engine.Type(str(kind)) for name, kind in variables.items()}
-        self._env = cast("_Engine", engine.NewEnv(variables=types, extensions=[ExtStrings()]))
+        self._env = cast("_Engine", engine.NewEnv(variables=types, extensions=[ExtStrings()], functions=_build_key_functions()))
 
     def compile(self, source: str, expected: CelType | None = None) -> CompiledExpression:
         """Compile one expression, whose result must have the `expected` type if one is given.
@@ -260,10 +269,20 @@ class Environment:
             raise CelError(source, tuple(self._findings(source, str(exc)))) from exc
         words = words_of(source)
         names = frozenset(name for name in self.variables if name.rpartition(".")[2] in words)
-        compiled = CompiledExpression(source, program, names, find_shortcut(source, self.variables))
+        kind = parse_type(str(program.return_type()))
+        compiled = CompiledExpression(*self._order_keys(source, program), kind, names, find_shortcut(source, self.variables))
         if expected is not None and compiled.type != expected:
             raise CelError(source, (Finding(_wrong_type(source, compiled.type, expected)),))
         return compiled
+
+    def _order_keys(self, source: str, program: _Program) -> tuple[str, _Program]:
+        """Return source and program with the keys of each map in order that a macro makes a list of; what is known to be a list stays."""
+        for offset in ordered_macros(source):
+            with suppress(RuntimeError):  # it is no map
+                self._env.compile(f"{source[:offset]}.{MAP_KEYS}(){source[offset:]}")
+                ordered = f"{source[:offset]}.{KEYS}(){source[offset:]}"
+                source, program = ordered, self._env.compile(ordered)
+        return source, program
 
     def _why_failing(self, argument: LiteralArgument) -> str:
         """Return why a literal can never be what its function takes, by the engine's own word; nothing for a sound one."""
@@ -322,6 +341,17 @@ def encode_json(values: dict[str, object]) -> bytes:
 def format_time(moment: datetime) -> str:
     """Write a moment as RFC 3339 in UTC with microseconds, so that equal moments are equal strings and sort by time."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").zfill(26) + "Z"
+
+
+def _build_key_functions() -> list[engine.FunctionDecl]:
+    lists, maps = engine.Type.List(engine.Type.DYN), engine.Type.Map(engine.Type.DYN, engine.Type.DYN)
+    of_map = engine.Overload(MAP_KEYS, lists, [maps], True, _sort_keys)
+    either = [engine.Overload(f"{KEYS}_of_map", lists, [maps], True, _sort_keys), engine.Overload(f"{KEYS}_of_list", lists, [lists], True, list)]
+    return [engine.FunctionDecl(MAP_KEYS, [of_map]), engine.FunctionDecl(KEYS, either)]
+
+
+def _sort_keys(values: dict[str | int | bool, object]) -> list[str | int | bool]:
+    return sorted(values, key=lambda key: (type(key).__name__, key))
 
 
 class _Budget:

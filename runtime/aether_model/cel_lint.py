@@ -79,6 +79,13 @@ def words_of(source: str) -> frozenset[str]:
     return frozenset(token.text for token in _code_tokens(source) if token.text[0].isalpha() or token.text[0] == "_")
 
 
+def ordered_macros(source: str) -> list[int]:
+    """Return the offsets of the points before `map(` and `filter(`, last first: what these macros give has the order of what they go through."""
+    tokens = list(_code_tokens(source))
+    calls = zip(tokens, tokens[1:], tokens[2:], strict=False)
+    return [point.offset for point, word, mark in calls if point.text == "." and word.text in ("map", "filter") and mark.text == "("][::-1]
+
+
 def position_of(source: str, offset: int) -> tuple[int, int]:
     """Return line and column, both from 1, of a character."""
     before = source[:offset]

@@ -49,7 +49,7 @@ def compile_model(name: str, spec: ActorModelSpec) -> CompiledModel:
         name=name,
         version=spec.version,
         content_hash=_hash(spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)),
-        fold=_hash([FOLD_FORMAT, state.json_schema, {event: [events[event].fields.json_schema, spec.events[event].set] for event in events}]),
+        fold=_hash([FOLD_FORMAT, state.json_schema, {name: [event.fields.json_schema, event.set.sources()] for name, event in events.items()}]),
         on_demand=spec.on_demand,
         commands={command: _compile_command(command, spec, state, events) for command in spec.commands},
         events=events,

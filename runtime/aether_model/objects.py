@@ -44,6 +44,10 @@ class ObjectExpression:
         """Return what the checker knows of each field."""
         return {name: expression.type for name, expression in self.entries.items()}
 
+    def sources(self) -> dict[str, str]:
+        """Return what runs for each field."""
+        return {name: expression.source for name, expression in self.entries.items()}
+
     def evaluate(self, activation: Activation) -> dict[str, object]:
         """Return the value of every field.
 

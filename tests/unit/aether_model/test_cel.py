@@ -104,6 +104,38 @@ def test_has_on_a_key_of_a_map_works(environment: Environment) -> None:
     assert value_of(environment, "has(state.tags.k) && !has(state.tags.z)") is True
 
 
+TAGS = {f"k{number}": number for number in (7, 2, 9, 4, 1, 8, 3, 6, 5, 0)}
+"""Their order in the engine is another one in each process."""
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("state.tags.map(k, k)", sorted(TAGS)),
+        ("state.tags . filter(k, k != 'k0').map(k, state.tags[k])", list(range(1, 10))),
+        ("state.tags.map(k, state.tags[k] > 6, k + '!')", ["k7!", "k8!", "k9!"]),
+        ("command.note.map(k, k)", sorted(TAGS)),
+        ("[command.note].map(inner, inner.map(k, k)) // .map(k, k)", [sorted(TAGS)]),
+        ("{3: 'c', 1: 'a', 2: 'b'}.map(k, k) + [state.tags.size()]", [1, 2, 3, 10]),
+        ("state.items.map(i, i)", [5, 3, 4]),
+        ("state.items.filter(i, i > 3) + command.note.filter(k, k > 'k8')", [5, 4, "k9"]),
+        ("'.map(k, k)'", ".map(k, k)"),
+    ],
+)
+def test_macros_go_through_a_map_in_the_order_of_its_keys(environment: Environment, source: str, value: object) -> None:
+    """Else a list in a state would be another one whenever it is replayed."""
+    changes = {"state__tags": TAGS, "command__note": TAGS, "state__items": [5, 3, 4]}
+    assert value_of(environment, source, **changes) == value
+    values = VALUES | {name.replace("__", "."): value for name, value in changes.items()}
+    several = ObjectExpression(environment, {"one": environment.compile(source), "other": environment.compile("state.tags.map(k, [k])")})
+    assert several.evaluate(environment.bind(values)) == {"one": value, "other": [[key] for key in sorted(TAGS)]}
+
+
+def test_the_type_of_what_goes_through_a_map_is_that_of_what_was_written(environment: Environment) -> None:
+    assert environment.compile("state.tags.map(k, k)").type == list_of(STRING)
+    assert environment.compile("state.tags.filter(k, true)[0]", STRING).type == STRING
+
+
 @pytest.mark.parametrize("source", ["state.?balance", "state.items[?0]"])
 def test_optional_values_are_refused_and_null_is_recommended(environment: Environment, source: str) -> None:
     assert "compare it: command.note == null" in error_of(environment, source).message
