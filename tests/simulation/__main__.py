@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.simulation.faults import UNRULY
 from tests.simulation.runs import FOLDER, Failure, run_seed
 
 
@@ -21,11 +22,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=parse_seeds, default=range(1, 101), help="a seed, or the first and the last: 1-1000")
     parser.add_argument("--trace", action="store_true", help="keep the trace of every seed, with all that the runtime logs")
+    parser.add_argument("--unruly", action="store_true", help="models, clocks and pods change meanwhile, programs write to the log, and bytes arrive in pieces")
     arguments = parser.parse_args()
     began_s, failed = time.perf_counter(), list[int]()
     for seed in arguments.seeds:
         try:
-            outcome = run_seed(seed, keep_trace=arguments.trace)
+            outcome = run_seed(seed, keep_trace=arguments.trace, worse=UNRULY if arguments.unruly else None)
         except Failure as exc:
             failed.append(seed)
             print(f"seed {seed} FAILED: {exc}", flush=True)

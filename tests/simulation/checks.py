@@ -3,7 +3,8 @@
 - Acknowledged is stored, once, at that version and with those events; versions have no gaps.
 - Refused is refused rightly, on a state that is no older than what anybody had been told before.
 - Replay from the first event, replay from the snapshot, and the live actor are the same.
-- A repeat of a command gets the first answer, from whoever answers now.
+- A repeat of a command gets the first answer, from whoever answers now. A dry run says what would be, and leaves nothing behind.
+- What a program saved without a VM is stored as it was told, and what it was refused is not.
 - Every durable command took effect once, in order, or was settled without effect, or is a dead letter.
 - No reminder is lost; the subscriber has seen every event once, in order; each has one owner by placement.
 """
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from aether_api import headers
-from aether_api.errors import AetherError, Reason
+from aether_api.errors import AetherError, Reason, VersionConflictError
 from aether_api.identity import ActorId
 from aether_api.messages import Reply, format_time
 from aether_api.subjects import dead_subject, event_subject, inbox_stream, inbox_subject, inbox_wildcard, reminder_subject
@@ -39,6 +40,7 @@ from tests.histories.cluster import NAMESPACE, PARTITIONS
 from tests.histories.invariants import check_answers
 from tests.simulation.clients import RECURRING
 from tests.simulation.determinism import START_S
+from tests.simulation.importer import check_saves
 from tests.simulation.ledger import Ledger, Life, model_of, read_ledger
 from tests.simulation.record import Attempt, Wish
 from tests.simulation.server.stream import Stored
@@ -83,7 +85,16 @@ class Audit:
         self._read()
         if self.problems:
             return
-        for check in (self._check_answers, self._check_errors, self._check_refusals, self._check_durable, self._check_reminders, self._check_subscriber):
+        for check in (
+            self._check_answers,
+            self._check_errors,
+            self._check_refusals,
+            self._check_dry_runs,
+            self._check_saves,
+            self._check_durable,
+            self._check_reminders,
+            self._check_subscriber,
+        ):
             check()
         await self._check_live(connection)
         await self._check_repeats(client)
@@ -108,7 +119,7 @@ class Audit:
             await asyncio.sleep(LOOK_S)
 
     def _find_busy(self) -> list[str]:
-        busy = [process.name for process in self._world.living() if process.name.startswith(("client", "purger")) and process.pending()]
+        busy = [process.name for process in self._world.living() if process.name.startswith(("client", "importer", "purger")) and process.pending()]
         return busy + ([] if self._world.pods else ["no pod"])
 
     def _find_waiting(self) -> list[str]:
@@ -194,6 +205,24 @@ class Audit:
             effect = next((event.version for event in lives[-1].events if event.command_id == wish.id), None)
             if effect is not None and effect <= reply.version:
                 self.problems.append(f"{wish.id} took effect at {effect} and was {reply.outcome} at {reply.version}")
+
+    def _check_dry_runs(self) -> None:
+        """What would be is what the model makes of a current state, and leaves nothing behind."""
+        self._world.counts |= {"dry runs": len(self._world.record.dry_runs)} if self._world.record.dry_runs else {}
+        for attempt in self._world.record.dry_runs:
+            wish, reply = attempt.wish, attempt.answer
+            life = self._ledger.of(wish.actor)
+            if any(wish.id in life.command_ids() for life in self._ledger.all_of(wish.actor)):
+                self.problems.append(f"the dry run {wish.id} is stored")
+            if isinstance(reply, Reply) and reply.outcome != "error" and wish.actor != self._world.mortal and (fault := _find_fault_of_dry_run(life, attempt, reply)):
+                self.problems.append(f"the dry run {wish.id} {wish.name} {wish.fields} was answered {reply}: {fault}")
+
+    def _check_saves(self) -> None:
+        saves, counts = self._world.saves, self._world.counts
+        counts |= (
+            {"saved": sum(isinstance(save.outcome, tuple) for save in saves), "refused": sum(isinstance(save.outcome, VersionConflictError) for save in saves)} if saves else {}
+        )
+        self.problems += check_saves(self._world.saves, self._ledger, self._world.mortal)
 
     # Durable commands and reminders.
 
@@ -325,6 +354,22 @@ def _find_fault(life: Life, reply: Reply) -> str:
     except AssertionError as exc:
         return str(exc).partition("\n")[0] or f"it was acknowledged as {reply}, and the log holds something else"
     return ""
+
+
+def _find_fault_of_dry_run(life: Life, attempt: Attempt, reply: Reply) -> str:
+    """Return what is wrong with an answer; nothing where it is what the model says in that version's state."""
+    wish, version, model = attempt.wish, reply.version - len(reply.events), model_of(attempt.wish.actor)
+    if version < attempt.floor:
+        return f"version {attempt.floor} had been told before"
+    if reply.outcome != "accepted":
+        return "" if _justifies(life, wish, reply) else "it has no reason"
+    decision = model.decide(life.states[version], CommandInput(wish.name, msgspec.json.encode(wish.fields), wish.actor.id, version, format_time(START_S)))
+    if not isinstance(decision, Emitted) or [event.data for event in decision.events] != [bytes(event.data) for event in reply.events]:
+        return f"it is {decision}"
+    state = life.states[version]
+    for number, event in enumerate(decision.events, start=version + 1):
+        state = model.apply(state, event.type, event.data, time=format_time(START_S), version=number)
+    return "" if msgspec.json.decode(model.encode_state(state)) == reply.state else f"the state would be {state}"
 
 
 def _meanings(wish: Wish, reply: Reply) -> list[tuple[str, object]]:

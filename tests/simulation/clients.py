@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from aether_api.errors import AetherError, RetryableError
@@ -30,6 +31,9 @@ FLIGHT_MAX: Final = 8
 
 COMPARE_EVERY_S: Final = 20.0
 """Seconds between the subscriber's comparisons: shorter than in production, so that a run needs no minutes to calm down."""
+
+DRY_RUN_S: Final = 2.0
+"""Seconds that somebody waits to hear what a command would do."""
 
 ONE_SHOTS: Final = ("morning", "noon")
 RECURRING: Final = "chime"
@@ -97,6 +101,8 @@ class Client:
         try:
             while True:
                 attempt = self._world.record.begin(wish, is_repeat=is_repeat)
+                if not wish.durable and self._world.faults.happens(self._world.faults.climate.dry_runs):
+                    await self._ask(client, wish)
                 await self.call(client, attempt, self._random.uniform(0.5, 8.0))
                 is_settled = not isinstance(attempt.answer, RetryableError) and not (isinstance(attempt.answer, Reply) and attempt.answer.outcome == "error")
                 if is_settled or self._random.random() < 0.4 or asyncio.get_running_loop().time() - wish.made_s > REPEAT_WITHIN_S:
@@ -105,6 +111,15 @@ class Client:
                 await asyncio.sleep(self._random.uniform(0.0, 2.0))
         finally:
             slots.release()
+
+    async def _ask(self, client: CommandClient, wish: Wish) -> None:
+        """Ask what a command would do, under an id of its own, which must never be stored."""
+        record, wish = self._world.record, replace(wish, id=f"{wish.id}-dry")
+        attempt = record.begin_dry_run(wish)
+        try:
+            attempt.answer = await client.send(wish.actor, wish.name, wish.fields, command_id=wish.id, timeout_s=DRY_RUN_S, expected_version=wish.expected_version, dry_run=True)
+        except AetherError as exc:
+            attempt.answer = exc
 
     async def call(self, client: CommandClient, attempt: Attempt, timeout_s: float) -> None:
         """Send a command once, as far as a caller of the client can tell."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
 from tests.simulation.loop import VirtualLoop
@@ -44,6 +45,9 @@ class Climate:
         answer_s: how long an answer of JetStream takes, in the mean.
         calls_per_s: what each client sends.
         events: kinds of trouble, each with its rate a second.
+        pieces: share of what a server sends that arrives in pieces, and of broken links over which a part of the last bytes still went.
+        dry_runs: share of commands that are asked for as a dry run first.
+        imports_per_s: what each program saves that writes to the log itself.
     """
 
     replicas: int
@@ -62,6 +66,9 @@ class Climate:
     calls_per_s: float
     storm_s: float
     events: dict[str, float]
+    pieces: float = 0.0
+    dry_runs: float = 0.0
+    imports_per_s: float = 0.0
 
 
 TROUBLES: Final[dict[str, float]] = {
@@ -79,6 +86,17 @@ TROUBLES: Final[dict[str, float]] = {
     "purge": 0.04,
 }
 """Rates a second of each kind, before a seed scales them."""
+
+UNRULY: Final[dict[str, Any]] = {
+    "pieces": 0.3,
+    "dry_runs": 0.25,
+    "imports_per_s": 1.0,
+    "events": {**TROUBLES, "model": 0.3, "leave": 0.1, "clock": 0.2},
+}
+"""Parts of a climate in which the world changes while it storms: models, clocks, who serves, and the log by programs. No seed draws them by itself."""
+
+CLOCKS_S: Final = 13.0
+"""Seconds by which a clock that is set is wrong, at most: two of them differ by less than commands allow for."""
 
 
 def draw_climate(source: random.Random) -> Climate:
@@ -144,6 +162,17 @@ class Faults(Hazards):
     def cuts_after_sending(self, data: bytes) -> bool:
         """Tell whether the link breaks as soon as these bytes have arrived."""
         return self.happens(self.climate.cut_after_send * (APPEND_WEIGHT if APPEND_MARK in data else 1))
+
+    def cut(self, data: bytes) -> list[bytes]:
+        """Return bytes as they arrive: mostly at once."""
+        if not self.happens(self.climate.pieces):
+            return [data]
+        places = sorted({self._random.randrange(len(data) + 1) for _ in range(3)})
+        return [piece for start, end in pairwise([0, *places, len(data)]) if (piece := data[start:end])]
+
+    def keep_part(self, data: bytes) -> bytes:
+        """Return what of the last bytes still goes over a link that breaks."""
+        return data[: self._random.randrange(len(data) + 1)] if self.happens(self.climate.pieces) else data
 
     # The servers.
 

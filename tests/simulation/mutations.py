@@ -35,6 +35,7 @@ from aether_runtime.replay import catch_up
 from aether_runtime.runtime import Runtime
 from aether_runtime.vm import VirtualMachine
 from aether_runtime.vm_reading import Tail
+from tests.simulation.faults import UNRULY
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,17 @@ def _take_a_refused_batch_for_stored(patch: MonkeyPatch) -> None:
     patch.setattr(Append, "on_batch_failed", settle)
 
 
+def _leave_subscriptions_behind(patch: MonkeyPatch) -> None:
+    def drop(self: Runtime, vm: VirtualMachine) -> None:
+        self.followers.leave(vm)
+        self.passivation.give_back_place(vm)
+        if self.registry.get(vm.get_actor_id()) is vm:
+            self.registry.remove(vm)
+            self.passivation.on_gone()
+
+    patch.setattr(Runtime, "drop", drop)
+
+
 RIVALS: Final[Mapping[str, Any]] = {"watch_lag_s": 10.0, "release_loss": 0.9, "calls_per_s": 12.0, "events": {"move": 1.0}}
 """Owners that do not hear for long that their actors have moved, while both are asked."""
 
@@ -214,4 +226,5 @@ MUTATIONS: Final = (
     Mutation("a batch of reads is checked for holes", _take_batches_with_holes, 9, LOSS),
     Mutation("commits of a refused batch go alone", _take_a_refused_batch_for_stored, 5, RIVALS_IN_BATCHES),
     Mutation("subscriptions are restored after a reconnect", _restore_no_subscriptions, 1),
+    Mutation("a subscription ends with its VM", _leave_subscriptions_behind, 3, UNRULY),
 )

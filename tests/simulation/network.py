@@ -131,8 +131,9 @@ class Link:
     def _from_server(self, data: bytes) -> None:
         if not self.is_open or self.is_silent:
             return
-        self._down_s = max(self._down_s, self._loop.time() + self._faults.draw_latency_s(self.process.name))
-        self._loop.call_at(self._down_s, self._reach, data, context=self._context)
+        for piece in self._faults.cut(data):
+            self._down_s = max(self._down_s, self._loop.time() + self._faults.draw_latency_s(self.process.name))
+            self._loop.call_at(self._down_s, self._reach, piece, context=self._context)
 
     def _reach(self, data: bytes) -> None:
         if self.is_open and not self.is_silent and not self.transport.is_closing():
@@ -146,8 +147,7 @@ class Link:
             return
         sent, self._sent = self._sent, {}
         if deliver and self._session is not None and not self.is_silent:
-            for data in sent.values():
-                outside().run(self._session.receive, data)  # the server works on, whatever becomes of the process
+            outside().run(self._session.receive, self._faults.keep_part(b"".join(sent.values())))  # the server works on, whatever becomes of the process
         self._end_session()
         was_silent, self.is_open = self.is_silent, False
         if not was_silent or self.process.state is not State.DEAD:

@@ -50,11 +50,13 @@ class Record:
         seen: the events that the subscriber was told of, of each actor's present life.
         known: how far the subscriber has come, which it keeps through its restarts.
         doubts: holes in what it was told, by actor: right only if a reset follows, since a purge takes what was missed.
+        dry_runs: calls that ask what a command would do, which are none of the attempts.
         problems: what is wrong already when it is seen.
     """
 
     wishes: list[Wish] = field(default_factory=list[Wish])
     attempts: list[Attempt] = field(default_factory=list[Attempt])
+    dry_runs: list[Attempt] = field(default_factory=list[Attempt])
     versions: dict[ActorId, int] = field(default_factory=dict[ActorId, int])
     seen: dict[ActorId, list[EventStored]] = field(default_factory=dict[ActorId, list[EventStored]])
     known: dict[ActorId, ActorVersion] = field(default_factory=dict[ActorId, ActorVersion])
@@ -65,6 +67,12 @@ class Record:
         """Note that a command is sent."""
         attempt = Attempt(wish, self.versions.get(wish.actor, 0), is_repeat)
         self.attempts.append(attempt)
+        return attempt
+
+    def begin_dry_run(self, wish: Wish) -> Attempt:
+        """Note that somebody asks what a command would do."""
+        attempt = Attempt(wish, self.versions.get(wish.actor, 0), is_repeat=False)
+        self.dry_runs.append(attempt)
         return attempt
 
     def end(self, attempt: Attempt, answer: Reply | DurableReceipt | AetherError) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from aether_api.identity import PodUid
 from aether_nats.connection import NatsConnection
+from tests.histories.alarm import Alarm
+from tests.histories.bank import compile_account
 from tests.simulation.clients import purge
-from tests.simulation.loop import Process, State
+from tests.simulation.faults import CLOCKS_S
+from tests.simulation.loop import Process, State, context_of
 from tests.simulation.network import Link
 
 if TYPE_CHECKING:
@@ -28,6 +32,26 @@ SLOW_MAX_S: Final = (0.05, 1.5)
 
 SAME_POD_SHARE: Final = 0.5
 """Share of killed pods whose process starts again under the same UID, as the kubelet does."""
+
+
+class RewordedAlarm(Alarm):
+    """The alarm with another content, whose snapshots all versions share."""
+
+    content_hash = "alarm-2"
+
+
+class RefoldedAlarm(Alarm):
+    """The alarm with another fold, which comes to the same states."""
+
+    content_hash = "alarm-3"
+    fold = "f-alarm-3"
+
+
+MODELS: Final = (
+    *(Alarm(), RewordedAlarm(), RefoldedAlarm()),
+    *(compile_account(), replace(compile_account(), content_hash="account-2"), replace(compile_account(), content_hash="account-3", fold="f-account-3")),
+)
+"""Versions of the models, all of which come to the same states."""
 
 _T = TypeVar("_T")
 
@@ -153,6 +177,29 @@ class Storm:
         if self._world.mortal in self._world.registry.history:
             self._world.start_process("purger", self._end_mortal)
 
+    def _model(self) -> None:
+        """One pod, or all as in a rollout, takes another version of a model: with or without another fold, but of the same states."""
+        pods = self._find_pods()
+        for pod in pods if self._random.random() < 0.5 else pods[:1]:
+            model = self._random.choice(MODELS)
+            self._world.log(f"{pod.uid} loads {model.name} {model.content_hash}")
+            self._tell(pod, partial(pod.runtime.load_model, model) if pod.runtime is not None else lambda: None)
+
+    def _leave(self) -> None:
+        """A pod is told to stop, and another one comes."""
+        pods = self._find_pods()
+        if len(pods) > 1 and pods[0].runtime is not None:
+            self._world.log(f"{pods[0].uid} leaves")
+            del self._world.pods[pods[0].uid]
+            self._tell(pods[0], pods[0].runtime.request_stop)
+            self._world.start_pod()
+
+    def _clock(self) -> None:
+        process = self._choose(self._world.living())
+        if process is not None:
+            process.skew_s = self._random.uniform(-CLOCKS_S, CLOCKS_S)
+            self._world.log(f"the clock of {process.name} is wrong by {process.skew_s:.3f} s")
+
     async def _end_mortal(self, connection: NatsConnection) -> None:
         await purge(self._world, connection, self._world.mortal)
 
@@ -172,6 +219,16 @@ class Storm:
 
     def _find_links(self) -> list[Link]:
         return [link for link in self._world.network.links if link.is_open and not link.is_silent]
+
+    def _find_pods(self) -> list[Pod]:
+        """Return the pods that run, in any order."""
+        pods = [pod for pod in self._world.pods.values() if pod.process.state is State.RUNNING and pod.runtime is not None]
+        self._random.shuffle(pods)
+        return pods
+
+    def _tell(self, pod: Pod, what: Callable[[], object]) -> None:
+        """Have a pod's process do something."""
+        self._world.loop.call_soon(what, context=context_of(pod.process))
 
     def _serve(self) -> None:
         self._world.network.is_up = True

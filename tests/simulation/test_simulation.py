@@ -15,12 +15,15 @@ from typing import Final
 
 import pytest
 
+from tests.simulation.faults import UNRULY
 from tests.simulation.runs import PROJECT, read_failing_seeds, run_seed
 from tests.simulation.world import Outcome
 
 pytestmark = pytest.mark.slow
 
 SEEDS: Final = range(101, 119)
+
+UNRULY_SEEDS: Final = range(201, 209)
 
 SAMPLE: Final = 104
 """A seed that runs again in a process of its own."""
@@ -31,9 +34,19 @@ def run_once(seed: int) -> Outcome:
     return run_seed(seed)
 
 
+@cache
+def run_unruly(seed: int) -> Outcome:
+    return run_seed(seed, worse=UNRULY)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_cluster_in_a_storm_keeps_its_promises(seed: int) -> None:
     run_once(seed)
+
+
+@pytest.mark.parametrize("seed", UNRULY_SEEDS)
+def test_a_cluster_that_changes_while_it_storms_keeps_its_promises(seed: int) -> None:
+    run_unruly(seed)
 
 
 @pytest.mark.parametrize("seed", [pytest.param(seed, id=f"{seed}-{number}") for number, seed in enumerate(read_failing_seeds())])
@@ -53,4 +66,10 @@ def test_storms_are_eventful() -> None:
     for what in ("reset", "silence", "slow", "partition", "pause", "kill", "kill_client", "kill_reader", "server", "election", "move", "purge"):
         assert counts[what] >= 3, f"there was no {what} worth the name: {counts}"
     least = {"accepted": 400, "commits": 800, "repeats": 400, "rejected": 200, "noop": 15, "OutcomeUnknown": 100, "conflicts": 25, "fenced": 10, "lives": 3, "batched": 50}
+    assert {what: counts[what] for what, count in least.items() if counts[what] < count} == {}
+
+
+def test_what_changes_in_storms_changes_often() -> None:
+    counts = sum((Counter(run_unruly(seed).counts) for seed in UNRULY_SEEDS), Counter[str]())
+    least = {"model": 20, "clock": 20, "leave": 5, "saved": 50, "refused": 50, "dry runs": 50}
     assert {what: counts[what] for what, count in least.items() if counts[what] < count} == {}

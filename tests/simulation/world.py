@@ -42,6 +42,7 @@ from tests.simulation.checks import Audit
 from tests.simulation.clients import Client, Reader
 from tests.simulation.determinism import START_S, determined
 from tests.simulation.faults import Faults
+from tests.simulation.importer import Importer, Save
 from tests.simulation.loop import PROCESS, Process, State, VirtualLoop, launch
 from tests.simulation.network import Network, outside
 from tests.simulation.operator import POOL, Operator, Registry, Sink, Watch
@@ -138,6 +139,7 @@ class World:
     pods: dict[PodUid, Pod] = field(default_factory=dict[PodUid, Pod])
     runtimes: list[Runtime] = field(default_factory=list[Runtime])
     processes: list[Process] = field(default_factory=list[Process])
+    saves: list[Save] = field(default_factory=list[Save])
     counts: dict[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
@@ -198,6 +200,9 @@ class World:
         for number in range(2):
             self.start_client(f"client{number}")
         self.start_reader()
+        for number in range(2 if self.faults.climate.imports_per_s else 0):
+            name = f"importer{number}"
+            self.start_process(name, Importer(self, name, self.source(name)).run)
         storm = Storm(self, self.source("storm"))
         await storm.run()
         audit = Audit(self)
@@ -233,7 +238,7 @@ class World:
             if pod.process.state is State.RUNNING and pod.runtime is not None:
                 pod.runtime.request_stop()
         for process in self.living():
-            if process.name.startswith(("operator", "client", "reader")):
+            if process.name.startswith(("operator", "client", "importer", "reader")):
                 _cancel(process)
         end_s = self.loop.time() + STOP_MAX_S
         while any(process.pending() for process in self.living()) and self.loop.time() < end_s:
