@@ -9,8 +9,10 @@ are JetStream's.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from math import isfinite
 from typing import Any, Final, cast
 
@@ -22,6 +24,10 @@ from aether_api.errors import MALFORMED, InternalError, InvalidEnvelope, describ
 from aether_api.identity import ActorId, Epoch
 
 CONTENT_TYPE_BATCH: Final = "application/cloudevents-batch+json"
+
+NESTING_MAX: Final = 512
+"""Levels of lists and objects in the data of an event: half of Python's recursion limit, to which the calls of whoever reads them count, too. A VM that replays stands
+deeper in calls than one that decides, so without a bound it could be given what it cannot read again."""
 
 
 class Event(
@@ -194,6 +200,25 @@ def check_finite(value: object, encoded: bytes) -> None:
     """
     if b"null" in encoded:
         _check_finite(msgspec.to_builtins(value, enc_hook=lambda other: None), "")
+
+
+def check_nesting(data: bytes) -> None:
+    """Refuse the data of an event, a JSON object, that not every reader could decode.
+
+    Raises:
+        InvalidEnvelope: it is nested deeper than `NESTING_MAX`.
+    """
+    if len(data) <= 2 * NESTING_MAX or data.count(b"[") + data.count(b"{") <= NESTING_MAX:
+        return
+    depth = max(accumulate(array("b", _STRING.sub(b"", data).translate(_STEPS, _NO_BRACKETS))))
+    if depth > NESTING_MAX:
+        raise InvalidEnvelope(f"the data of an event is nested {depth} levels deep, more than {NESTING_MAX}")
+
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKETS: Final = b"[{]}"
+_STEPS: Final = bytes.maketrans(_BRACKETS, b"\x01\x01\xff\xff")
+_NO_BRACKETS: Final = bytes(set(range(256)) - {*_BRACKETS})
 
 
 def _copy_mapping(fields: object) -> object:

@@ -155,12 +155,13 @@ WRONG_FIELDS: list[tuple[Any, str]] = [
     (Raw(b'{"amount":]}'), "cannot be written"),
     ({"amount": math.nan}, "field amount is nan"),
     ({"amount": 1, "parts": [{"share": -math.inf}]}, r"field parts\[0\].share is -inf"),
+    ({"amount": 1, "deep": Raw(b"[" * 512 + b"]" * 512)}, "nested 513 levels deep, more than 512"),
     ({"amount": 1, "when": object()}, "fields are no JSON: 'when': .*object"),
 ]
 
 
 @pytest.mark.parametrize("models", [(), (compile_account,), (load_python_account,)], ids=["without models", "a model", "a model in Python"])
-@pytest.mark.parametrize(("fields", "why"), WRONG_FIELDS, ids=["list", "none", "text", "raw", "nan", "inf", "object"])
+@pytest.mark.parametrize(("fields", "why"), WRONG_FIELDS, ids=["list", "none", "text", "raw", "nan", "inf", "deep", "object"])
 async def test_fields_that_are_no_json_object_are_refused_before_anything_is_stored(fields: Any, why: str, models: tuple[Callable[[], Model], ...]) -> None:
     log = FaultyCommitLog(MemoryCommitLog())
     store = EventStore(log, MemorySnapshotStore(), "default", models=[model() for model in models])

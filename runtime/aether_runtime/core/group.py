@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Raw
 
 from aether_api.durable import InboxPosition, Tick
-from aether_api.envelope import Event, build_event_id, build_source, decode_fields, encode_event
+from aether_api.envelope import Event, build_event_id, build_source, check_nesting, decode_fields, encode_event
 from aether_api.errors import CommandFailed, EventInvalid, InternalError, InvalidEnvelope, Reason
 from aether_api.messages import Command, Reply, ReplyEvent, build_error, format_time, make_encodable, parse_time
 from aether_model.model import CommandInput, Decision, DomainEvent, Emitted, Model, Rejected, State
@@ -229,6 +229,7 @@ def _run_model(group: Group, model: Model, command: Command) -> tuple[Decision |
         if type(decision) is Emitted:
             for event in decision.events:
                 version += 1
+                check_nesting(event.data)
                 state = model.apply(state, event.type, event.data, time=group.time, version=version, schema_version=event.schema_version)
             if decision.reminders:
                 plan = plan_reminders(decision.reminders, group.now_s)

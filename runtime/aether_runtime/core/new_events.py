@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, cast
 
-from aether_api.envelope import Commit, Event, build_event_id, build_source, decode_events, encode_event, encode_fields, join_events
+from aether_api.envelope import Commit, Event, build_event_id, build_source, check_nesting, decode_events, encode_event, encode_fields, join_events
 from aether_api.errors import EventInvalid, InternalError, InvalidEnvelope, InvalidName, describe_value
 from aether_api.identity import ActorId, Epoch, check_member
 from aether_api.messages import format_time, parse_second, parse_time
@@ -160,6 +160,7 @@ def _suggest_text(name: str, value: object) -> str:
 def _encode_readable(event: Event) -> bytes:
     """Encode an event, and see to it that every reader will decode it as what it is."""
     try:
+        check_nesting(bytes(event.data))
         encoded = encode_event(event)
         if decode_events(join_events([encoded])) == [event]:
             return encoded

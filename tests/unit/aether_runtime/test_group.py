@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import pytest
 
 from aether_api.commit_index import NO_COMMITS
 from aether_api.durable import InboxPosition, Tick
-from aether_api.envelope import Event, decode_events, join_events
+from aether_api.envelope import Event, decode_events, encode_object, join_events
 from aether_api.errors import Reason
-from aether_api.identity import parse_actor_id
-from aether_api.messages import Command, Reply, decode_reply, encode_reply
+from aether_api.identity import CommandId, parse_actor_id
+from aether_api.messages import Command, Reply, decode_reply, encode_reply, format_time
 from aether_model.decide import CompiledModel
 from aether_model.model import CommandInput, Decision, DomainEvent, Emitted, Rejected, State
 from aether_runtime.core.group import COMMANDS_MAX, Group, InboxEntry, Now, Waiting, decide_group
@@ -22,6 +23,8 @@ from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import START_S, build_command, compile_account, fields_of
 
 BYTES_MAX = 1 << 20
+
+_T = TypeVar("_T")
 
 
 def events_of(group: Group) -> list[Event]:
@@ -60,6 +63,38 @@ def test_each_command_is_decided_on_the_state_that_the_earlier_ones_made() -> No
     assert [(reply.outcome, reply.version, reply.reason) for reply in replies(group)] == [("accepted", 4, ""), ("accepted", 5, ""), ("rejected", 5, "InsufficientFunds")]
     assert (fields_of(group.state)["balance"], group.version) == (0, 5)
     assert [(event.id, event.type, event.command_id) for event in decode_events(join_events(group.encoded))] == [("4", "Deposited", "a"), ("5", "Withdrawn", "b")]
+
+
+class Echo(Alarm):
+    """Stores what it is told."""
+
+    def decide(self, state: State, command: CommandInput) -> Decision:
+        return Emitted((DomainEvent("Rang", command.payload),))
+
+    def apply(self, state: State, event_type: str, data: bytes, *, time: str, version: int, schema_version: int = 1) -> State:
+        return state
+
+
+def nest(levels: int) -> dict[str, object]:
+    value: object = "[[[{"
+    for _ in range(levels - 1):
+        value = [value, '\\"']
+    return {"label": value}
+
+
+def call_from(depth: int, work: Callable[[], _T]) -> _T:
+    return work() if not depth else call_from(depth - 1, work)
+
+
+def test_what_is_accepted_can_be_read_by_whoever_stands_deep_in_calls() -> None:
+    """Python counts the levels of JSON together with calls, so what a VM could just apply quarantined the one that replayed it."""
+    history = History.empty(Echo())
+    deepest, deeper = (Command(CLOCK, "Ring", CommandId(f"n{levels}"), encode_object(nest(levels)), format_time(START_S), START_S, 10.0) for levels in (512, 513))
+    group = decide(deepest, deeper, history=history)
+    assert [(reply.outcome, reply.reason) for reply in replies(group)] == [("accepted", ""), ("error", "CommandFailed")]
+    assert "nested 513 levels deep, more than 512; nothing was stored" in replies(group)[1].message
+    (event,) = call_from(300, lambda: events_of(group))
+    assert call_from(300, event.fields) == nest(512)
 
 
 def test_the_history_itself_does_not_move() -> None:
