@@ -36,6 +36,10 @@ TRY_TIMEOUT_MAX_S: Final = 5.0
 TRY_AGAIN_MIN_S: Final = 0.1
 """Seconds that must be left for another try to store a command: one that is cut short before an answer can come would make its outcome unknown for nothing."""
 
+DECIDED: Final = (Reason.COMMAND_FAILED.value, Reason.COMMIT_TOO_LARGE.value)
+"""Reasons of errors by which an actor says that no try of a command took effect, since it looks for the id first. Others come from whoever does not run the command at
+all, as where its actor was suspended meanwhile."""
+
 NOBODY_RETRY_S: Final = 0.1
 """Seconds between tries while no pod serves the namespace: a first pod is noticed at once, and the server hardly feels it."""
 
@@ -161,6 +165,8 @@ class CommandClient:
                 return reply
             progress.last_reply = reply
             progress.may_have_run |= reply.reason == Reason.UNKNOWN
+            if not reply.retry_after_ms:
+                break
             await asyncio.sleep(min(reply.retry_after_ms / 1000, max(0.0, progress.remaining_s())))
         return _give_up(command, progress)
 
@@ -219,11 +225,11 @@ class CommandClient:
 def _is_final(reply: Reply, progress: _Progress) -> bool:
     """Tell whether a reply settles the command.
 
-    An `Expired` settles only the try that it answers: an earlier one, whose answer was lost, may have taken effect.
+    An error settles only the try that it answers, unless it is one of `DECIDED`: an earlier one, whose answer was lost, may have taken effect.
     """
     if reply.outcome != "error":
         return True
-    return not reply.retry_after_ms and not (progress.may_have_run and reply.reason == Reason.EXPIRED)
+    return not reply.retry_after_ms and (not progress.may_have_run or reply.reason in DECIDED)
 
 
 def _raise_if_unknown(command: Command, progress: _Progress, denied: PermissionDenied) -> None:
@@ -238,5 +244,7 @@ def _give_up(command: Command, progress: _Progress) -> Reply:
     if last is not None and (last.reason == Reason.UNKNOWN or not progress.may_have_run):
         return last
     if progress.may_have_run:
-        raise OutcomeUnknown(command.id, str(progress.cause)) from progress.cause
+        why = [str(progress.cause)] if progress.cause else []
+        why += [f"the last try was answered {last.reason}: {last.message}"] if last is not None else []
+        raise OutcomeUnknown(command.id, "; ".join(why)) from progress.cause
     raise progress.cause or RequestTimeout(f"command {command.name} for {command.actor} was given no time")

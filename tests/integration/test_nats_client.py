@@ -132,15 +132,21 @@ async def test_silence_until_the_deadline_leaves_the_outcome_unknown_and_names_t
         assert unknown.value.command_id == "c-9"
 
 
-async def test_expired_after_a_lost_answer_leaves_the_outcome_unknown() -> None:
+@pytest.mark.parametrize("reason", [Reason.EXPIRED, Reason.SUSPENDED, Reason.QUARANTINED, Reason.UNKNOWN_MODEL, Reason.UNKNOWN_ACTOR, Reason.INTERNAL])
+async def test_an_error_of_whoever_runs_nothing_leaves_the_outcome_of_a_lost_answer_unknown(reason: Reason) -> None:
     async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
+        vm = await serve(pod, command_wildcard(ALICE), lambda service, command: None)
+        others = await serve(pod, find_wildcard("bank"), lambda service, command: build_error(reason, "no more"))
+        with pytest.raises(OutcomeUnknown, match=f"the last try was answered {reason}: no more"):
+            await CommandClient(outside).send(ALICE, "Deposit", timeout_s=20)
+        assert (len(vm.seen), len(others.seen)) == (1, 1), "asking again and again tells nothing more"
 
-        def expire_later(service: Service, command: Command) -> Reply | None:
-            return build_error(Reason.EXPIRED, "too late") if len(service.seen) > 1 else None
 
-        await serve(pod, command_wildcard(ALICE), expire_later)
-        with pytest.raises(OutcomeUnknown):
-            await CommandClient(outside).send(ALICE, "Deposit", timeout_s=1.3)
+async def test_an_error_of_the_actor_itself_settles_the_tries_before() -> None:
+    async with EmbeddedServer.start() as server, connected(server.url) as pod, connected(server.url) as outside:
+        await serve(pod, command_wildcard(ALICE), lambda service, command: None)
+        await serve(pod, find_wildcard("bank"), lambda service, command: build_error(Reason.COMMAND_FAILED, "it broke"))
+        assert (await CommandClient(outside).send(ALICE, "Deposit", timeout_s=5)).reason == "CommandFailed"
 
 
 async def test_a_namespace_that_nobody_serves_is_named_and_a_late_pod_is_found() -> None:

@@ -91,7 +91,7 @@ UNRULY: Final[dict[str, Any]] = {
     "pieces": 0.3,
     "dry_runs": 0.25,
     "imports_per_s": 1.0,
-    "events": {**TROUBLES, "model": 0.3, "leave": 0.1, "clock": 0.2},
+    "events": {**TROUBLES, "model": 0.3, "lose_model": 0.1, "leave": 0.1, "clock": 0.2},
 }
 """Parts of a climate in which the world changes while it storms: models, clocks, who serves, and the log by programs. No seed draws them by itself."""
 

@@ -185,6 +185,15 @@ class Storm:
             self._world.log(f"{pod.uid} loads {model.name} {model.content_hash}")
             self._tell(pod, partial(pod.runtime.load_model, model) if pod.runtime is not None else lambda: None)
 
+    def _lose_model(self) -> None:
+        """A pod hears that a model is gone, and a moment later that it is there again."""
+        for pod in self._find_pods()[:1]:
+            if pod.runtime is not None:
+                model = self._random.choice(MODELS)
+                self._world.log(f"{pod.uid} loses {model.name}")
+                self._tell(pod, partial(pod.runtime.on_model_gone, model.name))
+                self._later(KILLED_FOR_S, partial(self._tell, pod, partial(pod.runtime.load_model, model)))
+
     def _leave(self) -> None:
         """A pod is told to stop, and another one comes."""
         pods = self._find_pods()
