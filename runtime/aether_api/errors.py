@@ -10,6 +10,7 @@ The first split is what a caller may do: try again later, or change something fi
     |   |-- RequestTimeout             no answer within the deadline; the outcome is unknown
     |   |-- Backpressure               too many bytes wait to be sent
     |   |-- StreamUnavailable          JetStream has no leader or answers 503
+    |   |   `-- StreamFull             JetStream has no room for a message; nothing was stored
     |   |-- KubeUnavailable            the API server is away, overloaded (429) or answers 5xx
     |   |-- KubeConflict               the object changed under our feet (409)
     |   |-- KubeExpired                the API server forgot that resourceVersion (410): list again
@@ -44,6 +45,9 @@ import msgspec
 
 RETRY_SOON_S = 0.1
 """Seconds: long enough for a leader election tick or a hand-over step, short enough for a waiting person."""
+
+RETRY_WHEN_FULL_S = 1.0
+"""Seconds until a store that is full is tried again: somebody has to make room, and every caller comes back meanwhile."""
 
 
 MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -136,6 +140,15 @@ class StreamUnavailable(RetryableError):
     """JetStream cannot serve the stream now (no leader, 503, storage starting up)."""
 
     reason = Reason.UNKNOWN
+
+
+class StreamFull(StreamUnavailable):
+    """JetStream has no room for a message: its storage, the account's or the stream's own limit is used up. Nothing was stored; what is stored can be read."""
+
+    reason = Reason.BUSY
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"NATS has no room for it: {why}; give JetStream more storage, or remove what is not needed", retry_after_s=RETRY_WHEN_FULL_S)
 
 
 class KubeUnavailable(RetryableError):

@@ -17,6 +17,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Final, Literal
 
 from aether_api import logs
@@ -33,6 +34,7 @@ from aether_api.errors import (
     PayloadTooLarge,
     PermissionDenied,
     RequestTimeout,
+    StreamFull,
     StreamUnavailable,
     VersionConflictError,
     WrongLastSequence,
@@ -69,10 +71,17 @@ BATCH_PAUSE_S: Final = 60.0
 """Seconds without batches after a server refused one for another reason than a conflict: most likely its stream allows none."""
 
 
-class Append(Exchange):
-    """An append under way; `may_be_stored` after a try whose outcome is unknown."""
+STUCK_S: Final = 10.0
+"""Seconds after the first try of an append that failed until somebody is told: longer than an election."""
 
-    __slots__ = ("appends", "commit", "headers", "may_be_stored", "outcome", "payload")
+WARN_EVERY_S: Final = 60.0
+"""Seconds between two words of a process about appends that fail: there may be thousands."""
+
+
+class Append(Exchange):
+    """An append under way; `may_be_stored` after a try whose outcome is unknown, `failed_s` is when the first one failed."""
+
+    __slots__ = ("appends", "commit", "failed_s", "headers", "may_be_stored", "outcome", "payload")
 
     def __init__(self, appends: Appends, subject: str, commit: Commit, outcome: asyncio.Future[int]) -> None:
         super().__init__(subject)
@@ -81,6 +90,7 @@ class Append(Exchange):
         self.outcome = outcome
         self.headers, self.payload = encode_commit(commit)
         self.may_be_stored = False
+        self.failed_s = inf
 
     def take(self, message: Message) -> bool:
         """Settle the append by the server's answer."""
@@ -119,6 +129,7 @@ class Appends:
         self.batched = 0
         self._connection = connection
         self._loop = asyncio.get_running_loop()
+        self._told_s = -inf
 
     def begin(self, commit: Commit, subject: str, partition: int) -> asyncio.Future[int]:
         """Store a commit and return the future of its sequence; see `Journal.append`."""
@@ -139,6 +150,8 @@ class Appends:
         """Send the append again unless it is known that it was not stored: then nothing but an ack or a conflict settles it."""
         unknown = _leaves_open(error, sent=sent)
         append.may_be_stored |= unknown and sent
+        append.failed_s = min(append.failed_s, self._loop.time())
+        self._tell(append, error)
         if isinstance(error, WrongLastSequence) or not (unknown or append.may_be_stored):
             append.outcome.set_exception(_translate(append.commit, error))
             return
@@ -148,6 +161,15 @@ class Appends:
         self.resent += sent
         logger.debug("the outcome of an append is unknown, sending it again", extra={logs.ACTOR_ID: str(append.commit.actor), logs.REASON: str(error)})
         self._loop.call_later(0.0 if isinstance(error, RequestTimeout) else APPEND_RETRY_S, self.send, append)
+
+    def _tell(self, append: Append, error: AetherError) -> None:
+        """Say, seldom, that nothing can be stored: callers hear it one by one, and whoever runs the server hears nothing else. A link that is lost is told elsewhere."""
+        now_s, is_full = self._loop.time(), isinstance(error, StreamFull)
+        if now_s < self._told_s + WARN_EVERY_S or not (is_full or (now_s >= append.failed_s + STUCK_S and not isinstance(error, Disconnected))):
+            return
+        self._told_s = now_s
+        what = "commits cannot be stored" if is_full else "a commit has not been stored for long, and its actor waits"
+        logger.log(logging.ERROR if is_full else logging.WARNING, what, extra={logs.ACTOR_ID: str(append.commit.actor), logs.REASON: str(error)})
 
 
 class BatchedAppends(Appends):
@@ -296,7 +318,7 @@ def build_batch_headers(batch_id: str, place: int, *, is_last: bool = False) -> 
 
 def _leaves_open(error: AetherError, *, sent: bool) -> bool:
     """Tell whether an append may have been stored, or may be with the next try; where the inbox is denied it is the answer that was lost."""
-    return isinstance(error, UNKNOWN_OUTCOMES) or (sent and isinstance(error, PermissionDenied) and error.action == "subscribe")
+    return (isinstance(error, UNKNOWN_OUTCOMES) and not isinstance(error, StreamFull)) or (sent and isinstance(error, PermissionDenied) and error.action == "subscribe")
 
 
 def _translate(commit: Commit, error: AetherError) -> AetherError:

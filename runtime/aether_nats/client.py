@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from aether_api.errors import Disconnected, NoResponders, OutcomeUnknown, PermissionDenied, Reason, RequestTimeout, RetryableError
+from aether_api.errors import Disconnected, NoResponders, OutcomeUnknown, PermissionDenied, Reason, RequestTimeout, RetryableError, StreamFull
 from aether_api.identity import ActorId
 from aether_api.messages import TIMEOUT_DEFAULT_S, Command, Reply, build_command, build_command_headers, choose_command_id, decode_reply
 from aether_api.subjects import CommandChannel, command_subject
@@ -148,9 +148,9 @@ class CommandClient:
                 _raise_if_unknown(command, progress, exc)
                 raise
             except RetryableError as exc:
-                # Only where nobody listens it is certain that nothing was stored; the id makes it safe to send it again.
-                progress.cause, progress.may_have_run = exc, progress.may_have_run or not isinstance(exc.__cause__, NoResponders)
-                await asyncio.sleep(min(NOBODY_RETRY_S, max(0.0, progress.remaining_s())))
+                # Only where nobody listens, or there is no room, it is certain that nothing was stored; the id makes it safe to send it again.
+                progress.cause, progress.may_have_run = exc, progress.may_have_run or not (isinstance(exc, StreamFull) or isinstance(exc.__cause__, NoResponders))
+                await asyncio.sleep(min(max(NOBODY_RETRY_S, exc.retry_after_s), max(0.0, progress.remaining_s())))
                 await self._wait_connected(progress)
         if progress.may_have_run:
             raise OutcomeUnknown(command.id, str(progress.cause)) from progress.cause

@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from aether_api.errors import MALFORMED, AetherError, InvalidEnvelope, JetStreamError, RequestTimeout, StreamUnavailable, WrongLastSequence
+from aether_api.errors import MALFORMED, AetherError, InvalidEnvelope, JetStreamError, RequestTimeout, StreamFull, StreamUnavailable, WrongLastSequence
 from aether_api.headers import COUNT_DIGITS_MAX
 from aether_nats.message import Message
 
@@ -40,6 +40,10 @@ ERROR_STREAM_EXISTS: Final = 10058
 
 ERRORS_TOO_LARGE: Final = (10054, 10097)
 """A message is longer than the stream's `max_msg_size`, or its headers are longer than 64 KB; `max_payload` is checked before."""
+
+ERRORS_FULL: Final = (10002, 10023)
+ERROR_STORE_FAILED: Final = 10077
+"""There is no room: of the account, of the server; of the stream itself where the third one says that a maximum is exceeded, and what else it says tells nothing."""
 
 OWN_METADATA: Final = "_nats."
 """Beginning of the keys in a stream's metadata that the server writes itself, and does not take back from us."""
@@ -197,7 +201,7 @@ def ack_of(message: Message) -> PubAck:
 
     Raises:
         WrongLastSequence: the expected sequence was another one; nothing was stored.
-        StreamUnavailable: the stream has no leader now; the outcome is unknown.
+        StreamUnavailable: the stream has no leader now; the outcome is unknown. But for `StreamFull`: nothing was stored.
         JetStreamError: any other refusal; nothing was stored.
     """
     ack = _read_ack(message)
@@ -239,6 +243,8 @@ def build_error(error: ApiError) -> AetherError:
         return WrongLastSequence(None)
     if error.err_code == ERROR_ID_UNDER_WAY:
         return StreamUnavailable("an earlier try is still being written; repeat it with its id")
+    if error.err_code in ERRORS_FULL or (error.err_code == ERROR_STORE_FAILED and error.description.startswith("maximum ")):
+        return StreamFull(f"{error.description} (error {error.err_code})")
     # Too few servers for the replicas stay too few; one of them that is away comes back.
     if error.code == CODE_UNAVAILABLE or (error.err_code == ERROR_NO_PEERS and "offline" in error.description):
         return StreamUnavailable(f"JetStream is not available: {error.description} (error {error.err_code})")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         RequestTimeout,
         RetryableError,
         SettingsInvalid,
+        StreamFull,
         VersionConflictError,
     )
     from aether_api.identity import ActorId, parse_actor_id
@@ -109,6 +110,7 @@ __all__ = [
     "RuntimeSettings",
     "SettingsInvalid",
     "SnapshotStore",
+    "StreamFull",
     "Unreadable",
     "VMRegistry",
     "VersionConflictError",
@@ -140,6 +142,7 @@ _HOMES: Final = {
         "RequestTimeout",
         "RetryableError",
         "SettingsInvalid",
+        "StreamFull",
         "VersionConflictError",
     ),
     "aether_api.identity": ("ActorId", "parse_actor_id"),

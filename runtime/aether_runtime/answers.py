@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from aether_api import logs
-from aether_api.errors import Reason
+from aether_api.errors import Reason, RetryableError, reason_of
 from aether_api.messages import Reply, build_error, make_encodable
 from aether_runtime.core.group import Waiting
 from aether_runtime.ports import DesiredActor
@@ -48,6 +48,12 @@ def build_conflict(item: Waiting, version: int) -> Reply:
     """Return the answer to a command that lost against other writers too often."""
     message = f"other writers came first {CONFLICTS_MAX + 1} times; nothing was stored"
     return build_error(Reason.CONFLICT, message, command_id=item.command.id, version=version, retry_after_ms=MOVING_RETRY_MS)
+
+
+def build_unstored(item: Waiting, error: BaseException, version: int) -> Reply:
+    """Return the answer to a command whose commit the log refused; where it has no room now, the caller may ask again."""
+    retry_after_ms = int(error.retry_after_s * 1000) if isinstance(error, RetryableError) else 0
+    return build_error(reason_of(error), f"nothing was stored: {error}", command_id=item.command.id, version=version, retry_after_ms=retry_after_ms)
 
 
 def build_quarantined(command_id: str, message: str, version: int | None) -> Reply:

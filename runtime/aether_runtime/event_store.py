@@ -187,7 +187,7 @@ class EventStore:
             EventInvalid: an event is none, or the model cannot apply it, and nothing was saved; or the actor's log is broken.
             ModelInvalid: the store has models, but not the actor's.
             CommitTooLarge: they do not fit into one message; nothing was saved. Save fewer at once.
-            RetryableError: other writers came first for `timeout_s`; nothing was saved.
+            RetryableError: other writers came first for `timeout_s`, or NATS has no room (`StreamFull`); nothing was saved.
             RequestTimeout: the log did not answer for `timeout_s`. The message says whether nothing was saved, since it could not even be
                 read, or whether they may be saved; then the actor's version tells.
             Disconnected: the connection was closed, so that waiting is in vain; the message says the same.

@@ -23,13 +23,24 @@ from typing import Final, TypeVarTuple
 from aether_api import logs
 from aether_api.durable import Tick
 from aether_api.envelope import Commit, StoredCommit
-from aether_api.errors import Disconnected, EventInvalid, Reason, VersionConflictError, reason_of
+from aether_api.errors import Disconnected, EventInvalid, Reason, VersionConflictError
 from aether_api.identity import Epoch
 from aether_api.messages import build_error
 from aether_api.v1alpha1 import ActorPhase
 from aether_model.model import Model
 from aether_runtime.activation import Activation, measure
-from aether_runtime.answers import CONFLICTS_MAX, MOVING_RETRY_MS, build_conflict, build_moving, build_quarantined, build_unknown, describe_quarantine, describe_replay, send
+from aether_runtime.answers import (
+    CONFLICTS_MAX,
+    MOVING_RETRY_MS,
+    build_conflict,
+    build_moving,
+    build_quarantined,
+    build_unknown,
+    build_unstored,
+    describe_quarantine,
+    describe_replay,
+    send,
+)
 from aether_runtime.backlog import BACKLOG_BYTES_MAX
 from aether_runtime.core.group import COMMANDS_MAX, Group, Waiting, begin_group, decide_group
 from aether_runtime.core.history import Position
@@ -324,7 +335,7 @@ class VirtualMachine(Activation):
                 self._tally.conflicts += 1
                 return self._spawn("recover", self._recover, commit, group)
             self._end_schedules(find_made(group, commit.id))
-            self._send([(item, build_error(reason_of(error), f"nothing was stored: {error}", command_id=item.command.id, version=self.get_version())) for item in group.members])
+            self._send([(item, build_unstored(item, error, self.get_version())) for item in group.members])
             self._release_step()
         except Exception as exc:
             self.fail(exc)

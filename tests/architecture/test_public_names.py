@@ -24,7 +24,7 @@ PUBLIC = [
     "EventBus", "EventInvalid", "EventStore", "EventStoreSettings", "EventStored", "EventSubscription", "Gap", "InvalidEnvelope", "InvalidName", "JetStreamError", "Model", "ModelInvalid",
     "NatsConnection", "NatsSettings", "NewEvent", "NoResponders", "OutcomeUnknown", "Overflow", "PayloadTooLarge", "PermanentError", "PermissionDenied", "PythonModel", "ReplayResult",
     "Reply", "ReplyEvent", "RequestTimeout", "Reset", "RetryableError", "Runtime", "RuntimeConfig", "RuntimeMessage", "RuntimePorts", "RuntimeSettings", "SettingsInvalid",
-    "SnapshotStore", "Unreadable", "VMRegistry", "VersionConflictError", "VirtualMachine", "VmProvider", "build_model", "compile_python", "open_runtime", "parse_actor_id",
+    "SnapshotStore", "StreamFull", "Unreadable", "VMRegistry", "VersionConflictError", "VirtualMachine", "VmProvider", "build_model", "compile_python", "open_runtime", "parse_actor_id",
 ]  # fmt: skip
 """Frozen: a name may be added, none may go."""
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from aether_api.commit_index import NO_COMMITS, CommitIndex
 from aether_api.durable import parse_inbox_position
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
-from aether_api.errors import AetherError, CommitTooLarge, Disconnected, InvalidEnvelope, JetStreamError, PayloadTooLarge, RequestTimeout, VersionConflictError
+from aether_api.errors import AetherError, CommitTooLarge, Disconnected, InvalidEnvelope, JetStreamError, PayloadTooLarge, RequestTimeout, StreamFull, VersionConflictError
 from aether_api.headers import FIRST_LINE, decode_headers
 from aether_api.identity import CommandId, Epoch, parse_actor_id
 from aether_api.messages import Command
@@ -31,8 +31,9 @@ from tests.histories.places import Place, await_interest, until_equal
 
 ALICE = parse_actor_id("default", "account", "alice")
 WRONG_SEQUENCE = b'{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 7"}}'
-NO_SPACE = b'{"error":{"code":503,"err_code":10047,"description":"insufficient storage"}}'
-STREAM_FULL = b'{"error":{"code":400,"err_code":10077,"description":"maximum messages exceeded"}}'
+STREAM_FULL = b'{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}'
+STORE_FULL = b'{"error":{"code":503,"err_code":10023,"description":"insufficient resources"}}'
+TOO_LONG = b'{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"}}'
 UNAVAILABLE = b'{"error":{"code":503,"err_code":10008,"description":"no leader"}}'
 ACK = b'{"stream":"S","seq":7}'
 
@@ -118,11 +119,34 @@ async def test_a_link_that_is_down_is_waited_for() -> None:
     assert len(connection.sent) == 1
 
 
-@pytest.mark.parametrize("refusal", [STREAM_FULL])
-async def test_a_refusal_of_the_first_try_means_that_nothing_was_stored(refusal: bytes) -> None:
+@pytest.mark.parametrize(("refusal", "expected"), [(STREAM_FULL, StreamFull), (STORE_FULL, StreamFull), (TOO_LONG, JetStreamError)])
+async def test_a_refusal_of_the_first_try_means_that_nothing_was_stored(refusal: bytes, expected: type[AetherError]) -> None:
     journal, _ = build_scripted(refusal)
-    with pytest.raises(JetStreamError):
+    with pytest.raises(expected):
         await journal.append(build_commit())
+
+
+async def test_commits_of_a_batch_for_which_there_is_no_room_each_learn_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_nats.appends.BATCH_MIN", 1)
+    journal, connection = build_scripted(STORE_FULL, STORE_FULL, ACK, batches=True)
+    with pytest.raises(StreamFull):
+        await journal.append(build_commit())
+    assert await journal.append(build_commit()) == 7
+    assert places_in_batches(connection) == [1, 0, 1]
+
+
+async def test_that_nothing_can_be_stored_is_told_once_and_that_a_commit_waits_for_long(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    journal, _ = build_scripted(STORE_FULL, STORE_FULL)
+    for _ in range(2):
+        with pytest.raises(StreamFull):
+            await journal.append(build_commit())
+    monkeypatch.setattr("aether_nats.appends.STUCK_S", 0.0)
+    journal, _ = build_scripted(Disconnected("down"), UNAVAILABLE, UNAVAILABLE, ACK)
+    await journal.append(build_commit())
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("ERROR", "commits cannot be stored"),
+        ("WARNING", "a commit has not been stored for long, and its actor waits"),
+    ]
 
 
 async def test_a_refusal_after_an_unknown_outcome_tells_nothing_and_the_commit_is_sent_again() -> None:
@@ -143,7 +167,7 @@ async def test_a_refusal_after_a_batch_of_unknown_outcome_tells_nothing_and_the_
 
 async def test_after_a_batch_was_refused_for_good_commits_go_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aether_nats.appends.BATCH_MIN", 1)
-    journal, connection = build_scripted(STREAM_FULL, ACK, ACK, batches=True)
+    journal, connection = build_scripted(TOO_LONG, ACK, ACK, batches=True)
     for _ in range(2):
         assert await journal.append(build_commit()) == 7
     assert places_in_batches(connection) == [1, 0, 0]

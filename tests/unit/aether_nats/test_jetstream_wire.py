@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, RequestTimeout, StreamUnavailable, WrongLastSequence
+from aether_api.errors import AetherError, InvalidEnvelope, JetStreamError, RequestTimeout, StreamFull, StreamUnavailable, WrongLastSequence
 from aether_nats.jetstream_wire import ApiError, PubAck, StreamInfo, ack_of, build_error, check_batch, decode_answer, find_pending, stored_of
 from aether_nats.message import Message
 from tests.histories.hostile import HOSTILE_JSON, NESTED, damaged
@@ -45,6 +45,10 @@ def test_a_write_under_way_on_a_replicated_stream_is_a_conflict_without_a_number
         (ApiError(409, 10158, "duplicate message id is in process"), StreamUnavailable),
         (ApiError(400, 10005, "no suitable peers for placement, peer offline"), StreamUnavailable),
         (ApiError(400, 10005, "no suitable peers for placement, insufficient storage"), JetStreamError),
+        (ApiError(503, 10023, "insufficient resources"), StreamFull),
+        (ApiError(400, 10002, "resource limits exceeded for account"), StreamFull),
+        (ApiError(503, 10077, "maximum bytes exceeded"), StreamFull),
+        (ApiError(503, 10077, "no space left on device"), StreamUnavailable),
         (ApiError(400, 10054, "message size exceeds maximum allowed"), JetStreamError),
         (ApiError(404, 10059, "stream not found"), JetStreamError),
     ],

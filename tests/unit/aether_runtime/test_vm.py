@@ -13,7 +13,7 @@ import pytest
 from aether_api import headers
 from aether_api.commit_index import NO_COMMITS
 from aether_api.envelope import Commit, Event, StoredCommit, build_event_id, build_source, encode_event, encode_fields, join_events
-from aether_api.errors import CommitTooLarge, Disconnected, InternalError, JetStreamError, PayloadTooLarge, Reason, RequestTimeout
+from aether_api.errors import CommitTooLarge, Disconnected, InternalError, JetStreamError, PayloadTooLarge, Reason, RequestTimeout, StreamFull
 from aether_api.identity import ActorId, Epoch
 from aether_api.messages import Command, Reply
 from aether_api.v1alpha1 import ActorPhase
@@ -923,13 +923,13 @@ class Failing(FaultyCommitLog):
         return outcome
 
 
-@pytest.mark.parametrize("error", [CommitTooLarge("too large"), JetStreamError(503, 10023, "no space")])
-async def test_an_append_that_fails_for_good_is_answered_and_the_actor_goes_on(error: Exception) -> None:
+@pytest.mark.parametrize(("error", "retry_ms"), [(CommitTooLarge("too large"), 0), (JetStreamError(400, 10060, "no such stream"), 0), (StreamFull("no space"), 1000)])
+async def test_an_append_that_is_refused_is_answered_and_the_actor_goes_on(error: Exception, retry_ms: int) -> None:
     events = Failing(error)
     pod = Pod("a", events)
     vm = await pod.start()
     reply = (await run_commands(pod, vm, OPEN))[0]
-    assert reply.outcome == "error"
+    assert (reply.outcome, reply.retry_after_ms) == ("error", retry_ms)
     assert "nothing was stored" in reply.message
     events.error = None
     assert outcomes(await run_commands(pod, vm, OPEN)) == [("accepted", 1, "")]
