@@ -15,9 +15,10 @@ from typing import Final
 
 from aether_api import logs
 from aether_api.errors import PayloadTooLarge, PermanentError, RetryableError
+from aether_api.identity import ActorId
 from aether_runtime.core.history import History
 from aether_runtime.core.snapshot_policy import NEVER, ReplayRate, SnapshotRule, Tail, events_after_problem, events_to_go, is_worth_before_sleep
-from aether_runtime.core.snapshots import build_snapshot
+from aether_runtime.core.snapshots import Snapshot, build_snapshot, leave_window_out
 from aether_runtime.ports import DesiredActor, SnapshotProblem, SnapshotStore
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Snapshotter:
             logger.warning("no snapshot can be taken of a state", extra={logs.ACTOR_ID: str(desired.actor), logs.REASON: str(exc)})
             return
         try:
-            await self.store.write(desired.actor, snapshot)
+            await self._store(desired.actor, snapshot)
         except PayloadTooLarge as exc:
             self.too_large += 1
             mark.due_at = later
@@ -112,6 +113,13 @@ class Snapshotter:
             mark.due_at = history.position.version + events_to_go(mark.tail(history), _rule(desired), self.rate)
             if mark.is_first:
                 await self._drop_outdated(mark, snapshot.fold, last_time, desired)
+
+    async def _store(self, actor: ActorId, snapshot: Snapshot) -> None:
+        """Store a snapshot; one that does not fit into a message goes without the accepted commands, which are most of it where there are hundreds a second."""
+        try:
+            await self.store.write(actor, snapshot)
+        except PayloadTooLarge:
+            await self.store.write(actor, leave_window_out(snapshot))
 
     async def _drop_outdated(self, mark: SnapshotMark, fold: str, last_time: str, desired: DesiredActor) -> None:
         """Remove what former models left behind, once when another one begins: so only the first snapshot under a fold pays for it."""

@@ -22,7 +22,7 @@ from aether_api.messages import normalise_time
 from aether_model.model import Model
 from aether_runtime.core.history import History, Position
 from aether_runtime.core.reminders import NO_REMINDERS
-from aether_runtime.core.window import CommandWindow, PackedWindow
+from aether_runtime.core.window import LEFT_OUT, CommandWindow, PackedWindow
 
 FORMAT: Final = "3"
 """Version of the body's layout and of the window's hashes; another one is treated as no snapshot."""
@@ -77,15 +77,24 @@ def build_snapshot(history: History) -> Snapshot:
         history.inbox,
         dict(history.reminders),
     )
+    return _seal(history.model.fold, body)
+
+
+def leave_window_out(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot without its accepted commands: whoever begins with it reads them from the log."""
+    return _seal(snapshot.fold, msgspec.structs.replace(_decode(snapshot.payload), window=LEFT_OUT))
+
+
+def _seal(fold: str, body: SnapshotBody) -> Snapshot:
     payload = _encode(body)
     lines = {
         headers.SNAPSHOT_FORMAT: FORMAT,
-        headers.VERSIONS: str(position.version),
-        headers.SNAPSHOT_SEQUENCE: str(position.sequence),
-        headers.COMMIT: position.commit_id,
+        headers.VERSIONS: str(body.version),
+        headers.SNAPSHOT_SEQUENCE: str(body.sequence),
+        headers.COMMIT: body.commit_id,
         headers.SNAPSHOT_SHA256: hashlib.sha256(payload).hexdigest(),
     }
-    return Snapshot(history.model.fold, position.version, headers.encode_headers(lines), payload)
+    return Snapshot(fold, body.version, headers.encode_headers(lines), payload)
 
 
 def decode_snapshot(raw_headers: bytes, payload: bytes) -> SnapshotBody:

@@ -87,6 +87,9 @@ class PackedWindow(msgspec.Struct, frozen=True):
     floor_s: int = 0
 
 
+LEFT_OUT: Final = PackedWindow([], LEFT_OUT_S)
+
+
 class CommandWindow:
     """Ids of accepted commands.
 
@@ -144,7 +147,7 @@ class CommandWindow:
     def pack(self) -> PackedWindow:
         """Return the window as it travels; a big one stays behind and is read from the log again."""
         if self._count > PACKED_MAX:
-            return PackedWindow([], LEFT_OUT_S)
+            return LEFT_OUT
         return PackedWindow([bytes(shard) for shard in self._shards], self.floor_s)
 
     def entries(self) -> list[tuple[int, int, int]]:

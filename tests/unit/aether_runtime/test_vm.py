@@ -693,6 +693,29 @@ async def test_a_snapshot_that_is_too_large_is_reported_and_tried_ever_more_rare
     assert pod.reports[-1].phase is ActorPhase.READY
 
 
+class ShortMessages(MemorySnapshotStore):
+    """Takes no snapshot above some size, as a server does by its `max_payload`."""
+
+    async def write(self, actor: ActorId, snapshot: Snapshot) -> None:
+        if len(snapshot.payload) > 4_000:
+            raise PayloadTooLarge(f"a message of {len(snapshot.payload)} bytes exceeds 4000")
+        await super().write(actor, snapshot)
+
+
+async def test_a_snapshot_that_is_too_large_for_its_known_commands_is_stored_without_them_and_they_are_read_from_the_log() -> None:
+    events = build_store()
+    pod = Pod("a", events, ShortMessages())
+    vm = await pod.start()
+    replies = await run_commands(pod, vm, OPEN, *[deposit(f"d{number}") for number in range(300)])
+    await vm.stop()
+    assert (pod.snapshotter.written, pod.snapshotter.too_large, vm.snapshot.version) == (1, 0, 301)
+    heir = Pod("b", events, pod.snapshots)
+    vm = await heir.start(2)
+    assert (vm.get_version(), vm.snapshot.version) == (301, 301)
+    assert await run_commands(heir, vm, deposit("d0"), deposit("d299")) == [replies[1], replies[-1]]
+    assert vm.get_version() == 301
+
+
 async def test_a_state_that_cannot_be_encoded_costs_its_snapshots_and_nothing_else() -> None:
     pod = Pod("a", build_store())
     vm = await pod.start(model=compile_unspeakable_account(), snapshot_every=5)
