@@ -81,9 +81,11 @@ class EventSubscription:
             raise self._subscription.denied
         await self._watch.open(start)
         self._started = True
-        held, self._held = self._held, []
+        held, self._held, self._queued_bytes = self._held, [], 0
+        dropped, self._dropped = self._dropped, 0
         for message in held:
             self._on_message(message)
+        self._dropped += dropped
 
     def close(self) -> None:
         """End the subscription; a subscriber that waits is released."""
@@ -218,14 +220,13 @@ class EventSubscription:
             actor = _read_actor(message.raw_subject)
             if not self.pattern.is_whole and not self.pattern.matches(actor):
                 return self._watch.note_other(message) if self._started else None
-            if not self._started and len(self._held) < self._settings.queue_max:
-                self._held.append(message)
-                return
-            if self._dropped or not self._started or len(self._queue) >= self._settings.queue_max or self._queued_bytes >= self._settings.queue_bytes_max:
+            if self._dropped or len(self._queue) + len(self._held) >= self._settings.queue_max or self._queued_bytes >= self._settings.queue_bytes_max:
                 self._dropped += 1
                 self._wake()
-                return
-            if self._watch.take(actor, message):
+            elif not self._started:
+                self._held.append(message)
+                self._queued_bytes += len(message.payload)
+            elif self._watch.take(actor, message):
                 self._look_soon()
         except (InvalidEnvelope, InvalidName) as exc:
             logger.debug("not an announcement of the server", extra={logs.NAME: message.subject, logs.REASON: str(exc)})

@@ -82,7 +82,7 @@ class HeadComparison:
         moved = [actor for actor, head in known.items() if head.sequence > end.sequence]  # the stream was made anew
         compared = {actor: head for actor, head in known.items() if head.sequence <= end.sequence and (before.sequence < 0 or head.sequence <= before.sequence)}
         if (before, before_that) != (end, end):
-            for message in await self._js.multi_last(stream, [event_subject(actor, self._partitions) for actor in compared]):
+            async for message in self._js.multi_last(stream, [event_subject(actor, self._partitions) for actor in compared]):
                 actor, _ = parse_event_subject(message.subject)
                 moved += [actor] if _has_moved(compared[actor], message) else []
         if not some:

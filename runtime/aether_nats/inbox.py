@@ -99,8 +99,8 @@ class Inbox:
 
     async def find_last(self, actors: Sequence[ActorId]) -> dict[ActorId, int]:
         """Return the last sequence of the inboxes that hold something; perhaps not the newest, the hint tells that."""
-        found = await self._js.multi_last(self._stream, [inbox_subject(actor) for actor in actors])
-        return {parse_inbox_subject(message.subject): message.sequence for message in found}
+        found = self._js.multi_last(self._stream, [inbox_subject(actor) for actor in actors])
+        return {parse_inbox_subject(message.subject): message.sequence async for message in found}
 
     async def read_next(self, actor: ActorId, after: int, *, max_bytes: int = BATCH_BYTES_MAX) -> list[StoredMessage]:
         """Return the next messages after a sequence, in order; empty when there are none, which the leader confirmed.

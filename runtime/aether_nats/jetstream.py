@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -217,12 +217,19 @@ class JetStream:
                 raise StreamUnavailable(f"nobody serves the stream {stream} now") from exc
         return found
 
-    async def multi_last(self, stream: str, subjects: Iterable[str]) -> list[StoredMessage]:
-        """Read the last message of each subject that has one, from any replica, in order of sequence within a request."""
-        wanted, found = list(subjects), list[StoredMessage]()
+    async def multi_last(self, stream: str, subjects: Iterable[str]) -> AsyncGenerator[StoredMessage]:
+        """Yield the last message of each subject that has one, from any replica, in order of sequence within a request; they are in memory batch by batch, since they may be large."""
+        wanted = list(subjects)
         for start in range(0, len(wanted), SUBJECTS_IN_REQUEST_MAX):
-            found += await self._multi_last(stream, wanted[start : start + SUBJECTS_IN_REQUEST_MAX])
-        return found
+            some = wanted[start : start + SUBJECTS_IN_REQUEST_MAX]
+            question: dict[str, object] = {"multi_last": some, "max_bytes": BATCH_BYTES_MAX}
+            while True:
+                batch, pending = await self._direct_many(stream, _encode(question), len(some))
+                for message in batch:
+                    yield message
+                if not pending or not batch:
+                    break
+                question["seq"] = batch[-1].sequence + 1
 
     def has_room_for_pull(self, size: int) -> bool:
         """Whether one more consumer may deliver messages of some `size` bytes: what they have under way is bounded."""
@@ -257,19 +264,6 @@ class JetStream:
         """
         question = {"seq": max(1, first_sequence), "next_by_subj": subject, "batch": count, "max_bytes": max_bytes}
         return await self._direct_many(stream, _encode(question), count, max_bytes)
-
-    async def _multi_last(self, stream: str, subjects: list[str]) -> list[StoredMessage]:
-        found: list[StoredMessage] = []
-        next_sequence = 0
-        while True:
-            question: dict[str, object] = {"multi_last": subjects, "max_bytes": BATCH_BYTES_MAX}
-            if next_sequence:
-                question["seq"] = next_sequence
-            page, pending = await self._direct_many(stream, _encode(question), len(subjects))
-            found += page
-            if not pending or not page:
-                return found
-            next_sequence = page[-1].sequence + 1
 
     async def _direct(self, stream: str, target: str, question: bytes) -> Message:
         try:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec import structs
+
 from aether_api import logs
 from aether_api.envelope import StoredCommit, decode_commit
 from aether_api.errors import InvalidEnvelope, InvalidName, RetryableError
@@ -304,7 +306,7 @@ class StreamWatch:
         if self._only is None:
             batch, pending = await self._js.read_batch(sweep.mark.name, subject, sweep.next_sequence, SWEEP_BATCH)
         else:
-            batch = await self._js.multi_last(sweep.mark.name, [subject])  # one actor's last commit is known without a walk
+            batch = [message async for message in self._js.multi_last(sweep.mark.name, [subject])]  # one actor's last commit is known without a walk
         if sweep.mark.lost:  # meanwhile, so it is planned anew, and this may be of a stream that is gone
             return
         messages = [message for message in batch if message.sequence <= sweep.end]
@@ -352,11 +354,10 @@ class StreamWatch:
         """Compare the heads of some actors; what is newer may be on its way, so it is believed a moment later."""
         subjects = [event_filter(actor.namespace, mark.partition, actor.model, actor.id) for actor in actors]
         settled_s = self._loop.time() + SETTLE_S
-        heads = await self._js.multi_last(mark.name, subjects)
-        for message in () if mark.lost else heads:  # meanwhile, so all are compared anew
+        async for message in self._js.multi_last(mark.name, subjects):
             actor, _ = parse_event_subject(message.subject)
-            if self.positions.is_newer(mark, actor, message.sequence):
-                self._suspects.append((mark, message, settled_s))
+            if not mark.lost and self.positions.is_newer(mark, actor, message.sequence):  # else all are compared anew
+                self._suspects.append((mark, structs.replace(message, payload=b""), settled_s))  # its headers say all, and hundreds may be large
 
     def _take_heads(self, mark: StreamMark, messages: Sequence[StoredMessage]) -> None:
         """Tell of the newest of what was read of each actor; what came before it is in its gap."""

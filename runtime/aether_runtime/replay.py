@@ -12,6 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import structs
+
 from aether_api import logs
 from aether_api.commit_run import sizes_of
 from aether_api.envelope import StoredCommit
@@ -88,7 +90,7 @@ async def replay(actor: ActorId, model: Model, events: CommitLog, snapshots: Sna
 
 
 async def catch_up(history: History, actor: ActorId, events: CommitLog, head: StoredCommit, seen: list[StoredCommit]) -> bool:
-    """Fold all commits from the history's position up to `head` and add them to `seen`, which is right after a failure, too.
+    """Fold all commits from the history's position up to `head` and add them to `seen`, which is right after a failure, too; without their events, since whoever was cut off may have missed very many.
 
     Its own last commit is read with them. If the log holds another one there, it was restored and went another way: returns False, and nothing is folded.
 
@@ -104,7 +106,7 @@ async def catch_up(history: History, actor: ActorId, events: CommitLog, head: St
                 for commit in commits:
                     if is_proven:
                         history.fold_commit(commit)
-                        seen.append(commit)
+                        seen.append(structs.replace(commit, payload=b""))
                     elif (commit.sequence, commit.id) != (last.sequence, last.commit_id):
                         return False
                     is_proven = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import tracemalloc
 from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import asynccontextmanager, suppress
 
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 
 from aether_api.errors import AetherError, Disconnected, PermissionDenied, RequestTimeout, VersionConflictError
 from aether_api.identity import ActorId, Epoch, parse_actor_id
-from aether_nats.bus_settings import BusSettings
+from aether_nats.bus_settings import BusSettings, Start
 from aether_nats.connection import Callback, NatsConnection, Subscription
 from aether_nats.deliveries import ActorVersion, Delivery, EventStored, Gap, Overflow, Reset, Unreadable
 from aether_nats.embedded import EmbeddedServer
@@ -21,6 +22,7 @@ from aether_nats.event_subscription import EventSubscription
 from aether_nats.jetstream import JetStream
 from aether_nats.jetstream_wire import StoredMessage, StreamInfo
 from aether_nats.journal import Journal
+from aether_nats.stream_watch import StreamWatch
 from aether_nats.streams import StreamPlan, delete_streams, ensure_streams
 from aether_runtime.event_store import EventStore
 from tests.histories.cluster import connected
@@ -298,6 +300,26 @@ async def test_a_subscriber_that_is_too_slow_for_large_commits_is_told(nats_serv
         await append_events(journal, ALICE, 10)
         await here.flush()
         assert (await read(subscription, 2))[1] == Overflow(9)
+
+
+async def test_what_is_announced_while_a_subscription_begins_is_bounded_by_its_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    blanks, opened, held_bytes = b" " * 100_000, StreamWatch.open, list[int]()
+    async with EmbeddedServer.start() as server, writing(server) as journal, connected(server.url) as here:
+
+        async def open_slowly(self: StreamWatch, start: Start) -> None:
+            await opened(self, start)
+            tracemalloc.start()
+            for number in range(40):
+                commit = build_next(parse_actor_id("shop", "account", f"a{number}"), None)
+                await journal.append(replace(commit, payload=commit.payload + blanks))
+            await here.flush()
+            held_bytes.append(tracemalloc.get_traced_memory()[0])
+            tracemalloc.stop()
+
+        monkeypatch.setattr(StreamWatch, "open", open_slowly)
+        async with EventBus(here, BusSettings(queue_bytes_max=1)).subscribe_to_event_stored("shop") as subscription:
+            assert (await read(subscription, 2))[1] == Overflow(39)
+            assert held_bytes[0] < 10 * len(blanks), "of forty"
 
 
 async def test_bytes_that_were_taken_make_room_for_others(nats_server: EmbeddedServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -12,7 +13,7 @@ from aether_api.errors import JetStreamError, NoResponders, RequestTimeout, Stre
 from aether_api.headers import EXPECTED_SEQUENCE, encode_headers
 from aether_nats.connection import NatsConnection
 from aether_nats.embedded import EmbeddedServer
-from aether_nats.jetstream import READS_IN_FLIGHT_MAX, JetStream
+from aether_nats.jetstream import BATCH_BYTES_MAX, READS_IN_FLIGHT_MAX, JetStream
 from aether_nats.jetstream_wire import ERROR_STREAM_EXISTS, StoredMessage, StreamConfig, stored_of
 from aether_nats.pull import Pull, Pulled, Wanted
 from aether_nats.settings import NatsSettings
@@ -41,6 +42,10 @@ def expect(sequence: int) -> bytes:
 
 def payloads(messages: list[StoredMessage]) -> list[bytes]:
     return [message.payload for message in messages]
+
+
+async def read_lasts(js: JetStream, *subjects: str) -> list[StoredMessage]:
+    return [message async for message in js.multi_last("S", subjects)]
 
 
 async def test_an_append_is_acknowledged_with_its_sequence(fast: bool | None) -> None:
@@ -95,7 +100,7 @@ async def test_what_is_not_there_is_none_and_a_missing_stream_an_error(fast: boo
         assert await js.message_by_last("S", "s.none") is None
         assert await js.direct_by_last("S", "s.none") is None
         assert await js.message_by_sequence("S", 7) is None
-        assert await js.multi_last("S", ["s.none"]) == []
+        assert await read_lasts(js, "s.none") == []
         assert await js.stream_info("NONE") is None
         assert await js.delete_stream("NONE") is False
         with pytest.raises(StreamUnavailable, match="there is no stream NONE; restore it from a backup"):
@@ -119,10 +124,22 @@ async def test_multi_last_reads_the_heads_of_many_subjects(fast: bool | None) ->
             for number in range(599):
                 js.connection.publish(f"s.{number}", value)
             await js.publish("s.599", value)  # its ack comes once all before it are stored
-        found = await js.multi_last("S", [f"s.{number}" for number in range(700)])
+        found = await read_lasts(js, *[f"s.{number}" for number in range(700)])
         assert sorted(message.subject for message in found) == sorted(f"s.{number}" for number in range(600))
         assert {message.payload for message in found} == {b"new"}
-        assert len(await js.multi_last("S", ["s.1", "s.>"])) == 600
+        assert len(await read_lasts(js, "s.1", "s.>")) == 600
+
+
+async def test_heads_that_are_large_are_not_all_in_memory_at_once(fast: bool | None) -> None:
+    async with jetstream(fast=fast) as js:
+        for number in range(30):
+            await js.publish(f"s.{number}", b"x" * 500_000)
+        tracemalloc.start()
+        found = [message.subject async for message in js.multi_last("S", [f"s.{number}" for number in range(30)])]
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert found == [f"s.{number}" for number in range(30)]
+        assert peak_bytes < 4 * BATCH_BYTES_MAX, "of 15 MB"
 
 
 async def test_a_batch_is_read_from_a_sequence_with_what_is_left(fast: bool | None) -> None:

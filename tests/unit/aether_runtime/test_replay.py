@@ -119,7 +119,7 @@ async def test_a_batch_of_large_commits_is_folded_in_slices_between_which_others
     else:
         history = (await replay(ALICE, compile_account(), events, snapshots, WATCH)).history
     assert breaths.stop() == pytest.approx(expected, rel=0.3)
-    assert (history.position.version, [commit.n for commit in seen]) == (COMMITS, list(range(COMMITS)) if follow else [])
+    assert (history.position.version, [(commit.n, commit.payload) for commit in seen]) == (COMMITS, [(n, b"") for n in range(COMMITS)] if follow else [])
 
 
 class TiredSnapshotStore(MemorySnapshotStore):
