@@ -693,6 +693,37 @@ async def test_a_snapshot_that_is_too_large_is_reported_and_tried_ever_more_rare
     assert pod.reports[-1].phase is ActorPhase.READY
 
 
+class SlowSnapshots(MemorySnapshotStore):
+    """Stores nothing before it is told to; `begun` counts what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+        self.may_store = asyncio.Semaphore(0)
+
+    async def write(self, actor: ActorId, snapshot: Snapshot) -> None:
+        self.begun += 1
+        await self.may_store.acquire()
+        await super().write(actor, snapshot)
+
+
+async def test_snapshots_of_many_actors_are_taken_as_the_bytes_under_way_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.snapshotter.UNDER_WAY_BYTES_MAX", 1)
+    snapshots = SlowSnapshots()
+    pod = Pod("a", build_store(), snapshots)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(3):
+            tasks.create_task(pod.snapshotter.write(vm.snapshot, History.empty(compile_account()), vm.desired))
+        for number in range(3):
+            await settle(pod)
+            assert (snapshots.begun, pod.snapshotter.written) == (number + 1, number)
+            snapshots.may_store.release()
+            await settle(pod)
+    assert pod.snapshotter.written == 3
+
+
 class ShortMessages(MemorySnapshotStore):
     """Takes no snapshot above some size, as a server does by its `max_payload`."""
 
