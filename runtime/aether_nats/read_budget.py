@@ -76,7 +76,7 @@ class ReadBudget:
             RequestTimeout: there was none, and those who have it get no answers.
         """
         expected = self._expect(size)
-        taken = min(count * expected, bytes_max, self._all)
+        taken = min(max(expected, min(count * expected, bytes_max)), self._all)  # one message comes whatever the bound
         if self._waiting or taken > self._left:
             await self._wait(taken)
         else:

@@ -39,6 +39,7 @@ from aether_runtime.core.group import InboxEntry, Waiting
 from aether_runtime.core.inbox import AHEAD_BYTES_MOST, Grave, count_try, explain_poison, has_stand_in, is_all, judge, repeat_after_s, share_ahead, take_try_back
 from aether_runtime.core.reminders import REMINDER_GONE, Drop, choose_tick, is_followed
 from aether_runtime.ports import InboxStore, ReminderStore
+from aether_runtime.read_ahead import ReadAhead
 from aether_runtime.single_flight import SingleFlight
 from aether_runtime.vm import VirtualMachine
 
@@ -105,6 +106,21 @@ class _Item:
     links: int
 
 
+@dataclass(slots=True)
+class _Drain:
+    """How far one drain is.
+
+    Attributes:
+        position: of what was handled last.
+        found_any: something was read.
+        is_sure: the stream was looked at before what the VM has settled is removed.
+    """
+
+    position: InboxPosition
+    found_any: bool = False
+    is_sure: bool = False
+
+
 class DurableInbox:
     """Durable commands of one runtime.
 
@@ -125,6 +141,7 @@ class DurableInbox:
         self._gaps = GapWatch()
         self._end = NO_INBOX  # how far the stream is known to reach
         self._beginning_anew = asyncio.Lock()
+        self._ahead = ReadAhead()
         self._links = 0  # how many the connection has had: behind a reconnect the stream may be another one
         self._drains = SingleFlight("inbox", self._drain, runtime.spawn)
         self._wakes = SingleFlight("wake", self._wake, runtime.spawn, at_most=WAKES_MAX)
@@ -288,40 +305,51 @@ class DurableInbox:
             vm.draining = False
 
     async def _drain_ready(self, vm: VirtualMachine, actor: ActorId) -> None:
-        found_any = is_sure = False
-        position = await self._find_position(vm)
-        while vm.is_ready:
-            links = self._links
-            max_bytes = share_ahead(len(self._drains))
-            asked_s = asyncio.get_running_loop().time()
-            messages = await self._insist(partial(self._store.read_next, actor, position.sequence, max_bytes=max_bytes))
+        drain = _Drain(await self._find_position(vm))
+        while vm.is_ready and await self._drain_some(vm, actor, drain):
+            continue  # nothing of what was read is kept while the next read waits for room
+
+    async def _drain_some(self, vm: VirtualMachine, actor: ActorId, drain: _Drain) -> bool:
+        """Run what one read brings; False when there is no more, or the VM takes no more."""
+        links = self._links
+        max_bytes = share_ahead(len(self._drains))
+        asked_s = asyncio.get_running_loop().time()
+        read = partial(self._insist, partial(self._store.read_next, actor, drain.position.sequence, max_bytes=max_bytes))
+        async with self._ahead.holding(read) as messages:
             vm.emptied_s = vm.emptied_s if messages else asked_s
-            if not messages and found_any:
+            if not messages and drain.found_any:
                 self._looked_at.add(actor)
-                return
+                return False
             if not messages:
                 fresh = await self._find_position(vm, renew=True)
-                if fresh.incarnation == position.incarnation:
+                if fresh.incarnation == drain.position.incarnation:
                     self._looked_at.add(actor)
-                    return
-                position = fresh
-                continue
-            if not is_sure and vm.inbox.covers(InboxPosition(position.incarnation, messages[0].sequence)):
+                    return False
+                drain.position = fresh
+                return True
+            if not drain.is_sure and vm.inbox.covers(InboxPosition(drain.position.incarnation, messages[0].sequence)):
                 # What the owner before has left, or the first of another stream, which nobody has run: it must not be removed.
-                fresh, is_sure = await self._find_position(vm, renew=True), True
-                if fresh.incarnation != position.incarnation:
-                    position = fresh
-                    continue
-            self._note_reached(InboxPosition(position.incarnation, messages[-1].sequence))
-            parsed = [_parse(actor, position.incarnation, message) for message in messages]
-            unread = 0 if is_all(messages, max_bytes) else messages[-1].sequence
-            for place, message in enumerate(messages):
-                item = _Item(InboxPosition(position.incarnation, message.sequence), message, parsed[place], parsed[place + 1 :], unread, position, links)
-                if not vm.inbox.covers(item.position) and not await self._handle(vm, item):
-                    return
-                position = item.position
-            found_any = True
-            await self._settle(actor, position, links)
+                fresh, drain.is_sure = await self._find_position(vm, renew=True), True
+                if fresh.incarnation != drain.position.incarnation:
+                    drain.position = fresh
+                    return True
+            self._note_reached(InboxPosition(drain.position.incarnation, messages[-1].sequence))
+            if not await self._run_each(vm, drain, messages, 0 if is_all(messages, max_bytes) else messages[-1].sequence, links):
+                return False
+            drain.found_any = True
+            await self._settle(actor, drain.position, links)
+            return True
+
+    async def _run_each(self, vm: VirtualMachine, drain: _Drain, messages: Sequence[StoredMessage], unread: int, links: int) -> bool:
+        """Run messages, behind which more may wait after the sequence `unread`; False when the VM takes no more."""
+        incarnation = drain.position.incarnation
+        parsed = [_parse(vm.get_actor_id(), incarnation, message) for message in messages]
+        for place, message in enumerate(messages):
+            item = _Item(InboxPosition(incarnation, message.sequence), message, parsed[place], parsed[place + 1 :], unread, drain.position, links)
+            if not vm.inbox.covers(item.position) and not await self._handle(vm, item):
+                return False
+            drain.position = item.position
+        return True
 
     async def _find_position(self, vm: VirtualMachine, *, renew: bool = False) -> InboxPosition:
         """Return where to read on; a position in a stream that was deleted, or has gone back behind it, says nothing.

@@ -139,11 +139,25 @@ async def test_a_read_with_a_bound_takes_no_more_room_than_that() -> None:
     budget, server = build_budget(), Server()
     async with asyncio.TaskGroup() as tasks:
         for _ in range(2):
-            tasks.create_task(budget.read(100, RUNS_BYTES_MAX, server.ask, bytes_max=RUNS_BYTES_MAX // 2))
+            tasks.create_task(budget.read(100, RUNS_BYTES_MAX // 4, server.ask, bytes_max=RUNS_BYTES_MAX // 2))
         await settle()
         assert len(server.asked) == 2
         for asked in server.asked:
             asked.set_result([])
+
+
+async def test_a_read_with_a_bound_takes_room_for_the_one_message_that_comes_whatever_it_is() -> None:
+    budget, server = build_budget(), Server()
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(3):
+            tasks.create_task(budget.read(100, RUNS_BYTES_MAX // 3, server.ask, bytes_max=1))
+        await settle()
+        assert len(server.asked) == 2
+        for _ in range(2):
+            server.asked[0].set_result([])
+            await settle()
+            server.asked.pop(0)
+        server.asked[0].set_result([])
 
 
 async def test_what_is_larger_than_all_room_has_its_turn_alone() -> None:
