@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHOWN_MAX: Final = 200
-"""Actors that one answer lists, 100 KB: more than anybody reads, and the counts tell how many there are."""
+"""Actors that one answer lists, mostly 100 KB: more than anybody reads, and the counts tell how many there are."""
+
+MESSAGE_MAX: Final = 1_000
+"""Characters of what is said of each, so that the answer fits into a message of 1 MB, NATS' default: a model tells all of its problems for each of its actors, or raises with a whole state."""
 
 
 class StatusAnswers:
@@ -100,6 +103,6 @@ def _build_view(report: ActorReport, message: str, waiting: int = 0) -> ActorVie
         report.snapshot_version,
         report.model_version,
         report.reason,
-        message,
+        message if len(message) <= MESSAGE_MAX else f"{message[: MESSAGE_MAX - 1]}…",
         waiting,
     )

@@ -78,6 +78,20 @@ async def test_every_pod_tells_how_it_is_and_which_actors_cannot_work(nats_serve
         assert "spec.commands.Open.guards[0].rule" in hindered["message"]
 
 
+async def test_a_pod_with_many_actors_of_a_model_with_many_problems_answers_all_the_same() -> None:
+    document = read_account().model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    for command in document["spec"]["commands"].values():
+        command["guards"] = [{"rule": "state.balnce > 0", "reason": "No", "message": "no"}] * 32
+    placements = Placements(models=[ActorModel.model_validate(document)])
+    for number in range(200):
+        placements.place(parse_actor_id("default", "account", f"a{number}"), A, 1)
+    async with EmbeddedServer.start(extra_config="max_payload: 1MB") as server, running_pod(server.url, A, placements) as a, connected(server.url) as connection:
+        assert len(a.runtime.explain_model("account")) > 5_300
+        (answer,) = await ask_pods(connection, pods_status_subject(NAMESPACE))
+        assert len(answer.actors) == 200
+        assert "spec.commands.Close.guards[0].rule" in answer.actors[0].message
+
+
 async def test_an_actor_that_sleeps_is_told_by_the_pod_where_it_sleeps(nats_server: EmbeddedServer) -> None:
     placements = Placements()
     desired = DesiredActor(ALICE, "alice", "uid-alice", Epoch(1), 1, 50, idle_after_s=0.2)
