@@ -45,6 +45,12 @@ ERRORS_FULL: Final = (10002, 10023)
 ERROR_STORE_FAILED: Final = 10077
 """There is no room: of the account, of the server; of the stream itself where the third one says that a maximum is exceeded, and what else it says tells nothing."""
 
+ERROR_TOO_MANY: Final = 10167
+"""More waits to be stored in a stream than the server holds for it (10,000 messages, 128 MB): it was dropped."""
+
+TOO_MANY_RETRY_S: Final = 0.5
+"""Seconds after which such a message is sent again: as long as 600 take on a disk that fsyncs each."""
+
 OWN_METADATA: Final = "_nats."
 """Beginning of the keys in a stream's metadata that the server writes itself, and does not take back from us."""
 
@@ -245,6 +251,8 @@ def build_error(error: ApiError) -> AetherError:
         return StreamUnavailable("an earlier try is still being written; repeat it with its id")
     if error.err_code in ERRORS_FULL or (error.err_code == ERROR_STORE_FAILED and error.description.startswith("maximum ")):
         return StreamFull(f"{error.description} (error {error.err_code})")
+    if error.err_code == ERROR_TOO_MANY:
+        return StreamUnavailable(f"JetStream takes no more at the moment: {error.description} (error {error.err_code})", retry_after_s=TOO_MANY_RETRY_S)
     # Too few servers for the replicas stay too few; one of them that is away comes back.
     if error.code == CODE_UNAVAILABLE or (error.err_code == ERROR_NO_PEERS and "offline" in error.description):
         return StreamUnavailable(f"JetStream is not available: {error.description} (error {error.err_code})")

@@ -1,12 +1,14 @@
-"""A server that has no room any more: what is asked of it is answered, what is stored can be read, and all goes on when there is room."""
+"""A server that has no room any more, or for the moment: what is asked of it is answered, what is stored can be read, and all goes on when there is room."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from aether_api.errors import StreamFull
+from aether_api.identity import parse_actor_id
 from aether_api.messages import Reply
 from aether_nats.client import CommandClient
 from aether_nats.embedded import EmbeddedServer
@@ -15,7 +17,7 @@ from aether_nats.jetstream_wire import StreamConfig
 from aether_runtime.core.new_events import NewEvent
 from aether_runtime.event_store import EventStore
 from tests.histories.bank import ALICE, compile_account
-from tests.histories.cluster import NAMESPACE, connected, running_pod, until
+from tests.histories.cluster import NAMESPACE, WAIT_S, connected, running_pod, until
 
 FILLER = "FILLER"
 ROOM_BYTES = 2_000_000
@@ -63,3 +65,23 @@ async def test_a_full_store_stops_writes_and_not_reads_and_all_goes_on_when_ther
             return (await client.send(ALICE, "Deposit", {"amount": 1}, dry_run=True)).state == {"owner": "Alice", "balance": 4, "open": True}
 
         await until(has_all)
+
+
+async def test_a_burst_that_a_stream_cannot_hold_is_stored_in_the_end(tmp_path: Path) -> None:
+    """Of so many at once this server drops most; one that fsyncs each message holds 10,000, eight seconds of work."""
+    limited = f'jetstream {{ store_dir: "{tmp_path / "store"}", sync_interval: always, max_buffered_msgs: 4 }}'
+    actors = [parse_actor_id(NAMESPACE, "account", f"a{number}") for number in range(40)]
+    async with (
+        EmbeddedServer.start(tmp_path, extra_config=limited) as server,
+        connected(server.url) as connection,
+        running_pod(server.url, "a", models=[compile_account()]) as pod,
+        asyncio.TaskGroup() as tasks,
+    ):
+        client, inbox = CommandClient(connection), pod.runtime.inbox
+        assert inbox is not None
+        opened = [tasks.create_task(client.send(actor, "Open", {"owner": "x"}, timeout_s=WAIT_S)) for actor in actors]
+        receipts = [tasks.create_task(client.send_durable(actor, "Deposit", {"amount": 1}, timeout_s=WAIT_S)) for actor in actors]
+        await asyncio.wait([*opened, *receipts])
+        assert {tell(reply.result())[0] for reply in opened} == {"accepted"}
+        assert {receipt.result().repeated for receipt in receipts} == {False}
+        await until(lambda: inbox.settled == len(actors))

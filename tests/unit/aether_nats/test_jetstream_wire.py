@@ -45,6 +45,7 @@ def test_a_write_under_way_on_a_replicated_stream_is_a_conflict_without_a_number
         (ApiError(409, 10158, "duplicate message id is in process"), StreamUnavailable),
         (ApiError(400, 10005, "no suitable peers for placement, peer offline"), StreamUnavailable),
         (ApiError(400, 10005, "no suitable peers for placement, insufficient storage"), JetStreamError),
+        (ApiError(429, 10167, "too many requests"), StreamUnavailable),
         (ApiError(503, 10023, "insufficient resources"), StreamFull),
         (ApiError(400, 10002, "resource limits exceeded for account"), StreamFull),
         (ApiError(503, 10077, "maximum bytes exceeded"), StreamFull),
