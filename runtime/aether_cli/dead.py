@@ -62,7 +62,8 @@ async def _do(options: argparse.Namespace) -> list[str]:
     actor = parse_actor(options.namespace, options.actor)
     async with open_link(options) as connection:
         inbox = Inbox(JetStream(connection), options.namespace)
-        letters = await inbox.read_dead(actor)
+        shown = options.sequence if options.verb == "show" else 0
+        letters = [letter if letter.sequence == shown else msgspec.structs.replace(letter, payload="") async for letter in inbox.read_each_dead(actor)]
         match options.verb:
             case "list":
                 return [orjson.dumps({name: value for name, value in msgspec.structs.asdict(letter).items() if name != "payload"}).decode() for letter in letters]

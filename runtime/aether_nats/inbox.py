@@ -12,7 +12,7 @@ Every call may fail as `aether_nats.jetstream` says; all of them may be repeated
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -153,8 +153,12 @@ class Inbox:
 
     async def read_dead(self, actor: ActorId) -> list[DeadLetter]:
         """List the dead letters of an actor, oldest first."""
-        messages = await self._js.read_all(self._stream, dead_subject(actor))
-        return [read_dead_letter(message.sequence, message.raw_headers, message.payload, stored=message.time) for message in messages]
+        return [letter async for letter in self.read_each_dead(actor)]
+
+    async def read_each_dead(self, actor: ActorId) -> AsyncGenerator[DeadLetter]:
+        """Yield them, for whoever does not keep what may be hundreds of large payloads."""
+        async for message in self._js.read_all(self._stream, dead_subject(actor)):
+            yield read_dead_letter(message.sequence, message.raw_headers, message.payload, stored=message.time)
 
     async def retry_dead(self, actor: ActorId, sequence: int) -> int:
         """Put a dead letter into the inbox again, behind what waits there, and return its new sequence.

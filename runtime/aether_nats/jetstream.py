@@ -244,15 +244,16 @@ class JetStream:
         self._pull_shares.join()
         return pull
 
-    async def read_all(self, stream: str, subject: str) -> list[StoredMessage]:
-        """Read all messages of a subject, in as many batches as that takes; for people, of what they can look through."""
-        found, pending = await self.read_batch(stream, subject, 1, READ_AT_ONCE)
-        while found and pending:
-            more, pending = await self.read_batch(stream, subject, found[-1].sequence + 1, READ_AT_ONCE)
-            if not more:
-                break
-            found += more
-        return found
+    async def read_all(self, stream: str, subject: str) -> AsyncGenerator[StoredMessage]:
+        """Yield all messages of a subject, in as many batches as that takes, of which one at a time is in memory; for people, of what they can look through."""
+        first, pending = 1, 1
+        while pending:
+            batch, pending = await self.read_batch(stream, subject, first, READ_AT_ONCE)
+            for message in batch:
+                yield message
+            if not batch:
+                return
+            first = batch[-1].sequence + 1
 
     async def read_batch(self, stream: str, subject: str, first_sequence: int, count: int, *, max_bytes: int = BATCH_BYTES_MAX) -> tuple[list[StoredMessage], int]:
         """Read up to `count` messages of a subject from `first_sequence` on, and how many more there are.

@@ -70,8 +70,7 @@ class Schedules:
 
     async def read_all(self, actor: ActorId) -> list[tuple[Reminder, str]]:
         """List an actor's schedules with their tokens, also such as no commit stands behind."""
-        messages = await self._js.read_all(inbox_stream(actor.namespace), reminder_wildcard(actor))
-        return [_read_schedule(message) for message in messages]
+        return [_read_schedule(message) async for message in self._js.read_all(inbox_stream(actor.namespace), reminder_wildcard(actor))]
 
 
 def build_schedule_headers(actor: ActorId, reminder: Reminder, token: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -108,6 +109,21 @@ async def test_a_thousand_dead_letters_and_more_are_all_retried_and_an_inbox_say
         assert await asyncio.to_thread(run_inbox, ["account/alice", "--nats", nats_server.url, "--namespace", "default"]) == 0
         printed = capsys.readouterr()
         assert (len(printed.out.splitlines()), printed.err) == (SHOWN_MAX, "aether inbox: the first 1000 durable commands are shown, more wait\n")
+
+
+async def test_a_list_of_large_dead_letters_does_not_hold_their_payloads(nats_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal(nats_server, capsys)
+    async with connected(nats_server.url) as connection:
+        await open_journal(connection)
+        js, found = JetStream(connection), headers.encode_headers({headers.COMMAND_NAME: "Deposit", headers.COMMAND: "c-1", headers.DEAD_REASON: "CommandFailed"})
+        for _ in range(24):
+            await js.publish(dead_subject(ALICE), b"x" * 1_000_000, found)
+        tracemalloc.start()
+        listed = lines(await terminal(run_dead, "list", "account/alice"))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(listed) == 24
+        assert peak_bytes < 12_000_000, "of 48 MB, as bytes and as texts"
 
 
 async def test_no_dead_letters_are_told(nats_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]) -> None:
