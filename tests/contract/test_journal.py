@@ -33,7 +33,7 @@ ALICE = parse_actor_id("default", "account", "alice")
 WRONG_SEQUENCE = b'{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 7"}}'
 STREAM_FULL = b'{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}'
 STORE_FULL = b'{"error":{"code":503,"err_code":10023,"description":"insufficient resources"}}'
-TOO_LONG = b'{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"}}'
+SEALED = b'{"error":{"code":400,"err_code":10109,"description":"invalid operation on sealed stream"}}'
 UNAVAILABLE = b'{"error":{"code":503,"err_code":10008,"description":"no leader"}}'
 ACK = b'{"stream":"S","seq":7}'
 
@@ -119,7 +119,7 @@ async def test_a_link_that_is_down_is_waited_for() -> None:
     assert len(connection.sent) == 1
 
 
-@pytest.mark.parametrize(("refusal", "expected"), [(STREAM_FULL, StreamFull), (STORE_FULL, StreamFull), (TOO_LONG, JetStreamError)])
+@pytest.mark.parametrize(("refusal", "expected"), [(STREAM_FULL, StreamFull), (STORE_FULL, StreamFull), (SEALED, JetStreamError)])
 async def test_a_refusal_of_the_first_try_means_that_nothing_was_stored(refusal: bytes, expected: type[AetherError]) -> None:
     journal, _ = build_scripted(refusal)
     with pytest.raises(expected):
@@ -167,7 +167,7 @@ async def test_a_refusal_after_a_batch_of_unknown_outcome_tells_nothing_and_the_
 
 async def test_after_a_batch_was_refused_for_good_commits_go_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aether_nats.appends.BATCH_MIN", 1)
-    journal, connection = build_scripted(TOO_LONG, ACK, ACK, batches=True)
+    journal, connection = build_scripted(SEALED, ACK, ACK, batches=True)
     for _ in range(2):
         assert await journal.append(build_commit()) == 7
     assert places_in_batches(connection) == [1, 0, 0]
