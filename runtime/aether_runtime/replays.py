@@ -6,6 +6,7 @@ takes its turn behind all changes of phase, as versions do.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final
@@ -33,7 +34,7 @@ class ReplayWatch:
         problem: why the log cannot be read now; empty while it can.
     """
 
-    __slots__ = ("_began_s", "_due_s", "_now", "_show", "_tried_s", "first", "problem", "snapshot_tries", "target", "version")
+    __slots__ = ("_applies_from_s", "_began_s", "_due_s", "_now", "_show", "_tried_s", "first", "problem", "snapshot_tries", "target", "version")
 
     def __init__(self, now: Callable[[], Now], show: Callable[[], None]) -> None:
         """Begin to follow; `show` is called when the target is known, and from time to time if it takes long."""
@@ -45,6 +46,7 @@ class ReplayWatch:
         self._show = show
         self._began_s = self._tried_s = now().monotonic_s
         self._due_s = self._began_s + SHOW_AFTER_S
+        self._applies_from_s = time.monotonic()
 
     @property
     def elapsed_s(self) -> float:
@@ -53,8 +55,11 @@ class ReplayWatch:
 
     @property
     def applying_s(self) -> float:
-        """Seconds since the try under way knew where to begin: what was spent on snapshots and on what could not be read is no measure of a replay."""
-        return self._now().monotonic_s - self._tried_s
+        """Seconds since the try under way knew where to begin: what was spent on snapshots and on what could not be read is no measure of a replay.
+
+        By a clock of its own, since `now` stands still within an iteration of the loop, and so many events are applied in one.
+        """
+        return time.monotonic() - self._applies_from_s
 
     @property
     def to_go(self) -> int:
@@ -68,6 +73,7 @@ class ReplayWatch:
         self.target = target
         self.problem = ""
         self._tried_s = self._now().monotonic_s
+        self._applies_from_s = time.monotonic()
         if is_news:
             self._show()
 
@@ -87,7 +93,7 @@ class ReplayWatch:
             return f"the log cannot be read now, trying again: {self.problem}"
         if self.target is None:
             return "reading the log"
-        return describe_progress(self.version - self.first, self.target - self.first, self.applying_s)
+        return describe_progress(self.version - self.first, self.target - self.first, self._now().monotonic_s - self._tried_s)
 
     def _show_now_and_then(self) -> None:
         now_s = self._now().monotonic_s

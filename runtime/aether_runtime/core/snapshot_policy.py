@@ -20,6 +20,9 @@ COMMIT_UNITS: Final = 4
 UNIT_DEFAULT_S: Final = 10e-6
 """Seconds of a unit before anything was measured."""
 
+UNIT_MIN_S: Final = 0.1e-6
+"""Seconds of a unit at least, a tenth of what was measured: where a clock sees no time pass, nothing was measured."""
+
 NOTED_MIN: Final = 200
 """Units of the smallest replay that is measured: below, round trips are all that would be seen. One that was faster than the average all the same tells that
 this is too slow, and counts as one of so many: with it snapshots come so often that no larger replay might ever correct it."""
@@ -77,7 +80,7 @@ class ReplayRate:
         if replayed.units < NOTED_MIN and took_s >= self.estimate_s(replayed):
             return
         weight = min(WEIGHT_MAX, max(NOTED_MIN, replayed.units) / WEIGHT_UNITS)
-        self.unit_s += weight * (took_s / replayed.units - self.unit_s)
+        self.unit_s += weight * (max(UNIT_MIN_S, took_s / replayed.units) - self.unit_s)
 
     def estimate_s(self, tail: Tail) -> float:
         """Return the seconds that a replay of the tail would take."""

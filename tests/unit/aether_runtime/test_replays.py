@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from aether_api.errors import Disconnected, PermissionDenied, RequestTimeout
 from aether_api.identity import ActorId
 from aether_api.v1alpha1 import ActorPhase
 from aether_runtime.adapters.memory import MemoryCommitLog, MemorySnapshotStore
+from aether_runtime.clock import LoopClock
 from aether_runtime.core.group import Now
 from aether_runtime.core.snapshot_policy import UNIT_DEFAULT_S
 from aether_runtime.core.snapshots import SnapshotBody
@@ -171,10 +174,19 @@ async def test_time_that_was_spent_on_snapshots_is_none_of_the_rate_of_replays(m
     monkeypatch.setattr("aether_runtime.vm_reading.RETRY_S", 0.0)
     events, clock = MemoryCommitLog(), Clock()
     await fill(events)
+    monkeypatch.setattr("aether_runtime.replays.time", SimpleNamespace(monotonic=lambda: clock.elapsed_s))
     pod = Pod("a", events, SlowSnapshotStore(clock), clock=clock)
     await pod.start()
     assert (pod.reports[-1].message, clock.elapsed_s) == ("replayed 40 events", 15.0)
     assert pod.snapshotter.rate.unit_s <= UNIT_DEFAULT_S
+
+
+async def test_a_replay_within_one_iteration_of_the_loop_takes_time() -> None:
+    watch = ReplayWatch(LoopClock(asyncio.get_running_loop()).now, lambda: None)
+    watch.begin(0, 1)
+    time.sleep(0.002)  # applies events
+    assert watch.elapsed_s == 0
+    assert watch.applying_s >= 0.002
 
 
 async def test_an_actor_whose_log_cannot_be_read_at_all_has_no_version() -> None:

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aether_runtime.core.snapshot_policy import NEVER, WORTH_COMMITS, ReplayRate, SnapshotRule, Tail, choose_outdated, events_after_problem, events_to_go, is_worth_before_sleep
+from aether_runtime.core.snapshot_policy import (
+    NEVER,
+    UNIT_MIN_S,
+    WORTH_COMMITS,
+    ReplayRate,
+    SnapshotRule,
+    Tail,
+    choose_outdated,
+    events_after_problem,
+    events_to_go,
+    is_worth_before_sleep,
+)
 
 
 def rate_of(unit_s: float) -> ReplayRate:
@@ -65,6 +76,15 @@ def test_short_replays_mend_a_rate_that_is_far_too_slow() -> None:
     assert rate.unit_s == pytest.approx(0.002 / 25, rel=0.1)
     rate.note(Tail(0, 0), 0.0)
     assert rate.unit_s == pytest.approx(0.002 / 25, rel=0.1)
+
+
+def test_replays_in_which_the_clock_stands_still_leave_a_rate_by_which_snapshots_are_taken() -> None:
+    rate = ReplayRate()
+    for _ in range(100_000):
+        rate.note(Tail(1, 1), 0.0)
+    assert rate.unit_s >= UNIT_MIN_S
+    assert events_to_go(Tail(1, 1), SnapshotRule(0, 1.0), rate) > 1_000_000
+    assert events_to_go(Tail(10_000_000, 10_000_000), SnapshotRule(0, 1.0), rate) == 0
 
 
 def test_tries_of_a_snapshot_that_is_too_large_get_rare() -> None:
