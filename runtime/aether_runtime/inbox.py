@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -65,6 +66,12 @@ TAKE_BACK_S: Final = 2.0
 
 REGRESS_SURE_S: Final = 1.0
 """Seconds after which a stream that seems to have gone back is looked at again: a leader that was just elected may be behind for a moment."""
+
+STUCK_S: Final = 10.0
+"""Seconds for which a command is told to come again until somebody hears of it: longer than a move or an election takes."""
+
+WARN_EVERY_S: Final = 60.0
+"""Seconds between two such words of a process: the inboxes of thousands may wait for one cause."""
 
 LAST_WORD_S: Final = 1.0
 """Seconds between looks whether the VM that was asked is still there, and for which one that is not may still answer: its last append may be under way."""
@@ -142,6 +149,7 @@ class DurableInbox:
         self._end = NO_INBOX  # how far the stream is known to reach
         self._beginning_anew = asyncio.Lock()
         self._ahead = ReadAhead()
+        self._told_s = -math.inf
         self._links = 0  # how many the connection has had: behind a reconnect the stream may be another one
         self._drains = SingleFlight("inbox", self._drain, runtime.spawn)
         self._wakes = SingleFlight("wake", self._wake, runtime.spawn, at_most=WAKES_MAX)
@@ -489,9 +497,9 @@ class DurableInbox:
 
     async def _ask_until_it_says(self, vm: VirtualMachine, found: DurableCommand, position: InboxPosition) -> Reply | None:
         """Hand a command to the VM until its model has spoken; None when the VM takes no more."""
-        entry = InboxEntry(position, found.tick)
+        entry, loop = InboxEntry(position, found.tick), asyncio.get_running_loop()
+        began_s = loop.time()
         while vm.is_ready:
-            loop = asyncio.get_running_loop()
             answer: asyncio.Future[Reply] = loop.create_future()
             vm.process_command(Waiting(found.command, loop.time() + found.command.timeout_s, partial(_resolve, answer), entry))
             reply = await self._hear(vm, answer)
@@ -502,8 +510,17 @@ class DurableInbox:
                 return reply
             if fate == "stop":
                 return None
+            self._tell_if_stuck(vm, reply, began_s)
             await asyncio.sleep(max(RETRY_S, reply.retry_after_ms / 1000))
         return None
+
+    def _tell_if_stuck(self, vm: VirtualMachine, reply: Reply, since_s: float) -> None:
+        """Say, seldom, what a command waits for: nobody else hears its answers, and all behind it waits, too."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= max(since_s + STUCK_S, self._told_s + WARN_EVERY_S):
+            self._told_s = now_s
+            extra = {logs.ACTOR_ID: str(vm.get_actor_id()), logs.REASON: f"{reply.reason}: {reply.message}"}
+            logger.warning("a durable command has not been run for long, and what waits behind it neither", extra=extra)
 
     async def _hear(self, vm: VirtualMachine, answer: asyncio.Future[Reply]) -> Reply | None:
         """Wait for the VM's answer; None when the VM is over and has left none, since what is lost must not hold up all that comes later."""

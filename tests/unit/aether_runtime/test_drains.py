@@ -11,13 +11,14 @@ import pytest
 
 from aether_api import headers
 from aether_api.durable import InboxPosition
-from aether_api.errors import Disconnected, InternalError, JetStreamError
+from aether_api.errors import Disconnected, InternalError, JetStreamError, Reason
 from aether_api.identity import ActorId
-from aether_api.messages import format_time
+from aether_api.messages import build_error, format_time
 from aether_model.model import CommandInput, Decision, Rejected, State
 from aether_nats.inbox import READ_AHEAD, Tries
 from aether_nats.jetstream_wire import StoredMessage
 from aether_runtime.adapters.memory import MemoryCommitLog
+from aether_runtime.core.group import Waiting
 from aether_runtime.core.inbox import TRIES_MAX
 from aether_runtime.inbox import DurableInbox
 from aether_runtime.vm import VirtualMachine
@@ -152,6 +153,26 @@ async def test_an_owner_that_ends_while_the_log_takes_nothing_counts_no_try(stop
         await rig.until(lambda: not rig.host.tasks)
         assert rig.store.tries[CLOCK].count == 0
     assert (rig.store.dead, len(rig.waiting)) == ([], 1)
+
+
+async def test_a_command_that_is_told_to_come_again_for_long_is_told_once_in_a_while(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    run, answers = VirtualMachine.process_command, [build_error(Reason.BUSY, "no room")] * 5
+
+    def refuse(vm: VirtualMachine, waiting: Waiting) -> None:
+        if answers:
+            waiting.answer(answers.pop())
+        else:
+            run(vm, waiting)
+
+    monkeypatch.setattr(VirtualMachine, "process_command", refuse)
+    monkeypatch.setattr("aether_runtime.inbox.STUCK_S", 0.0)
+    rig = Rig()
+    await rig.start()
+    rig.send("Ring")
+    await rig.drain()
+    assert (await rig.rang(), rig.waiting) == (["Ring"], [])
+    told = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [(record.message, vars(record)["reason"]) for record in told] == [("a durable command has not been run for long, and what waits behind it neither", "Busy: no room")]
 
 
 class Broken(Alarm):
