@@ -215,7 +215,7 @@ def check_nesting(data: bytes) -> None:
         raise InvalidEnvelope(f"the data of an event is nested {depth} levels deep, more than {NESTING_MAX}")
 
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')  # possessive: a text that is stepped back over takes 100 bytes for each of its own
 _BRACKETS: Final = b"[{]}"
 _STEPS: Final = bytes.maketrans(_BRACKETS, b"\x01\x01\xff\xff")
 _NO_BRACKETS: Final = bytes(set(range(256)) - {*_BRACKETS})

@@ -256,13 +256,13 @@ class Environment:
         """
         # A line break ends a comment at the end of an entry, which would hide the closing parenthesis.
         literal = ", ".join(f"'{name}': ({expression.source}\n)" for name, expression in entries.items())
-        return self._compile(f"{{{literal}}}", None)
+        return self._compile(f"{{{literal}}}", None, is_ordered=True)
 
     def bind(self, values: dict[str, object]) -> Activation:
         """Take values for all expressions that look at them."""
         return Activation(self._env, values)
 
-    def _compile(self, source: str, expected: CelType | None) -> CompiledExpression:
+    def _compile(self, source: str, expected: CelType | None, *, is_ordered: bool = False) -> CompiledExpression:
         try:
             program = self._env.compile(source)
         except RuntimeError as exc:
@@ -270,7 +270,8 @@ class Environment:
         words = words_of(source)
         names = frozenset(name for name in self.variables if name.rpartition(".")[2] in words)
         kind = parse_type(str(program.return_type()))
-        compiled = CompiledExpression(*self._order_keys(source, program), kind, names, find_shortcut(source, self.variables))
+        ordered = (source, program) if is_ordered else self._order_keys(source, program)
+        compiled = CompiledExpression(*ordered, kind, names, find_shortcut(source, self.variables))
         if expected is not None and compiled.type != expected:
             raise CelError(source, (Finding(_wrong_type(source, compiled.type, expected)),))
         return compiled

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final
 
 from aether_nats.jetstream_wire import StoredMessage
@@ -25,7 +25,7 @@ class ReadAhead:
     """What the drains of one process have read."""
 
     def __init__(self) -> None:
-        self._held = 0
+        self._held, self._held_max = 0, AHEAD_BYTES_MAX
         self._reading = asyncio.Semaphore(READS_AT_ONCE)
         self._settled = asyncio.Event()
 
@@ -41,11 +41,16 @@ class ReadAhead:
             yield messages
         finally:
             self._held -= size
+            if self._held < AHEAD_BYTES_MAX:
+                self._held_max = AHEAD_BYTES_MAX
             self._settled.set()
 
     async def _wait_for_room(self) -> None:
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(ROOM_WAIT_S):
-                while self._held >= AHEAD_BYTES_MAX:
+                while self._held >= self._held_max:
                     self._settled.clear()
                     await self._settled.wait()
+        except TimeoutError:
+            self._held_max = self._held + AHEAD_BYTES_MAX  # once for all, not for each read: what is held then may stay for hours
+            self._settled.set()

@@ -36,6 +36,10 @@ UNDER_WAY_BYTES_MAX: Final = 4 << 20
 socket, so that half of the snapshots were not stored and commands waited behind them (measured)."""
 
 
+ROOM_WAIT_S: Final = 5.0
+"""Seconds for which a snapshot waits for others: as long as a write that the server does not answer."""
+
+
 @dataclass(slots=True)
 class SnapshotMark:
     """What one VM knows of its snapshots.
@@ -88,14 +92,25 @@ class Snapshotter:
 
     async def write(self, mark: SnapshotMark, history: History, desired: DesiredActor) -> None:
         """Take one, once there is room; what goes wrong costs a longer replay and nothing else."""
-        while self._under_way >= UNDER_WAY_BYTES_MAX:
-            await self._has_room.wait()
+        if not await self._wait_for_room():
+            self.failed += 1
+            return
         began_s = self._monotonic()
         try:
             await self._build_and_store(mark, history, desired)
         finally:
             ended_s = self._monotonic()
             mark.pause_until_s = ended_s + max(PAUSE_MIN_S, PAUSE_FACTOR * (ended_s - began_s))
+
+    async def _wait_for_room(self) -> bool:
+        """Wait until others are stored; False after `ROOM_WAIT_S`: whoever stops or sleeps goes without one."""
+        try:
+            async with asyncio.timeout(ROOM_WAIT_S):
+                while self._under_way >= UNDER_WAY_BYTES_MAX:
+                    await self._has_room.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _build_and_store(self, mark: SnapshotMark, history: History, desired: DesiredActor) -> None:
         n, last_time = history.position.index.n, history.position.last_time
