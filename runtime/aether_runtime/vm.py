@@ -315,12 +315,10 @@ class VirtualMachine(Activation):
 
     def _append_commit(self, commit: Commit, group: Group) -> None:
         self._append = self._services.events.append(commit)
-        self._services.turn.begin_append(len(commit.payload))
         self._append.add_done_callback(partial(self._on_append, commit, group))
 
     def _on_append(self, commit: Commit, group: Group, outcome: asyncio.Future[int]) -> None:
         self._append = None
-        self._services.turn.end_append(len(commit.payload))
         if outcome.cancelled() or outcome.exception() is not None:
             self._settle_failed(commit, group, outcome)
         else:

@@ -10,7 +10,6 @@ from aether_api.envelope import Commit
 from aether_api.errors import Reason
 from aether_api.identity import parse_actor_id
 from aether_api.messages import Reply
-from aether_runtime import turn
 from aether_runtime.adapters.memory import MemoryCommitLog
 from aether_runtime.core.group import Group, Waiting
 from aether_runtime.vm import VirtualMachine
@@ -19,7 +18,6 @@ from tests.histories.faults import Fate, FaultyCommitLog
 from tests.histories.world import Pod, run_commands, send_alone, settle
 
 BOB = parse_actor_id("default", "account", "bob")
-CAROL = parse_actor_id("default", "account", "carol")
 
 
 async def test_what_arrives_together_for_an_actor_becomes_one_commit() -> None:
@@ -50,39 +48,6 @@ async def test_all_actors_have_decided_before_the_first_append_is_sent(monkeypat
     calls = [pod.send(vm, build_command("Open", {"owner": "x"}, id="open", actor=vm.get_actor_id())) for vm in (alice, bob)]
     await settle(pod, until=lambda: all(call.answers for call in calls))
     assert stages == [("decide", "alice"), ("decide", "bob"), ("store", "alice"), ("store", "bob")]
-
-
-async def test_actors_wait_with_their_commits_while_as_many_bytes_as_may_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "STORING_BYTES_MAX", 1)
-    events = FaultyCommitLog(MemoryCommitLog(), lambda commit: Fate.HELD)
-    pod = Pod("a", events)
-    vms = [await pod.start(), await pod.start(actor=BOB, name="bob"), await pod.start(actor=CAROL, name="carol")]
-    calls = [pod.send(vm, build_command("Open", {"owner": "x"}, id="open", actor=vm.get_actor_id())) for vm in vms]
-    for number in range(3):
-        await settle(pod)
-        assert [len(call.answers) for call in calls] == [1] * number + [0] * (3 - number)
-        assert len(events.appends) == number + 1
-        events.release()
-    await settle(pod, until=lambda: bool(calls[2].answers))
-    assert [call.reply.outcome for call in calls] == ["accepted"] * 3
-
-
-async def test_a_commit_that_the_log_does_not_take_holds_up_the_other_actors_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "STORING_BYTES_MAX", 1)
-    monkeypatch.setattr(turn, "PATIENCE_S", 0.01)
-    events = FaultyCommitLog(MemoryCommitLog(), lambda commit: Fate.HELD if commit.actor == ALICE else Fate.STORED)
-    pod = Pod("a", events)
-    alice, others = await pod.start(), [await pod.start(actor=BOB, name="bob"), await pod.start(actor=CAROL, name="carol")]
-    held = pod.send(alice, build_command("Open", {"owner": "x"}, id="open"))
-    async with asyncio.timeout(5):
-        for _ in range(3):
-            calls = [pod.send(vm, build_command("Open", {"owner": "x"}, id="open", actor=vm.get_actor_id())) for vm in others]
-            while not all(call.answers for call in calls):
-                await asyncio.sleep(0.001)
-    assert held.answers == []
-    events.release()
-    await settle(pod, until=lambda: bool(held.answers))
-    assert held.reply.outcome == "accepted"
 
 
 async def test_an_actor_that_fails_to_take_its_ack_leaves_the_others_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
