@@ -49,7 +49,7 @@ ERROR_TOO_MANY: Final = 10167
 """More waits to be stored in a stream than the server holds for it (10,000 messages, 128 MB): it was dropped."""
 
 TOO_MANY_RETRY_S: Final = 0.5
-"""Seconds after which such a message is sent again: as long as 600 take on a disk that fsyncs each."""
+"""Seconds after which a caller may send it again: as long as 600 take on a disk that fsyncs each. (An append comes again as every one whose outcome is open.)"""
 
 OWN_METADATA: Final = "_nats."
 """Beginning of the keys in a stream's metadata that the server writes itself, and does not take back from us."""

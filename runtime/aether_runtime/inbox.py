@@ -434,11 +434,12 @@ class DurableInbox:
         return await self._run_command(vm, item, found)
 
     async def _look_ahead(self, actor: ActorId, item: _Item, tick: Tick) -> Sequence[DurableCommand | InvalidEnvelope]:
-        """Return so much of what waits behind a tick that it tells whether a later one of its reminder does; however much else lies between, little of it is held."""
+        """Return so much of what waits behind a tick that it tells whether a later one of its reminder does; of what else lies between nothing is held."""
         later, unread = item.later, item.unread
         while unread and not is_followed(tick, later):
             messages = await self._insist(partial(self._store.read_next, actor, unread, max_bytes=AHEAD_BYTES_MOST))
-            later = [_parse(actor, item.position.incarnation, message) for message in messages]
+            parsed = (_parse(actor, item.position.incarnation, message) for message in messages)
+            later = [other for other in parsed if isinstance(other, DurableCommand) and other.tick is not None]
             unread = messages[-1].sequence if messages else 0
         return later
 
@@ -502,7 +503,7 @@ class DurableInbox:
         while vm.is_ready:
             answer: asyncio.Future[Reply] = loop.create_future()
             vm.process_command(Waiting(found.command, loop.time() + found.command.timeout_s, partial(_resolve, answer), entry))
-            reply = await self._hear(vm, answer)
+            reply = await self._hear(vm, answer, began_s)
             if reply is None:
                 return None
             fate = judge(reply)
@@ -510,25 +511,27 @@ class DurableInbox:
                 return reply
             if fate == "stop":
                 return None
-            self._tell_if_stuck(vm, reply, began_s)
+            self._tell_if_stuck(vm, f"{reply.reason}: {reply.message}", began_s)
             await asyncio.sleep(max(RETRY_S, reply.retry_after_ms / 1000))
         return None
 
-    def _tell_if_stuck(self, vm: VirtualMachine, reply: Reply, since_s: float) -> None:
-        """Say, seldom, what a command waits for: nobody else hears its answers, and all behind it waits, too."""
+    def _tell_if_stuck(self, vm: VirtualMachine, why: str, since_s: float) -> None:
+        """Say, seldom, why a command waits: nobody else hears its answers, and all behind it waits, too."""
         now_s = asyncio.get_running_loop().time()
         if now_s >= max(since_s + STUCK_S, self._told_s + WARN_EVERY_S):
             self._told_s = now_s
-            extra = {logs.ACTOR_ID: str(vm.get_actor_id()), logs.REASON: f"{reply.reason}: {reply.message}"}
+            extra = {logs.ACTOR_ID: str(vm.get_actor_id()), logs.REASON: why}
             logger.warning("a durable command has not been run for long, and what waits behind it neither", extra=extra)
 
-    async def _hear(self, vm: VirtualMachine, answer: asyncio.Future[Reply]) -> Reply | None:
+    async def _hear(self, vm: VirtualMachine, answer: asyncio.Future[Reply], since_s: float) -> Reply | None:
         """Wait for the VM's answer; None when the VM is over and has left none, since what is lost must not hold up all that comes later."""
         while not answer.done():
             was_there = self._runtime.registry.get(vm.get_actor_id()) is vm
             await asyncio.wait({answer}, timeout=LAST_WORD_S)
             if not was_there and not answer.done():
                 return None
+            if not answer.done():
+                self._tell_if_stuck(vm, "its actor has not answered yet", since_s)
         return answer.result()
 
     async def _after_settled(self, actor: ActorId, found: DurableCommand, reply: Reply) -> None:

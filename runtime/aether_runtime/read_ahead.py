@@ -1,4 +1,4 @@
-"""Bounds the bytes that all drains of a process have read of inboxes and not settled.
+"""Bounds the bytes that all drains of a process have read of inboxes and not settled (not what one reads to look for a later tick, of which it keeps ticks alone).
 
 Each actor reads its share ahead, and one command at least, however large. Where a pod was away while large ones came, thousands of actors begin at once: 1,000 with a
 command of 400 KB each took 400 MB, a pod that ended by it found them again, and buried them after five tries as commands that may end the process.
@@ -18,7 +18,7 @@ READS_AT_ONCE: Final = 32
 """Reads under way at once: nobody knows how much each will bring. They hide the round trip."""
 
 ROOM_WAIT_S: Final = 10.0
-"""Seconds that a read waits for room; then the bound gives way, since what cannot be settled of some actors must not hold up all others."""
+"""Seconds that a read waits for room; then the bound gives way, for all, since what cannot be settled of some actors must not hold up all others."""
 
 
 class ReadAhead:

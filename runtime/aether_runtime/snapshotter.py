@@ -30,11 +30,9 @@ PAUSE_MIN_S: Final = 1.0
 PAUSE_FACTOR: Final = 20.0
 """Pause after a snapshot, in multiples of what it took."""
 
-
 UNDER_WAY_BYTES_MAX: Final = 4 << 20
 """Bytes of snapshots under way from which on the next one waits. Actors fall asleep, and stop, by the dozen: with states of 2 MB that took 130 MB where memory was short, and filled the
 socket, so that half of the snapshots were not stored and commands waited behind them (measured)."""
-
 
 ROOM_WAIT_S: Final = 5.0
 """Seconds for which a snapshot waits for others: as long as a write that the server does not answer."""
@@ -94,6 +92,7 @@ class Snapshotter:
         """Take one, once there is room; what goes wrong costs a longer replay and nothing else."""
         if not await self._wait_for_room():
             self.failed += 1
+            mark.pause_until_s = self._monotonic() + ROOM_WAIT_S
             return
         began_s = self._monotonic()
         try:

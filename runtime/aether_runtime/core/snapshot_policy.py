@@ -21,7 +21,7 @@ UNIT_DEFAULT_S: Final = 10e-6
 """Seconds of a unit before anything was measured."""
 
 UNIT_MIN_S: Final = 0.1e-6
-"""Seconds of a unit at least, a tenth of what was measured: where a clock sees no time pass, nothing was measured."""
+"""Seconds of a unit at least, less than anything takes in Python: where a clock sees no time pass, nothing was measured."""
 
 NOTED_MIN: Final = 200
 """Units of the smallest replay that is measured: below, round trips are all that would be seen. One that was faster than the average all the same tells that

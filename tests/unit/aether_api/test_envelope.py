@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +21,8 @@ from aether_api.envelope import (
     build_event_id,
     build_source,
     build_tombstone,
+    check_finite,
+    check_nesting,
     decode_commit,
     decode_events,
     decode_fields,
@@ -217,6 +220,24 @@ def test_an_index_that_names_what_is_not_before_its_commit_is_refused() -> None:
 
 def test_fields_that_are_json_already_may_begin_with_blanks() -> None:
     assert encode_object(msgspec.Raw(b' \n{"a":1}')) == b'{"a":1}'
+
+
+def test_a_long_text_is_looked_through_in_little_memory() -> None:
+    data = encode_object({"source": '{"a": [1]}\n' * 100_000})
+    tracemalloc.start()
+    try:
+        check_nesting(data)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(data)
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_nested_too_deep_to_be_looked_through_for_numbers_is_refused() -> None:
+    value: object = None
+    for _ in range(5_000):
+        value = [value]
+    with pytest.raises(InvalidEnvelope, match="nested too deep"):
+        check_finite(value, b"null")
 
 
 def test_fields_nested_too_deep_to_be_looked_through_are_refused() -> None:

@@ -280,3 +280,17 @@ def test_a_computed_constant_keeps_its_value(environment: Environment) -> None:
 @pytest.mark.parametrize("signature", ["int", "list<dyn>", "map<string, list<map<string, int>>>"])
 def test_types_are_read_as_they_are_written(signature: str) -> None:
     assert str(parse_type(signature)) == signature
+
+
+def test_what_was_put_in_order_is_compiled_once_more_for_all_of_a_map(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {f"f{number}": environment.compile("state.tags.map(k, k).filter(k, true)") for number in range(5)}
+    engine, compiled = environment._env, list[str]()
+
+    class Counting:
+        def compile(self, source: str) -> object:
+            compiled.append(source)
+            return engine.compile(source)
+
+    monkeypatch.setattr(environment, "_env", Counting())
+    environment.compile_map(entries)
+    assert len(compiled) == 1

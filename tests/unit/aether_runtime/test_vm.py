@@ -26,6 +26,7 @@ from aether_runtime.core.history import History
 from aether_runtime.core.snapshots import FORMAT, Snapshot, SnapshotBody
 from aether_runtime.core.window import hash_command_id
 from aether_runtime.permits import Permit, Permits
+from aether_runtime.snapshotter import SnapshotMark
 from aether_runtime.vm import MAILBOX_BYTES_MAX, MAILBOX_MAX
 from tests.histories.alarm import CLOCK, Alarm
 from tests.histories.bank import ALICE, build_command, compile_account, compile_account_in_other_units, compile_account_with_stricter_guard, compile_unspeakable_account
@@ -722,6 +723,22 @@ async def test_snapshots_of_many_actors_are_taken_as_the_bytes_under_way_allow(m
             snapshots.may_store.release()
             await settle(pod)
     assert pod.snapshotter.written == 3
+
+
+async def test_a_snapshot_that_finds_no_room_is_not_waited_for_longer_than_an_answer_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_runtime.snapshotter.UNDER_WAY_BYTES_MAX", 1)
+    monkeypatch.setattr("aether_runtime.snapshotter.ROOM_WAIT_S", 0.01)
+    snapshots = SlowSnapshots()
+    pod = Pod("a", build_store(), snapshots)
+    vm = await pod.start()
+    await run_commands(pod, vm, OPEN)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(pod.snapshotter.write(SnapshotMark(), History.empty(compile_account()), vm.desired))
+        await settle(pod)
+        await pod.snapshotter.write(vm.snapshot, History.empty(compile_account()), vm.desired)
+        assert (first.done(), snapshots.begun, pod.snapshotter.failed) == (False, 1, 1)
+        assert vm.snapshot.pause_until_s > pod.clock.elapsed_s, "the next command is not to try it again at once"
+        snapshots.may_store.release()
 
 
 class ShortMessages(MemorySnapshotStore):
