@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -63,17 +64,13 @@ async def test_commands_that_nobody_settles_do_not_hold_up_the_others_for_ever(m
 
 async def test_where_nobody_settles_the_bound_gives_way_once_and_not_for_each_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_ahead, "ROOM_WAIT_S", 0.01)
-    drains = Drains(9)
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(drains.run(settle=False))
-        while drains.has < 8:
-            await asyncio.sleep(0)
-        async with asyncio.timeout(10), drains.ahead.holding(drains.read):
-            monkeypatch.setattr(read_ahead, "ROOM_WAIT_S", 1000.0)
-            for _ in range(3):
-                async with drains.ahead.holding(drains.read):
-                    pass
-        await running
+    drains = Drains(0)
+    async with asyncio.timeout(10), AsyncExitStack() as stack:
+        for _ in range(9):
+            await stack.enter_async_context(drains.ahead.holding(drains.read))
+        monkeypatch.setattr(read_ahead, "ROOM_WAIT_S", 1000.0)
+        for _ in range(3):
+            await stack.enter_async_context(drains.ahead.holding(drains.read))
 
 
 async def test_a_read_that_is_given_up_leaves_its_place_to_others() -> None:
