@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from math import inf
 from typing import Final
 
 import orjson
@@ -30,6 +31,24 @@ NAME: Final = "name_of_object"
 URL: Final = "url"
 
 FIELDS: Final = (ACTOR_ID, MODEL, NAMESPACE, VERSION, SEQUENCE, POD, POD_UID, EPOCH, POOL, COMMAND_ID, REASON, DURATION_S, COUNT, KIND, NAME, URL)
+
+WARN_EVERY_S: Final = 60.0
+"""Seconds between two records of what may be met thousands of times a minute."""
+
+
+class Seldom:
+    """Says whether what has one cause, and is met again and again, is due to be told."""
+
+    __slots__ = ("_told_s",)
+
+    def __init__(self) -> None:
+        self._told_s = -inf
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether it was not told for `WARN_EVERY_S`; who hears that it is due tells it."""
+        is_due = now_s >= self._told_s + WARN_EVERY_S
+        self._told_s = now_s if is_due else self._told_s
+        return is_due
 
 
 class JsonFormatter(logging.Formatter):

@@ -49,9 +49,10 @@ NAMES_SHOWN_MAX: Final = 12
 """Known variables that a message lists: what fits on two lines of a terminal."""
 
 KEYS: Final = "_keys"
-"""Member function that stands before a macro which goes through a map; `MAP_KEYS` is the same for what may be a map only, and tells which ones do."""
+"""Member function that stands before a macro which may go through a map: the keys of one in order, and a list as it is."""
 
 MAP_KEYS: Final = "_map_keys"
+"""The same for maps alone: where it does not compile the macro goes through a list, and nothing is put before it."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ERROR_LINE = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")

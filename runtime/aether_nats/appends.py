@@ -74,9 +74,6 @@ BATCH_PAUSE_S: Final = 60.0
 STUCK_S: Final = 10.0
 """Seconds after the first try of an append that failed until somebody is told: longer than an election."""
 
-WARN_EVERY_S: Final = 60.0
-"""Seconds between two words of a process about appends that fail: there may be thousands."""
-
 
 class Append(Exchange):
     """An append under way; `may_be_stored` after a try whose outcome is unknown, `failed_s` is when the first one failed."""
@@ -129,7 +126,7 @@ class Appends:
         self.batched = 0
         self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self._told_s = -inf
+        self._warning = logs.Seldom()
 
     def begin(self, commit: Commit, subject: str, partition: int) -> asyncio.Future[int]:
         """Store a commit and return the future of its sequence; see `Journal.append`."""
@@ -165,11 +162,10 @@ class Appends:
     def _tell(self, append: Append, error: AetherError) -> None:
         """Say, seldom, that nothing can be stored: callers hear it one by one, and whoever runs the server hears nothing else. A link that is lost is told elsewhere."""
         now_s, is_full = self._loop.time(), isinstance(error, StreamFull)
-        if now_s < self._told_s + WARN_EVERY_S or not (is_full or (now_s >= append.failed_s + STUCK_S and not isinstance(error, Disconnected))):
-            return
-        self._told_s = now_s
-        what = "commits cannot be stored" if is_full else "a commit has not been stored for long, and its actor waits"
-        logger.log(logging.ERROR if is_full else logging.WARNING, what, extra={logs.ACTOR_ID: str(append.commit.actor), logs.REASON: str(error)})
+        is_stuck = now_s >= append.failed_s + STUCK_S and not isinstance(error, Disconnected)
+        if (is_full or is_stuck) and self._warning.is_due(now_s):
+            what = "commits cannot be stored" if is_full else "a commit has not been stored for long, and its actor waits"
+            logger.log(logging.ERROR if is_full else logging.WARNING, what, extra={logs.ACTOR_ID: str(append.commit.actor), logs.REASON: str(error)})
 
 
 class BatchedAppends(Appends):

@@ -45,9 +45,6 @@ NEVER_ANSWERED: Final = (b"aether.", b"$")
 """Beginnings of subjects that nobody is answered on: the server lets everybody name any subject as the reply, and our answer would be taken for a commit, or for an order
 to JetStream, of somebody who may not publish there himself."""
 
-REFUSED_REPLY_WARN_S: Final = 60.0
-"""Seconds without another warning of such a reply: whoever means harm sends them by the thousand."""
-
 CLOSE_TIMEOUT_S: Final = 2.0
 """Seconds for the last bytes at closing; a pod's grace period is much longer."""
 
@@ -114,7 +111,7 @@ class NatsConnection:
         self._opening: asyncio.Timeout | None = None
         self._refusals = 0
         self._refused_since = 0.0
-        self._reply_warned_s = float("-inf")
+        self._reply_warning = logs.Seldom()
         self._close_told = False
 
     @classmethod
@@ -388,9 +385,7 @@ class NatsConnection:
             raise
 
     def _refuse_reply(self, reply: bytes) -> None:
-        now_s = self._loop.time()
-        if now_s - self._reply_warned_s >= REFUSED_REPLY_WARN_S:
-            self._reply_warned_s = now_s
+        if self._reply_warning.is_due(self._loop.time()):
             logger.warning("a message wants its answer on a subject of Aether or of the server, and gets none", extra={logs.NAME: reply.decode(errors="replace")})
 
     async def _flush_quietly(self, timeout_s: float) -> None:

@@ -42,8 +42,10 @@ ERRORS_TOO_LARGE: Final = (10054, 10097)
 """A message is longer than the stream's `max_msg_size`, or its headers are longer than 64 KB; `max_payload` is checked before."""
 
 ERRORS_FULL: Final = (10002, 10023)
+"""The account, or the server, has no room."""
+
 ERROR_STORE_FAILED: Final = 10077
-"""There is no room: of the account, of the server; of the stream itself where the third one says that a maximum is exceeded, and what else it says tells nothing."""
+"""The stream has no room, if it says that a maximum is exceeded; what else it says tells nothing."""
 
 ERROR_TOO_MANY: Final = 10167
 """More waits to be stored in a stream than the server holds for it (10,000 messages, 128 MB): it was dropped."""

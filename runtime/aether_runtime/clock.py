@@ -17,9 +17,6 @@ logger = logging.getLogger(__name__)
 GAP_MIN_S: Final = 1.0
 """Seconds that a message may look too old before clocks are blamed: more than it takes to be stored, told of and read."""
 
-WARN_EVERY_S: Final = 60.0
-"""Seconds between two warnings of a process: ticks may be dropped every second."""
-
 
 class LoopClock:
     """Reads the time once in an iteration of the loop, however many groups of commands are decided in it.
@@ -48,7 +45,7 @@ class GapWatch:
     """Warns when messages look older than they can be, since then the clock of this pod is ahead of the server's."""
 
     def __init__(self) -> None:
-        self._warned_s = float("-inf")
+        self._warning = logs.Seldom()
 
     def note_age(self, actor: ActorId, age_s: float, waited_most_s: float, monotonic_s: float) -> None:
         """Take notice of a tick that was dropped as too old.
@@ -58,7 +55,6 @@ class GapWatch:
             waited_most_s: since the actor's inbox was last seen empty, by our own measure: it cannot be older.
         """
         gap_s = age_s - waited_most_s
-        if gap_s > GAP_MIN_S and monotonic_s >= self._warned_s + WARN_EVERY_S:
-            self._warned_s = monotonic_s
+        if gap_s > GAP_MIN_S and self._warning.is_due(monotonic_s):
             message = "a tick looks too late to be run, and came just now: the clock of this pod is ahead of that of NATS; set the clocks right"
             logger.warning(message, extra={logs.ACTOR_ID: str(actor), logs.REASON: f"at least {gap_s:.0f} s ahead"})

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -69,9 +68,6 @@ REGRESS_SURE_S: Final = 1.0
 
 STUCK_S: Final = 10.0
 """Seconds for which a command is told to come again until somebody hears of it: longer than a move or an election takes."""
-
-WARN_EVERY_S: Final = 60.0
-"""Seconds between two such words of a process: the inboxes of thousands may wait for one cause."""
 
 LAST_WORD_S: Final = 1.0
 """Seconds between looks whether the VM that was asked is still there, and for which one that is not may still answer: its last append may be under way."""
@@ -149,7 +145,7 @@ class DurableInbox:
         self._end = NO_INBOX  # how far the stream is known to reach
         self._beginning_anew = asyncio.Lock()
         self._ahead = ReadAhead()
-        self._told_s = -math.inf
+        self._warning = logs.Seldom()
         self._links = 0  # how many the connection has had: behind a reconnect the stream may be another one
         self._drains = SingleFlight("inbox", self._drain, runtime.spawn)
         self._wakes = SingleFlight("wake", self._wake, runtime.spawn, at_most=WAKES_MAX)
@@ -518,8 +514,7 @@ class DurableInbox:
     def _tell_if_stuck(self, vm: VirtualMachine, why: str, since_s: float) -> None:
         """Say, seldom, why a command waits: nobody else hears its answers, and all behind it waits, too."""
         now_s = asyncio.get_running_loop().time()
-        if now_s >= max(since_s + STUCK_S, self._told_s + WARN_EVERY_S):
-            self._told_s = now_s
+        if now_s >= since_s + STUCK_S and self._warning.is_due(now_s):
             extra = {logs.ACTOR_ID: str(vm.get_actor_id()), logs.REASON: why}
             logger.warning("a durable command has not been run for long, and what waits behind it neither", extra=extra)
 

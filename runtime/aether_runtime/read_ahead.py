@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from aether_nats.jetstream_wire import StoredMessage
-from aether_runtime.core.inbox import AHEAD_BYTES_MAX, measure
+from aether_runtime.core.inbox import AHEAD_BYTES_MAX, count_bytes
+from aether_runtime.room import Room
 
 READS_AT_ONCE: Final = 32
 """Reads under way at once: nobody knows how much each will bring. They hide the round trip."""
@@ -25,32 +26,19 @@ class ReadAhead:
     """What the drains of one process have read."""
 
     def __init__(self) -> None:
-        self._held, self._held_max = 0, AHEAD_BYTES_MAX
+        self._room = Room(AHEAD_BYTES_MAX)
         self._reading = asyncio.Semaphore(READS_AT_ONCE)
-        self._settled = asyncio.Event()
 
     @asynccontextmanager
     async def holding(self, read: Callable[[], Awaitable[list[StoredMessage]]]) -> AsyncGenerator[Sequence[StoredMessage]]:
         """Read once there is room, and count what came until the `with` block ends."""
         async with self._reading:
-            await self._wait_for_room()
+            if not await self._room.wait(ROOM_WAIT_S):
+                self._room.widen()
             messages = await read()
-            size = measure(messages)
-            self._held += size
+            size = count_bytes(messages)
+            self._room.take(size)
         try:
             yield messages
         finally:
-            self._held -= size
-            if self._held < AHEAD_BYTES_MAX:
-                self._held_max = AHEAD_BYTES_MAX
-            self._settled.set()
-
-    async def _wait_for_room(self) -> None:
-        try:
-            async with asyncio.timeout(ROOM_WAIT_S):
-                while self._held >= self._held_max:
-                    self._settled.clear()
-                    await self._settled.wait()
-        except TimeoutError:
-            self._held_max = self._held + AHEAD_BYTES_MAX  # once for all, not for each read: what is held then may stay for hours
-            self._settled.set()
+            self._room.give_back(size)

@@ -8,7 +8,6 @@ actor works on.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from aether_runtime.core.history import History
 from aether_runtime.core.snapshot_policy import NEVER, ReplayRate, SnapshotRule, Tail, events_after_problem, events_to_go, is_worth_before_sleep
 from aether_runtime.core.snapshots import Snapshot, build_snapshot, leave_window_out
 from aether_runtime.ports import DesiredActor, SnapshotProblem, SnapshotStore
+from aether_runtime.room import Room
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ UNDER_WAY_BYTES_MAX: Final = 4 << 20
 socket, so that half of the snapshots were not stored and commands waited behind them (measured)."""
 
 ROOM_WAIT_S: Final = 5.0
-"""Seconds for which a snapshot waits for others: as long as a write that the server does not answer."""
+"""Seconds for which a snapshot waits for others, as long as a write that the server does not answer; then whoever stops or sleeps goes without one."""
 
 
 @dataclass(slots=True)
@@ -76,9 +76,7 @@ class Snapshotter:
         self.rate = ReplayRate()
         self.written = self.too_large = self.failed = 0
         self._monotonic = monotonic
-        self._under_way = 0
-        self._has_room = asyncio.Event()
-        self._has_room.set()
+        self._room = Room(UNDER_WAY_BYTES_MAX)
 
     def is_due(self, mark: SnapshotMark, history: History, desired: DesiredActor) -> bool:
         """Tell whether to take one now; otherwise `mark.due_at` says when to ask again."""
@@ -90,7 +88,7 @@ class Snapshotter:
 
     async def write(self, mark: SnapshotMark, history: History, desired: DesiredActor) -> None:
         """Take one, once there is room; what goes wrong costs a longer replay and nothing else."""
-        if not await self._wait_for_room():
+        if not await self._room.wait(ROOM_WAIT_S):
             self.failed += 1
             mark.pause_until_s = self._monotonic() + ROOM_WAIT_S
             return
@@ -100,16 +98,6 @@ class Snapshotter:
         finally:
             ended_s = self._monotonic()
             mark.pause_until_s = ended_s + max(PAUSE_MIN_S, PAUSE_FACTOR * (ended_s - began_s))
-
-    async def _wait_for_room(self) -> bool:
-        """Wait until others are stored; False after `ROOM_WAIT_S`: whoever stops or sleeps goes without one."""
-        try:
-            async with asyncio.timeout(ROOM_WAIT_S):
-                while self._under_way >= UNDER_WAY_BYTES_MAX:
-                    await self._has_room.wait()
-        except TimeoutError:
-            return False
-        return True
 
     async def _build_and_store(self, mark: SnapshotMark, history: History, desired: DesiredActor) -> None:
         n, last_time = history.position.index.n, history.position.last_time
@@ -141,20 +129,13 @@ class Snapshotter:
 
     async def _store(self, actor: ActorId, snapshot: Snapshot) -> None:
         """Store a snapshot; one that does not fit into a message goes without the accepted commands, which are most of it where there are hundreds a second."""
-        self._note_under_way(len(snapshot.payload))
+        self._room.take(len(snapshot.payload))
         try:
             await self.store.write(actor, snapshot)
         except PayloadTooLarge:
             await self.store.write(actor, leave_window_out(snapshot))
         finally:
-            self._note_under_way(-len(snapshot.payload))
-
-    def _note_under_way(self, size: int) -> None:
-        self._under_way += size
-        if self._under_way < UNDER_WAY_BYTES_MAX:
-            self._has_room.set()
-        else:
-            self._has_room.clear()
+            self._room.give_back(len(snapshot.payload))
 
     async def _drop_outdated(self, mark: SnapshotMark, fold: str, last_time: str, desired: DesiredActor) -> None:
         """Remove what former models left behind, once when another one begins: so only the first snapshot under a fold pays for it."""

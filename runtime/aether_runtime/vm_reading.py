@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Final, Literal
 
 from aether_api import logs
@@ -34,9 +33,6 @@ RETRY_S: Final = 0.2
 
 DENIED_RETRY_S: Final = 5.0
 """Seconds between tries while NATS does not let this process read the log: somebody must grant it, which takes longer."""
-
-DENIED_WARN_S: Final = 60.0
-"""Seconds between two warnings of that for one actor."""
 
 LOOKS_MAX: Final = 50
 """Times, `RETRY_S` apart, that an unmoved log is read after a refused append: ten seconds, longer than an election. A write that was in
@@ -75,17 +71,15 @@ async def read_history(actor: ActorId, model: Model, services: VmServices, watch
     Raises:
         EventInvalid: as `replay`.
     """
-    warned_s = -inf
+    warning = logs.Seldom()
     while True:
         began_s = services.now().monotonic_s
         try:
             replayed = await replay(actor, model, services.events, services.snapshotter.store, watch)
             return replayed, services.now().monotonic_s - began_s
         except (RetryableError, PermissionDenied) as exc:
-            level = logging.DEBUG
-            if isinstance(exc, PermissionDenied) and began_s - warned_s >= DENIED_WARN_S:
-                level, warned_s = logging.WARNING, began_s
-            logger.log(level, "replay has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
+            is_worth_telling = isinstance(exc, PermissionDenied) and warning.is_due(began_s)
+            logger.log(logging.WARNING if is_worth_telling else logging.DEBUG, "replay has to wait", extra={logs.ACTOR_ID: str(actor), logs.REASON: str(exc)})
             watch.wait(str(exc))
             if permit is not None:
                 permit.give_back()

@@ -8,13 +8,15 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any, Final
 
 from tests.cluster.processes import ask
 from tests.e2e.bank import Bank
+from tests.histories.json_api import build_json_handler
 
 API: Final = "external.metrics.k8s.io"
 PATH: Final = f"/apis/{API}/v1beta1"
@@ -29,7 +31,7 @@ def metrics_api(bank: Bank, folder: Path) -> Iterator[None]:
     ask("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", f"/CN={SERVICE}", "-out", certificate, "-keyout", key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    with ThreadingHTTPServer((host, 0), _build_handler(bank)) as server:
+    with ThreadingHTTPServer((host, 0), build_json_handler(partial(_answer, bank), {})) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = Thread(target=server.serve_forever, name="metrics API")
         thread.start()
@@ -56,23 +58,6 @@ def _host_address() -> str:
     networks = json.loads(ask("docker", "network", "inspect", "kind"))[0]["IPAM"]["Config"]
     address: str = next(network["Gateway"] for network in networks if "." in network.get("Gateway", ""))
     return address
-
-
-def _build_handler(bank: Bank) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer = _answer(bank, self.path.partition("?")[0])
-            body = json.dumps(answer or {}).encode()
-            self.send_response(200 if answer else 404)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing: what matters shows in the autoscaler's conditions."""
-
-    return Handler
 
 
 def _answer(bank: Bank, path: str) -> dict[str, Any] | None:

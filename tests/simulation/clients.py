@@ -39,14 +39,18 @@ ONE_SHOTS: Final = ("morning", "noon")
 RECURRING: Final = "chime"
 
 
-class Client:
-    """One sender."""
+class Program:
+    """Somebody with a name and chances of his own, who numbers what he does."""
 
     def __init__(self, world: World, name: str, source: random.Random) -> None:
         self._world = world
         self._name = name
         self._random = source
         self._count = 0
+
+
+class Client(Program):
+    """One sender."""
 
     async def run(self, connection: NatsConnection) -> None:
         """Send until the storm is over, then wait for what is under way."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aether_api.envelope import Event
 from aether_api.errors import AetherError, RetryableError
@@ -20,10 +19,8 @@ from aether_runtime.event_store import EventStore, EventStoreSettings
 from tests.histories.alarm import Alarm
 from tests.histories.bank import compile_account
 from tests.histories.cluster import NAMESPACE, PARTITIONS
+from tests.simulation.clients import Program
 from tests.simulation.ledger import Ledger
-
-if TYPE_CHECKING:
-    from tests.simulation.world import World
 
 IMPORT: Final = "import"
 """Key of the metadata that names the save which an event comes of."""
@@ -52,14 +49,8 @@ class Save:
         return self.outcome is None or isinstance(self.outcome, TimeoutError) or (isinstance(self.outcome, RetryableError) and "may or may not" in str(self.outcome))
 
 
-class Importer:
+class Importer(Program):
     """One program, with models or without."""
-
-    def __init__(self, world: World, name: str, source: random.Random) -> None:
-        self._world = world
-        self._name = name
-        self._random = source
-        self._count = 0
 
     async def run(self, connection: NatsConnection) -> None:
         """Save until the storm is over."""

@@ -103,10 +103,10 @@ def share_ahead(actors: int) -> int:
 
 def is_all(messages: Sequence[StoredMessage], max_bytes: int) -> bool:
     """Tell whether what was read with that bound is all that waited: a batch ends at its bytes or at their number."""
-    return len(messages) < READ_AHEAD and measure(messages) < max_bytes
+    return len(messages) < READ_AHEAD and count_bytes(messages) < max_bytes
 
 
-def measure(messages: Sequence[StoredMessage]) -> int:
+def count_bytes(messages: Sequence[StoredMessage]) -> int:
     """Return how many bytes messages have."""
     return sum(len(message.raw_headers) + len(message.payload) for message in messages)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aether_runtime.clock import GAP_MIN_S, WARN_EVERY_S, GapWatch
+from aether_api.logs import WARN_EVERY_S
+from aether_runtime.clock import GAP_MIN_S, GapWatch
 from tests.histories.alarm import CLOCK
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.histories.json_api import build_json_handler
 from tests.unit.helm.program import find_helm
 
 CHART = Path(__file__).parents[3] / "helm" / "aether"
@@ -24,26 +24,14 @@ KINDS: dict[str, dict[str, tuple[str, bool]]] = {
 }
 """The kinds that the chart looks up: by the path of their group, their names, and whether they are namespaced."""
 
+NOT_FOUND = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
+
 
 @contextmanager
 def serving(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Answer with these documents, by path, with what kinds there are, and for the rest that it is not found."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            answer = found.get(path) or _list_kinds(path)
-            body = json.dumps(answer or {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}).encode()
-            self.send_response(200 if answer else 404)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), build_json_handler(lambda path: found.get(path) or _list_kinds(path), NOT_FOUND)) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
